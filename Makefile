@@ -1,0 +1,43 @@
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench clean
+
+help:  ## show these targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
+
+setup: $(STAMP)  ## install hpff and its tools into .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Installing PyTorch and hpff into $(VENV) (once; a few minutes) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) torch==2.13.0
+	@$(PIP) --editable '.[test]'
+	@touch $@
+
+demo: $(STAMP)  ## train a small ResNet on digits with BP, DGL and DGL+HPFF
+	@$(BIN)/hpff compare demo
+
+test: $(STAMP)  ## run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## check style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP)  ## put the code into the one format
+	@$(BIN)/ruff check --fix --select I .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP)  ## measure speed and memory
+	@$(BIN)/python benchmarks/speed.py
+	@$(BIN)/python benchmarks/memory.py
+
+clean:  ## remove .venv and caches
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
