@@ -1,0 +1,30 @@
+"""HPFF: train networks in gradient-isolated local modules."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpff import models
+    from hpff.learner import LocalLearner, Losses
+    from hpff.reference import check_gradients, reference_gradients
+
+__version__ = "0.1.0"
+__all__ = ["LocalLearner", "Losses", "check_gradients", "models", "reference_gradients"]
+
+_HOMES = {
+    "LocalLearner": "hpff.learner",
+    "Losses": "hpff.learner",
+    "check_gradients": "hpff.reference",
+    "reference_gradients": "hpff.reference",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when it is needed, so that the command line answers at once."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in ("data", "memory", "methods", "models"):
+        return import_module(f"hpff.{name}")
+    raise AttributeError(f"module 'hpff' has no attribute {name!r}")

@@ -1,0 +1,59 @@
+"""BatchNorm for networks that only ever judge a training batch, some of it cut into patches."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class BatchStatisticsNorm(nn.Module):
+    """Batch normalization by the batch's own statistics, without running ones.
+
+    Takes (B·groups, C, ...), where the ``groups`` patches of one sample stand side by side, and
+    normalizes each patch position by its own statistics over the batch: exactly what the network
+    would do if it were given the batch of one patch position after another.
+
+    Args:
+        channels: C.
+        groups: patch positions in the batch.
+    """
+
+    def __init__(self, channels: int, *, groups: int = 1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.groups = groups
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.groups == 1:
+            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        weight, bias = self.weight.repeat(self.groups), self.bias.repeat(self.groups)
+        side_by_side = x.reshape(-1, self.groups * x.shape[1], *x.shape[2:])
+        normalized = F.batch_norm(side_by_side, None, None, weight, bias, True, 0.0, self.eps)
+        return normalized.view(x.shape)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.numel()}, groups={self.groups}"
+
+
+def use_batch_statistics(network: nn.Module, groups: int) -> nn.Module:
+    """Replace every BatchNorm inside ``network`` (parameters kept) and set the groups of all."""
+    if isinstance(network, _BatchNorm):
+        network = _converted(network)
+    if isinstance(network, BatchStatisticsNorm):
+        network.groups = groups
+    for name, child in network.named_children():
+        setattr(network, name, use_batch_statistics(child, groups))
+    return network
+
+
+def _converted(norm: _BatchNorm) -> BatchStatisticsNorm:
+    converted = BatchStatisticsNorm(norm.num_features, eps=norm.eps)
+    if norm.affine:
+        converted.weight, converted.bias = norm.weight, norm.bias
+    else:
+        converted.requires_grad_(False)
+    return converted

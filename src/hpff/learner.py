@@ -1,0 +1,398 @@
+"""LocalLearner: local learning for any model, in three lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._functorch import config as functorch_config
+
+from hpff import methods
+from hpff.auxiliary import PatchFusion, patches_in_force
+from hpff.auxiliary.patches import graph_bytes
+from hpff.errors import UserError
+from hpff.methods import Method, Place
+from hpff.methods.base import Criterion
+from hpff.partition import LocalModule, Partition, partition
+from hpff.schedule import Level, Reach, Step
+from hpff.tracing import call_model, is_compiled, logits_of
+
+# Found by the sweep in benchmarks/level_weights.md.
+HILO_WEIGHTS = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What one step gives. All tensors are detached; the losses are scalars, unweighted.
+
+    Attributes:
+        final: the loss of the network's own output.
+        logits: (B, num_classes), the network's own output.
+        independent: for each module j = 1..K its independent loss, the last being ``final``;
+            empty where the level is off.
+        cascade: for each cascade its loss, by the module where it ends (k..K), the last being
+            ``final``; empty where the level is off.
+        total: the weighted sum of both levels, the number that the step reduces.
+    """
+
+    final: Tensor
+    logits: Tensor
+    independent: tuple[Tensor, ...]
+    cascade: tuple[Tensor, ...]
+    total: Tensor
+
+
+class LocalLearner(nn.Module):
+    """Trains ``model`` in local modules by HPFF (Su et al., ECCV 2024), or by plain local learning.
+
+    The model is used as it is: it is cut at the outputs of existing submodules, and keeps its
+    forward, its parameters' names and its ``state_dict``. ``learner(images)`` is the model itself.
+
+    Args:
+        model: any module whose forward runs through a chain of blocks and returns logits.
+        modules: K, or the names of the submodules after which to cut.
+        example: one small input: a tensor, or a tuple or dict of forward's arguments. Give it two
+            samples or more where the model has BatchNorm.
+        num_classes: of the task.
+        method: "dgl" or "bp", or a :class:`~hpff.methods.Method`. "bp" is backprop: one module.
+        cascade: k, how many modules a cascade trains; 1 turns the cascade level off.
+        independent: False turns the independent level off.
+        patches: n; 1 turns PFF off. Where n×n patches do not fit a map, n is the largest below
+            that divides its sides; ``learner.partition`` shows it.
+        independent_weight, cascade_weight: the levels' weights (the update rule's η, as factors of
+            the optimizer's rate). By default 1 where only one level is on, otherwise
+            ``HILO_WEIGHTS``.
+        patch_mode: "together" (all patches in one batch), "one-by-one" (the graph of one patch at
+            a time), or "auto": one by one where all patches together would take more memory
+            than the module's own backward does.
+        criterion: the task's loss, ``criterion(logits, targets)`` -> scalar.
+
+    Raises:
+        UserError: an argument is out of its range, or the model cannot be cut as asked.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        modules: int | Sequence[str],
+        example: Any,
+        num_classes: int,
+        method: str | Method = "dgl",
+        cascade: int = 2,
+        independent: bool = True,
+        patches: int = 2,
+        independent_weight: float | None = None,
+        cascade_weight: float | None = None,
+        patch_mode: str = "auto",
+        criterion: Criterion = F.cross_entropy,
+    ) -> None:
+        super().__init__()
+        _check_model(model)
+        self.method = methods.create(method)
+        self.criterion = criterion
+        if not self.method.local:
+            modules, cascade, independent, patches = 1, 1, True, 1
+        _check_levels(cascade, independent, patches, patch_mode, num_classes)
+        cut = partition(model, modules, example)
+        if cascade > len(cut):
+            raise UserError(
+                f"cascade={cascade} is more than the {len(cut)} modules; expected 1 to {len(cut)}"
+            )
+        self.model = model
+        self.num_classes = num_classes
+        self.independent = independent
+        self.weights = _weights(independent_weight, cascade_weight, independent, cascade)
+        self.reach = Reach.uniform(len(cut), cascade)
+        grid = [patches_in_force(m.output_shape, patches) for m in cut[:-1]]
+        self.partition: Partition = cut.with_patches([*grid, 1])
+        self.patch_mode = patch_mode
+        self.independent_auxiliary = nn.ModuleDict()
+        self.cascade_auxiliary = nn.ModuleDict()
+        self._add_auxiliaries()
+
+    @property
+    def cascade(self) -> int:
+        """k."""
+        return max(self.reach.lengths)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model itself."""
+        return self.model(*args, **kwargs)
+
+    def backward(
+        self,
+        inputs: Any,
+        targets: Tensor,
+        *,
+        scale: float | Tensor = 1.0,
+        on_module_done: Callable[[int], None] | None = None,
+    ) -> Losses:
+        """One forward and all local backwards; adds to every parameter's ``.grad``.
+
+        Args:
+            inputs: what the model takes: a tensor, or a tuple or dict of its arguments.
+            targets: (B,) class indices, or whatever the criterion takes.
+            scale: factor of every gradient (1/steps for accumulation, a loss scaler's scale).
+            on_module_done: called with j = 1..K as soon as the gradients of module j (those of
+                ``module_parameters[j - 1]``) are final. It may use them up, for example by an
+                optimizer step, and free them.
+
+        Raises:
+            UserError: the model did not run through its cuts as it did on the example.
+        """
+        run = _Run(self, targets, scale, on_module_done or (lambda _: None))
+        with _hooked(self._cut_modules(), run.hook), _reusable_backward(), torch.enable_grad():
+            run.finish(logits_of(call_model(self.model, inputs)))
+        return run.losses()
+
+    @property
+    def module_parameters(self) -> list[list[nn.Parameter]]:
+        """For each module the parameters whose gradients are final when it is done.
+
+        These are the backbone's and its auxiliary networks'. A parameter that several modules
+        share is with the one that is done last.
+        """
+        named = dict(self.model.named_parameters())
+        owned: dict[nn.Parameter, int] = {}
+        for j in self.reach.completion_order():
+            owned |= {named[name]: j for name in self.partition[j - 1].parameter_names}
+        lists: list[list[nn.Parameter]] = [[] for _ in self.partition]
+        for parameter, j in owned.items():
+            lists[j - 1].append(parameter)
+        for j, parameters in enumerate(lists, start=1):
+            for auxiliary in self._auxiliaries_at(j):
+                parameters.extend(auxiliary.parameters())
+        return lists
+
+    def detach_model(self) -> nn.Module:
+        """The model, with nothing of the learner in it."""
+        return self.model
+
+    def auxiliary(self, level: Level, j: int) -> PatchFusion:
+        """The auxiliary network of a level at module j, as it is used: under PFF."""
+        networks = self.cascade_auxiliary if level == "cascade" else self.independent_auxiliary
+        network = networks[str(j)]
+        assert isinstance(network, PatchFusion)
+        return network
+
+    def judge(self, level: Level, j: int, seen: Tensor, targets: Tensor) -> Tensor:
+        """The unweighted loss (a scalar) of a level at module j, given what it sees there."""
+        if level == "final":
+            return self.criterion(seen, targets)
+        return self.method.loss(self.auxiliary(level, j)(seen), targets, self.criterion)
+
+    def weight(self, level: Level) -> float:
+        """A level's weight; the final loss bears those of both levels, as it stands for both."""
+        independent, cascade = self.weights
+        both = (independent if self.independent else 0.0) + (cascade if self.cascade > 1 else 0.0)
+        return {"independent": independent, "cascade": cascade, "final": both}[level]
+
+    def extra_repr(self) -> str:
+        return (
+            f"modules={len(self.partition)}, cascade={self.cascade}, "
+            f"independent={self.independent}, weights={self.weights}"
+        )
+
+    def _cut_modules(self) -> list[tuple[str, nn.Module]]:
+        return [(m.cut, self.model.get_submodule(m.cut)) for m in self.partition if m.cut]
+
+    def _auxiliaries_at(self, j: int) -> Iterator[nn.Module]:
+        for networks in (self.independent_auxiliary, self.cascade_auxiliary):
+            if str(j) in networks:
+                yield networks[str(j)]
+
+    def _add_auxiliaries(self) -> None:
+        reference = next(p for p in self.model.parameters() if p.is_floating_point())
+        for module in self.partition[:-1]:
+            if self.independent:
+                network = self._auxiliary_for("independent", module, reference)
+                self.independent_auxiliary[str(module.index)] = network
+            if self.reach.lengths[module.index - 1] > 1:
+                network = self._auxiliary_for("cascade", module, reference)
+                self.cascade_auxiliary[str(module.index)] = network
+
+    def _auxiliary_for(self, level: Level, module: LocalModule, like: Tensor) -> PatchFusion:
+        n = module.patches
+        features = like.new_zeros(2, *module.output_shape)
+        seen = self.method.read(features, n)
+        patch = (seen.shape[1], seen.shape[2] // n, seen.shape[3] // n) if n > 1 else seen.shape[1:]
+        place = Place(
+            module=module.index,
+            modules=len(self.partition),
+            level=level,
+            features=tuple(patch),
+            num_classes=self.num_classes,
+            patches=n,
+        )
+        network = self.method.auxiliary(place).to(device=like.device, dtype=like.dtype)
+        fusion = PatchFusion(network, n, together=self.patch_mode != "one-by-one")
+        if self.patch_mode == "auto" and n > 1 and _outweighs_backward(fusion, seen, features):
+            fusion = PatchFusion(network, n, together=False)
+        return fusion
+
+
+class _Run:
+    """One step of a learner: what the hooks and the schedule share."""
+
+    def __init__(
+        self,
+        learner: LocalLearner,
+        targets: Tensor,
+        scale: float | Tensor,
+        on_done: Callable[[int], None],
+    ) -> None:
+        self._learner = learner
+        self._targets = targets
+        self._scale = scale
+        self._losses: dict[tuple[Level, int], Tensor] = {}
+        self._start = torch.empty(0)
+        self._position = 0
+        named = dict(learner.model.named_parameters())
+        self._step = Step(
+            reach=learner.reach,
+            parameters=[[named[n] for n in m.parameter_names] for m in learner.partition],
+            judge=self._judge,
+            independent=learner.independent,
+            on_done=on_done,
+        )
+
+    def hook(self, name: str, output: Any) -> Tensor:
+        """Take a cut submodule's output and give the next module its input."""
+        module = self._learner.partition[self._position]
+        if module.cut != name:
+            raise UserError(
+                f"submodule {name!r} ran where {module.cut!r} was due: the model does not run "
+                "as it did on the example; every cut must run once, in the same order"
+            )
+        self._position += 1
+        seen = self._learner.method.read(output, module.patches)
+        self._start = self._step.boundary(self._start, output, seen)
+        return self._start.clone() if module.overwritten else self._start
+
+    def finish(self, logits: Tensor) -> None:
+        missed = [m.cut for m in self._learner.partition[self._position : -1]]
+        if missed:
+            raise UserError(
+                f"submodule {missed[0]!r} did not run in this step: the model does not run as it "
+                "did on the example (if the whole model is compiled, compile its blocks instead)"
+            )
+        share = self._learner.weight("cascade") / self._learner.weight("final")
+        self._logits = logits.detach()
+        self._step.finish(self._start, logits, carried_share=share)
+
+    def losses(self) -> Losses:
+        learner, final = self._learner, self._losses["final", len(self._learner.partition)]
+        independent = [x for (level, _), x in self._losses.items() if level == "independent"]
+        cascade = [x for (level, _), x in self._losses.items() if level == "cascade"]
+        if learner.independent:
+            independent.append(final)
+        if learner.cascade > 1:
+            cascade.append(final)
+        weighted = [
+            learner.weight(level) * torch.stack(losses).sum()
+            for level, losses in (("independent", independent), ("cascade", cascade))
+            if losses
+        ]
+        return Losses(final, self._logits, tuple(independent), tuple(cascade), sum(weighted))
+
+    def _judge(self, level: Level, j: int, seen: Tensor) -> Tensor:
+        loss = self._learner.judge(level, j, seen, self._targets)
+        self._losses[level, j] = loss.detach()
+        return loss * (self._scale * self._learner.weight(level))
+
+
+@contextmanager
+def _hooked(
+    cuts: Sequence[tuple[str, nn.Module]], hook: Callable[[str, Any], Tensor]
+) -> Iterator[None]:
+    """Let ``hook`` stand at the outputs of the cut submodules, and take it away whatever happens.
+
+    A submodule that was compiled in place would compile its hooks too, so its call is wrapped.
+    """
+    handles = []
+    compiled: list[tuple[nn.Module, Any]] = []
+    try:
+        for name, module in cuts:
+            inner = module._compiled_call_impl
+            if inner is not None:
+                compiled.append((module, inner))
+                module._compiled_call_impl = _followed(inner, name, hook)
+            else:
+                handles.append(
+                    module.register_forward_hook(lambda _m, _a, out, name=name: hook(name, out))
+                )
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, inner in compiled:
+            module._compiled_call_impl = inner
+
+
+def _followed(call: Any, name: str, hook: Callable[[str, Any], Tensor]) -> Any:
+    return lambda *args, **kwargs: hook(name, call(*args, **kwargs))
+
+
+def _reusable_backward() -> Any:
+    """Blocks that are first compiled in here can be differentiated more than once."""
+    return functorch_config.patch(donated_buffer=False)
+
+
+def _outweighs_backward(fusion: PatchFusion, seen: Tensor, features: Tensor) -> bool:
+    """Whether all patches' graphs take more than a backward through the module needs anyway.
+
+    That is about three tensors of the output's size: the incoming gradient, the outgoing one and
+    the shortcut's.
+    """
+    return graph_bytes(fusion, seen) > 3 * features.untyped_storage().nbytes()
+
+
+def _weights(
+    independent_weight: float | None, cascade_weight: float | None, independent: bool, cascade: int
+) -> tuple[float, float]:
+    defaults = HILO_WEIGHTS if independent and cascade > 1 else (1.0, 1.0)
+    given = {"independent_weight": independent_weight, "cascade_weight": cascade_weight}
+    for name, weight in given.items():
+        if weight is not None and not (isinstance(weight, (int, float)) and weight > 0):
+            raise UserError(
+                f"{name}={weight!r}; expected a number above 0, or None for the default"
+            )
+    first, second = (
+        default if weight is None else float(weight)
+        for weight, default in zip(given.values(), defaults, strict=True)
+    )
+    return first, second
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if isinstance(model, LocalLearner):
+        raise UserError("the model is a LocalLearner already; give the model inside, .model")
+    if is_compiled(model):
+        raise UserError(
+            "the whole model is compiled, and cannot be cut; give the plain model, with its "
+            "blocks compiled one by one"
+        )
+    if not any(p.is_floating_point() for p in model.parameters()):
+        raise UserError("the model has no parameters: nothing can be trained")
+
+
+def _check_levels(
+    cascade: int, independent: bool, patches: int, patch_mode: str, num_classes: int
+) -> None:
+    for name, value in (("cascade", cascade), ("patches", patches), ("num_classes", num_classes)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{name}={value!r}; expected a whole number, 1 or more")
+    if not isinstance(independent, bool):
+        raise UserError(f"independent={independent!r}; expected True or False")
+    if not independent and cascade == 1:
+        raise UserError("independent=False with cascade=1 turns both levels off; turn one on")
+    if patch_mode not in ("auto", "together", "one-by-one"):
+        raise UserError(f"patch_mode={patch_mode!r}; expected 'auto', 'together' or 'one-by-one'")

@@ -1,0 +1,5 @@
+"""How much memory a step takes."""
+
+from hpff.memory.counting import AllocationCounter
+
+__all__ = ["AllocationCounter"]

@@ -1,0 +1,54 @@
+"""Count the memory of tensors, exactly, on any device or none."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class AllocationCounter(TorchDispatchMode):
+    """Follows every tensor storage that is made while it is active, and when it dies.
+
+    Works under fake tensors too, where nothing is allocated. Scratch space inside a kernel is not
+    a tensor and does not count.
+
+    Attributes:
+        current: bytes alive now.
+        peak: the most bytes that were alive at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current = 0
+        self.peak = 0
+        self._known: dict[int, weakref.ref[Any]] = {}
+
+    def track(self, tensors: Iterable[Tensor]) -> None:
+        """Count tensors that exist already, such as a model's parameters."""
+        for tensor in tensors:
+            self._count(tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        self.track(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+        return output
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes()
+
+        def forget(_: Any) -> None:
+            del self._known[key]
+            self.current -= size
+
+        self._known[key] = weakref.ref(storage, forget)
+        self.current += size
+        self.peak = max(self.peak, self.current)

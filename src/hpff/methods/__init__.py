@@ -1,0 +1,42 @@
+"""Methods: how one auxiliary network judges a feature."""
+
+from __future__ import annotations
+
+import inspect
+from difflib import get_close_matches
+from typing import Any
+
+from hpff.errors import UserError
+from hpff.methods.base import Method, Place
+from hpff.methods.bp import Backprop
+from hpff.methods.dgl import DGL
+
+__all__ = ["DGL", "Backprop", "Method", "Place", "create", "names"]
+
+_METHODS: dict[str, type[Method]] = {"bp": Backprop, "dgl": DGL}
+
+
+def create(method: str | Method, **settings: Any) -> Method:
+    """A method by name, with its settings.
+
+    Raises:
+        UserError: the name, or the name or value of a setting, is not known.
+    """
+    if isinstance(method, Method):
+        return method
+    kind = _METHODS.get(method) if isinstance(method, str) else None
+    if kind is None:
+        near = get_close_matches(str(method), _METHODS, n=1)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"unknown method {method!r}; {guess}known: {', '.join(_METHODS)}")
+    known = list(inspect.signature(kind).parameters)
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        expected = f"expected one of: {', '.join(known)}" if known else "it has none"
+        raise UserError(f"method {method!r} has no setting {unknown[0]!r}; {expected}")
+    return kind(**settings)
+
+
+def names() -> list[tuple[str, str]]:
+    """Name and one line of description of each method."""
+    return [(name, (kind.__doc__ or "").splitlines()[0]) for name, kind in _METHODS.items()]

@@ -1,0 +1,67 @@
+"""What a method is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an auxiliary network sits.
+
+    Attributes:
+        module: j, the module whose output it judges, from 1.
+        modules: K.
+        level: ``"independent"`` or ``"cascade"``.
+        features: shape of one feature as the network sees it, the batch left out; under PFF
+            that of one patch.
+        num_classes: of the task.
+        patches: n in force here.
+    """
+
+    module: int
+    modules: int
+    level: str
+    features: tuple[int, ...]
+    num_classes: int
+    patches: int
+
+
+class Method(ABC):
+    """How one auxiliary network judges a feature. Subclass it, and pass an instance as ``method``.
+
+    A method says nothing of levels, cascades or patches: the learner puts its networks where
+    they belong, and PFF averages their outputs.
+    """
+
+    local: ClassVar[bool] = True
+
+    def read(self, features: Tensor, patches: int) -> Tensor:
+        """What of a module's output the auxiliary networks see.
+
+        All networks at one place share it. It has no parameters and leaves patches apart: reading
+        the whole and then cutting it gives what reading each patch would.
+
+        Args:
+            features: (B, C, H, W), n×n patches in each, or any other shape with n = 1.
+            patches: n.
+        """
+        return features
+
+    @abstractmethod
+    def auxiliary(self, place: Place) -> nn.Module:
+        """A new auxiliary network for features that look as ``place`` says.
+
+        It returns a tensor, or a tuple or dict of tensors, the batch first.
+        """
+
+    def loss(self, outputs: Any, targets: Tensor, criterion: Criterion) -> Tensor:
+        """The loss (a scalar) of an auxiliary network's fused outputs."""
+        return criterion(outputs, targets)

@@ -1,0 +1,56 @@
+"""Decoupled greedy learning."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpff.auxiliary import ConvMLP, VectorMLP
+from hpff.errors import UserError
+from hpff.methods.base import Method, Place
+
+
+class DGL(Method):
+    """DGL (Belilovsky et al., ICML 2020): an "MLP-SR" classifier and cross-entropy.
+
+    Maps are average-pooled to a quarter of their sides before anything is learned, so an
+    auxiliary network costs little beside its module.
+
+    Args:
+        hidden_layers: hidden layers of the classifier's MLP. The default, 2 without bias, is the
+            DGL baseline for CIFAR ResNets of AugLocal's code; DGL's own code has 3 with bias.
+        hidden_bias: whether these layers have a bias.
+    """
+
+    def __init__(self, hidden_layers: int = 2, hidden_bias: bool = False) -> None:
+        if isinstance(hidden_layers, bool) or not isinstance(hidden_layers, int):
+            raise UserError(f"dgl: hidden_layers is {hidden_layers!r}; expected a whole number")
+        if hidden_layers < 0:
+            raise UserError(f"dgl: hidden_layers is {hidden_layers}; expected 0 or more")
+        if not isinstance(hidden_bias, bool):
+            raise UserError(f"dgl: hidden_bias is {hidden_bias!r}; expected true or false")
+        self.hidden_layers = hidden_layers
+        self.hidden_bias = hidden_bias
+
+    def read(self, features: Tensor, patches: int) -> Tensor:
+        if features.ndim != 4:
+            return features
+        height, width = (patches * math.ceil(side / patches / 4) for side in features.shape[-2:])
+        return F.adaptive_avg_pool2d(features, (height, width))
+
+    def auxiliary(self, place: Place) -> nn.Module:
+        kinds = {3: ConvMLP, 1: VectorMLP}
+        kind = kinds.get(len(place.features))
+        if kind is None:
+            raise UserError(
+                f"dgl judges maps (B, C, H, W) and vectors (B, D); module {place.module} gives "
+                f"features of shape (B, {', '.join(map(str, place.features))}); cut elsewhere"
+            )
+        return kind(
+            place.features[0],
+            place.num_classes,
+            hidden_layers=self.hidden_layers,
+            hidden_bias=self.hidden_bias,
+        )

@@ -1,0 +1,86 @@
+"""Backbones by name."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+
+from hpff.errors import UserError
+from hpff.models.cifar_resnet import DEPTHS, CifarResNet
+
+__all__ = ["CifarResNet", "create", "names"]
+
+
+def create(name: str, num_classes: int = 10, *, in_channels: int = 3, **settings: Any) -> nn.Module:
+    """A backbone with random weights.
+
+    Args:
+        name: ``resnet32`` and its like (CIFAR ResNets), ``torchvision/NAME`` or ``timm/NAME``.
+        in_channels: of the images; other than 3 only where the family allows it.
+        settings: further arguments of the family, such as ``width=8``.
+
+    Raises:
+        UserError: there is no such model, or it does not take these arguments.
+    """
+    library, _, rest = name.rpartition("/")
+    try:
+        if library == "torchvision":
+            return _torchvision(rest, num_classes, in_channels, settings)
+        if library == "timm":
+            return _timm(rest, num_classes, in_channels, settings)
+        depth = int(name.removeprefix("resnet")) if name.removeprefix("resnet").isdigit() else 0
+        if name.startswith("resnet") and depth in DEPTHS:
+            return CifarResNet(depth, num_classes, in_channels=in_channels, **settings)
+    except TypeError as error:
+        raise UserError(f"model {name!r} does not take these arguments: {error}") from error
+    near = get_close_matches(name, [known for known, _ in names()], n=1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    raise UserError(f"unknown model {name!r}; {guess}`hpff list models` shows what there is")
+
+
+def names() -> list[tuple[str, str]]:
+    """Name and one line of description of each model."""
+    own = [
+        (f"resnet{depth}", f"CIFAR-style ResNet, 3 stages of {(depth - 2) // 6} basic blocks")
+        for depth in DEPTHS
+    ]
+    return [
+        *own,
+        ("torchvision/NAME", "any torchvision classification model, such as torchvision/resnet101"),
+        ("timm/NAME", "any timm model, such as timm/vit_tiny_patch16_224"),
+    ]
+
+
+def _torchvision(
+    name: str, num_classes: int, in_channels: int, settings: dict[str, Any]
+) -> nn.Module:
+    from hpff.torchvision_import import torchvision
+
+    library = torchvision().models
+    if in_channels != 3:
+        raise UserError(f"torchvision/{name} takes images of 3 channels, not {in_channels}")
+    known = library.list_models(module=library)
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        guess = f"; did you mean 'torchvision/{near[0]}'?" if near else ""
+        raise UserError(f"unknown model 'torchvision/{name}'{guess}")
+    model: nn.Module = library.get_model(name, weights=None, num_classes=num_classes, **settings)
+    return model
+
+
+def _timm(name: str, num_classes: int, in_channels: int, settings: dict[str, Any]) -> nn.Module:
+    from hpff.torchvision_import import torchvision
+
+    torchvision()
+    import timm
+
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=1)
+        guess = f"; did you mean 'timm/{near[0]}'?" if near else ""
+        raise UserError(f"unknown model 'timm/{name}'{guess}")
+    model: nn.Module = timm.create_model(
+        name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **settings
+    )
+    return model

@@ -1,0 +1,75 @@
+"""ResNets for small images (He et al., CVPR 2016, section 4.2), as local learning trains them.
+
+As in the public codes of InfoPro, AugLocal and HPFF, a shortcut that changes shape is a 1×1
+convolution with BatchNorm, and convolutions start from N(0, 2 / (k² · C_out)).
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+DEPTHS = (20, 32, 44, 56, 110, 1202)
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut. Maps (B, C_in, H, W) to (B, C, H/stride, W/stride)."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out += self.shortcut(x)
+        return self.relu(out)
+
+
+class CifarResNet(nn.Module):
+    """A stem, three stages of (depth - 2) / 6 basic blocks, global average pooling, a classifier.
+
+    Args:
+        depth: number of weight layers, 6n + 2.
+        width: channels of the first stage; the next two have twice and four times as many.
+
+    Takes float images (B, in_channels, H, W), gives logits (B, num_classes).
+    """
+
+    def __init__(
+        self, depth: int, num_classes: int = 10, *, in_channels: int = 3, width: int = 16
+    ) -> None:
+        super().__init__()
+        blocks = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = _stage(width, width, blocks, stride=1)
+        self.layer2 = _stage(width, 2 * width, blocks, stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(4 * width, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+    first = BasicBlock(in_channels, channels, stride)
+    return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))

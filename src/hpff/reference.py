@@ -1,0 +1,186 @@
+"""The same gradients computed slowly and obviously: one separate forward for each loss.
+
+Nothing of the schedule is used here. It is the yardstick for models, methods and settings that
+nobody has tried before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from hpff.auxiliary import BatchStatisticsNorm
+from hpff.learner import LocalLearner
+from hpff.schedule import Level
+from hpff.tracing import call_model, logits_of
+
+_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
+_COARSE = 0.1  # bfloat16 and float16
+
+
+def reference_gradients(learner: LocalLearner, inputs: Any, targets: Tensor) -> dict[str, Tensor]:
+    """The gradient of every parameter of ``learner``, straight from the update rule.
+
+    For each loss the whole model runs forward once more, cut off below the modules that the loss
+    trains; PFF is a loop over patches. The model's buffers, random states and gradients come back
+    as they were. Random numbers drawn inside auxiliary networks are not matched.
+
+    Args:
+        inputs, targets: as for :meth:`LocalLearner.backward`.
+
+    Returns:
+        By name as in ``learner.named_parameters()``; zeros where no loss reaches, and no entry
+        for frozen parameters.
+    """
+    parameters = {n: p for n, p in learner.named_parameters() if p.requires_grad}
+    total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    for level, first, last in _losses(learner):
+        with _restored(learner), torch.enable_grad():
+            loss = learner.weight(level) * _loss(learner, inputs, targets, level, first, last)
+            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                total[name] += gradient
+    return total
+
+
+def check_gradients(
+    learner: LocalLearner, inputs: Any, targets: Tensor, *, tolerance: float | None = None
+) -> dict[str, float]:
+    """Compare the gradients of ``learner.backward`` with :func:`reference_gradients`.
+
+    Args:
+        tolerance: the largest difference allowed, relative to the parameter's largest gradient
+            (or to a thousandth of the model's largest, where that is more). By default 1e-9 in
+            float64, 1e-3 in float32 and 0.1 in shorter types or under autocast.
+
+    Returns:
+        Every parameter that differs by more, with its relative difference; empty if none does.
+    """
+    expected = reference_gradients(learner, inputs, targets)
+    kept = {p: p.grad for p in learner.parameters()}
+    with _restored(learner):
+        for parameter in kept:
+            parameter.grad = None
+        learner.backward(inputs, targets)
+    named = dict(learner.named_parameters())
+    found = {name: named[name].grad for name in expected}
+    for parameter, gradient in kept.items():
+        parameter.grad = gradient
+    floor = 1e-3 * max(float(g.abs().max()) for g in expected.values())
+    if tolerance is None:
+        tolerance = _tolerance(expected)
+    differences = {
+        name: _difference(found[name], gradient, floor) for name, gradient in expected.items()
+    }
+    return {name: value for name, value in differences.items() if not value <= tolerance}
+
+
+def _losses(learner: LocalLearner) -> Iterator[tuple[Level, int, int]]:
+    """Each loss: its level, and the first and the last module that it trains."""
+    count = len(learner.partition)
+    for j in range(1, count + 1):
+        length = learner.reach.lengths[j - 1]
+        if learner.independent:
+            yield "independent", j, j
+        if length > 1:
+            yield "cascade", j - length + 1, j
+
+
+class _Reached(Exception):  # noqa: N818
+    """The forward has come far enough."""
+
+    def __init__(self, loss: Tensor) -> None:
+        self.loss = loss
+
+
+def _loss(
+    learner: LocalLearner, inputs: Any, targets: Tensor, level: Level, first: int, last: int
+) -> Tensor:
+    def at_cut(j: int, output: Tensor) -> Tensor:
+        if j == last:
+            raise _Reached(_judge(learner, level, j, output, targets))
+        if j == first - 1:
+            return output.detach()
+        return output.clone()
+
+    try:
+        with _at_cuts(learner, at_cut):
+            return learner.criterion(logits_of(call_model(learner.model, inputs)), targets)
+    except _Reached as reached:
+        return reached.loss
+
+
+def _judge(learner: LocalLearner, level: Level, j: int, output: Tensor, targets: Tensor) -> Tensor:
+    fusion = learner.auxiliary(level, j)
+    n = fusion.patches
+    if n == 1:
+        patches = [output]
+    else:
+        rows = output.chunk(n, dim=2)
+        patches = [patch for row in rows for patch in row.chunk(n, dim=3)]
+    with _one_patch_at_a_time(fusion.network):
+        outputs = [fusion.network(learner.method.read(patch, 1)) for patch in patches]
+    fused = tree_map(lambda *each: torch.stack(each).mean(0), *outputs)
+    return learner.method.loss(fused, targets, learner.criterion)
+
+
+@contextmanager
+def _at_cuts(learner: LocalLearner, act: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+    handles = []
+    try:
+        for module in learner.partition[:-1]:
+            handles.append(
+                learner.model.get_submodule(module.cut).register_forward_hook(
+                    lambda _m, _a, output, j=module.index: act(j, output)
+                )
+            )
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _one_patch_at_a_time(network: nn.Module) -> Iterator[None]:
+    norms = [m for m in network.modules() if isinstance(m, BatchStatisticsNorm)]
+    groups = [norm.groups for norm in norms]
+    try:
+        for norm in norms:
+            norm.groups = 1
+        yield
+    finally:
+        for norm, count in zip(norms, groups, strict=True):
+            norm.groups = count
+
+
+@contextmanager
+def _restored(learner: LocalLearner) -> Iterator[None]:
+    """Buffers and random states are put back."""
+    buffers = {buffer: buffer.clone() for buffer in learner.buffers()}
+    devices = {p.device for p in learner.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers.items():
+                buffer.copy_(value)
+
+
+def _tolerance(gradients: dict[str, Tensor]) -> float:
+    autocast = any(torch.is_autocast_enabled(g.device.type) for g in gradients.values())
+    kinds = {g.dtype for g in gradients.values()}
+    return _COARSE if autocast else max(_TOLERANCES.get(kind, _COARSE) for kind in kinds)
+
+
+def _difference(found: Tensor | None, expected: Tensor, floor: float) -> float:
+    size = max(float(expected.abs().max()), floor)
+    error = float(((0 if found is None else found) - expected).abs().max())
+    return error / size if size > 0 else error
