@@ -1,0 +1,38 @@
+"""The `hpff` command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from hpff.cli.app import app
+from hpff.errors import UserError
+
+_UsageError = typer.BadParameter.__mro__[1]  # Typer does not export the base of its usage errors.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code. Bad input is one line a fault on stderr and code 2."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="hpff",
+            standalone_mode=False,
+        )
+    except UserError as error:
+        return _complain(str(error).splitlines(), 2)
+    except _UsageError as error:
+        message = error.format_message()  # type: ignore[attr-defined]
+        return _complain([" ".join(message.split()) + " (see hpff --help)"], 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain(["interrupted; a run goes on with --resume"], 130)
+    return code if isinstance(code, int) else 0
+
+
+def _complain(lines: Sequence[str], code: int) -> int:
+    for line in lines:
+        print(f"hpff: {line}", file=sys.stderr)
+    return code

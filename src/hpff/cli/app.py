@@ -1,0 +1,154 @@
+"""What the command line offers. Imports of torch and the like stay inside the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import hpff
+
+app = typer.Typer(
+    help="Train networks in gradient-isolated local modules.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+lists = typer.Typer(help="What there is: models, datasets, methods, recipes, tables.")
+recipes = typer.Typer(help="Read a recipe, take one to edit, validate one.")
+app.add_typer(lists, name="list")
+app.add_typer(recipes, name="recipe")
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A name from `hpff list recipes`, or a .yaml file.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as epochs=10 optimizer.lr=0.1."),
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Train networks in gradient-isolated local modules."""
+    if version:
+        typer.echo(f"hpff {hpff.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Resume = False,
+    json: Json = False,
+) -> None:
+    """Train one recipe into a run directory (by default runs/RECIPE-1, -2, ...)."""
+    from hpff.cli.train import train as command
+
+    command(recipe, overrides or [], out, resume=resume, json=json)
+
+
+@app.command()
+def compare(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="Such as bp,dgl,dgl+hpff: bp, or a method alone (independent level only) or with "
+            "+cl (cascade level only), +hilo (both), +pff, +cl+pff or +hpff (both and patches).",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="SEEDS", help="Such as 0,1,2; by default the recipe's.")
+    ] = None,
+    out: Out = None,
+    resume: Resume = False,
+    json: Json = False,
+) -> None:
+    """Train several methods on one recipe and show them side by side."""
+    from hpff.cli.compare import compare as command
+
+    command(recipe, overrides or [], methods, seeds, out, resume=resume, json=json)
+
+
+@lists.command("models")
+def list_models(json: Json = False) -> None:
+    """Models by name."""
+    from hpff import models
+    from hpff.cli.tables import show_list
+
+    show_list(models.names(), json=json)
+
+
+@lists.command("datasets")
+def list_datasets(json: Json = False) -> None:
+    """Datasets by name."""
+    from hpff import data
+    from hpff.cli.tables import show_list
+
+    show_list(data.names(), json=json)
+
+
+@lists.command("methods")
+def list_methods(json: Json = False) -> None:
+    """Methods by name."""
+    from hpff import methods
+    from hpff.cli.tables import show_list
+
+    show_list(methods.names(), json=json)
+
+
+@lists.command("recipes")
+def list_recipes(json: Json = False) -> None:
+    """Packaged recipes by name."""
+    from hpff.cli.tables import show_list
+    from hpff.training import recipe_files
+
+    show_list(recipe_files.names(), json=json)
+
+
+@lists.command("tables")
+def list_tables(json: Json = False) -> None:
+    """Tables of the paper: none can be reproduced by one command yet."""
+    from hpff.cli.tables import show_list
+
+    show_list([], json=json)
+
+
+@recipes.command("show")
+def recipe_show(recipe: RecipeName, overrides: Overrides = None, json: Json = False) -> None:
+    """Print a recipe with every key written out."""
+    from hpff.cli.recipe import show
+
+    show(recipe, overrides or [], json=json)
+
+
+@recipes.command("copy")
+def recipe_copy(
+    recipe: RecipeName,
+    destination: Annotated[Path, typer.Argument(metavar="FILE", help="A new .yaml file.")],
+    overrides: Overrides = None,
+) -> None:
+    """Write a recipe, every key written out, into a file to edit."""
+    from hpff.cli.recipe import copy
+
+    copy(recipe, destination, overrides or [])
+
+
+@recipes.command("check")
+def recipe_check(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Validate a recipe: every fault, one line each, with the key's full path."""
+    from hpff.cli.recipe import check
+
+    check(recipe, overrides or [])

@@ -1,0 +1,58 @@
+"""`hpff compare`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpff.cli.progress import progress
+from hpff.cli.tables import print_json, show_table
+from hpff.errors import UserError
+from hpff.training import comparison, recipe_files, results
+from hpff.training.loop import Observer
+from hpff.training.run_paths import default_path
+
+
+def compare(
+    name: str,
+    overrides: Sequence[str],
+    methods: str | None,
+    seeds_text: str | None,
+    out: Path | None,
+    *,
+    resume: bool,
+    json: bool,
+) -> None:
+    """Train what is missing, write results.md and results.json, and show the table."""
+    recipe = recipe_files.load(name, overrides)
+    labels = _split(methods, "--methods") if methods else comparison.default_labels(recipe)
+    seeds = _seeds(seeds_text) if seeds_text else [recipe.seed]
+    path = out or default_path(f"compare-{Path(name).stem}", resume=resume)
+    with contextlib.ExitStack() as stack:
+
+        def observe(label: str, seed: int) -> Observer:
+            stack.close()
+            return stack.enter_context(progress(f"{label} seed {seed}"))
+
+        rows = comparison.run(recipe, labels, seeds, path, resume=resume, observe=observe)
+    results.write(path, name, recipe, seeds, rows)
+    if json:
+        print_json(results.as_json(name, recipe, seeds, rows))
+    else:
+        show_table(results.HEADER, results.cells(rows), results.caption(recipe, rows))
+        print(f"{path}: every run, results.md and results.json")
+
+
+def _split(text: str, option: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words) or len(set(words)) < len(words):
+        raise UserError(f"{option}: is {text!r}, expected different words with commas between")
+    return words
+
+
+def _seeds(text: str) -> list[int]:
+    words = _split(text, "--seeds")
+    if not all(word.isdecimal() for word in words):
+        raise UserError(f"--seeds: is {text!r}, expected whole numbers such as 0,1,2")
+    return [int(word) for word in words]

@@ -1,0 +1,38 @@
+"""`hpff recipe show | copy | check`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpff.cli.tables import print_json
+from hpff.errors import UserError
+from hpff.training import recipe_files
+from hpff.training.files import write_atomically
+
+
+def show(name: str, overrides: Sequence[str], *, json: bool) -> None:
+    """Print the resolved recipe."""
+    recipe = recipe_files.load(name, overrides)
+    if json:
+        print_json(recipe.to_plain())
+    else:
+        print(recipe_files.dump(recipe), end="")
+
+
+def copy(name: str, destination: Path, overrides: Sequence[str]) -> None:
+    """Write the resolved recipe to a new file."""
+    recipe = recipe_files.load(name, overrides)
+    if destination.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{destination}: expected a file name that ends in .yaml")
+    if destination.exists():
+        raise UserError(f"{destination}: exists already; choose another name")
+    header = f"# From {name}. Run: hpff train {destination}\n"
+    write_atomically(destination, (header + recipe_files.dump(recipe)).encode())
+    print(f"{destination}: written; run it with `hpff train {destination}`")
+
+
+def check(name: str, overrides: Sequence[str]) -> None:
+    """Validate; faults arrive as UserError."""
+    recipe_files.load(name, overrides)
+    print(f"{name}: no faults")

@@ -1,0 +1,33 @@
+"""`hpff train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpff.cli.progress import progress
+from hpff.cli.tables import print_json
+from hpff.training import loop, recipe_files
+from hpff.training.results import megabytes
+from hpff.training.run_directory import RunDirectory
+from hpff.training.run_paths import default_path
+
+
+def train(
+    name: str, overrides: Sequence[str], out: Path | None, *, resume: bool, json: bool
+) -> None:
+    """Train a recipe, and say how it ended and where it lies."""
+    recipe = recipe_files.load(name, overrides)
+    path = out or default_path(name, resume=resume)
+    before = resume and RunDirectory(path).finished
+    with progress() as observer:
+        report = loop.train(recipe, path, resume=resume, observer=observer)
+    if json:
+        print_json({"run": str(path), **report})
+        return
+    state = "was finished before" if before else "finished"
+    print(
+        f"{path}: {state}, test error {report['test_error_percent']:.2f} % after epoch "
+        f"{report['epochs']}, peak memory {megabytes(report['peak_memory_bytes'])} "
+        f"({report['peak_memory_source']}), {1000 * report['step_seconds']:.1f} ms a step"
+    )

@@ -1,0 +1,1 @@
+"""Training from recipes: a recipe in, a run directory out."""

@@ -1,0 +1,84 @@
+"""Checkpoints: all that a run needs to go on exactly, in one file, replaced atomically."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpff.errors import UserError
+from hpff.training.files import write_atomically
+
+FORMAT = "hpff checkpoint 1"
+_MEND = "delete it to start the run again from its first epoch, or put a whole copy in its place"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after `epoch` whole epochs."""
+
+    recipe: dict[str, Any]
+    epoch: int
+    learner: dict[str, Any]
+    optimizers: list[dict[str, Any]]
+    random: dict[str, Any]
+    history: list[dict[str, Any]]
+
+
+def random_state() -> dict[str, Any]:
+    """The state of torch's global generators: CPU, and every CUDA device."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put the global generators back; CUDA's only where there are as many devices."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint; on a full disk the one there before stays, with a UserError."""
+    fields = {
+        field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)
+    }
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **fields}, buffer)
+    write_atomically(path, buffer.getbuffer())
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint without running any code in it; raises UserError if it is not one of ours.
+
+    Tensors arrive on the CPU.
+    """
+    content = _read(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path}: is not a checkpoint of hpff train; {_MEND}")
+    del content["format"]
+    names = {field.name for field in dataclasses.fields(Checkpoint)}
+    if content.keys() != names:
+        odd = ", ".join(sorted(names.symmetric_difference(map(str, content))))
+        raise UserError(f"{path}: is not a whole checkpoint (missing or unknown: {odd}); {_MEND}")
+    return Checkpoint(**content)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this checkpoint ({error.strerror})") from error
+    except Exception as error:  # torch.load raises many types for damaged files.
+        # weights_only refuses what is not plain data with UnpicklingError.
+        if "weights_only" in str(error).lower():
+            raise UserError(
+                f"{path}: holds objects that could run code (a pickle), expected only tensors and "
+                f"plain data; nothing was run; {_MEND}"
+            ) from error
+        raise UserError(
+            f"{path}: is truncated or damaged, expected a checkpoint; {_MEND}"
+        ) from error

@@ -1,0 +1,117 @@
+"""What the keys of a recipe demand of each other, and of the names they use.
+
+Each check takes the valid values (full key path to value) and gives a fault (key, message) or None;
+it raises KeyError where a value it needs is itself at fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from hpff import data, methods, models
+from hpff.errors import UserError
+from hpff.training.schema import Values, did_you_mean
+
+Fault = tuple[str, str] | None
+
+
+def _modules_given(values: Values) -> Fault:
+    if values["method"].name == "bp" or values["modules"] is not None:
+        return None
+    return "modules", (
+        f"is missing, expected the number of local modules or a list of submodule names "
+        f"for method {values['method'].name}"
+    )
+
+
+def _cascade_fits(values: Values) -> Fault:
+    modules, cascade = values["modules"], values["cascade"]
+    if values["method"].name == "bp" or modules is None:
+        return None
+    count = modules if isinstance(modules, int) else len(modules) + 1
+    if cascade <= count:
+        return None
+    return "cascade", f"is {cascade}, expected at most the number of modules ({count})"
+
+
+def _some_level_on(values: Values) -> Fault:
+    if values["method"].name == "bp" or values["independent"] or values["cascade"] > 1:
+        return None
+    return "independent", (
+        "is false with cascade 1, so nothing would train; expected independent true or cascade "
+        "of at least 2"
+    )
+
+
+def _warmup_fits(values: Values) -> Fault:
+    warmup, epochs = values["schedule.warmup_epochs"], values["epochs"]
+    if warmup <= epochs:
+        return None
+    return "schedule.warmup_epochs", f"is {warmup}, expected at most epochs ({epochs})"
+
+
+def _nesterov_has_momentum(values: Values) -> Fault:
+    if not values["optimizer.nesterov"] or values["optimizer.momentum"] > 0:
+        return None
+    return "optimizer.nesterov", "is true with momentum 0, expected false or momentum above 0"
+
+
+def _batch_is_more_than_one(values: Values) -> Fault:
+    if values["batch_size"] >= 2:
+        return None
+    return "batch_size", "is 1, expected at least 2 (batch normalization needs two images)"
+
+
+def _subset_fills_a_batch(values: Values) -> Fault:
+    subset, batch_size = values["subset"], values["batch_size"]
+    if subset is None or subset >= batch_size:
+        return None
+    return "subset", f"is {subset}, expected at least batch_size ({batch_size})"
+
+
+def _data_is_known(values: Values) -> Fault:
+    """A name such as `parquet:PATH` is known by what stands before the colon."""
+    name = values["data"]
+    known = [entry for entry, _ in data.names()]
+    if name.partition(":")[0] in [entry.partition(":")[0] for entry in known]:
+        return None
+    hint = did_you_mean(name, known)
+    return "data", f"is {name}, expected a name from `hpff list datasets`{hint}"
+
+
+def _method_is_known(values: Values) -> Fault:
+    method = values["method"]
+    try:
+        methods.create(method.name, **method.settings)
+    except UserError as error:
+        return "method", str(error)
+    return None
+
+
+def _model_is_known(values: Values) -> Fault:
+    """Built without memory for its weights; a model that cannot be is left to the real thing."""
+    model = values["model"]
+    try:
+        with torch.device("meta"):
+            models.create(model.name, **model.settings)
+    except UserError as error:
+        return "model", str(error)
+    except Exception:  # noqa: BLE001 - whatever a library's constructor finds wrong with meta
+        return None
+    return None
+
+
+CROSS_CHECKS: tuple[Callable[[Values], Fault], ...] = (
+    _modules_given,
+    _cascade_fits,
+    _some_level_on,
+    _warmup_fits,
+    _nesterov_has_momentum,
+    _batch_is_more_than_one,
+    _subset_fills_a_batch,
+    _data_is_known,
+    _method_is_known,
+    _model_is_known,
+)

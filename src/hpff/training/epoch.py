@@ -1,0 +1,134 @@
+"""One epoch of training."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from hpff.errors import UserError
+from hpff.learner import Losses
+from hpff.training.evaluation import autocast
+from hpff.training.measure import PeakMemory, StepClock
+from hpff.training.parts import Parts, epoch_generator
+
+_CHECK_EVERY = {"cuda": 25}  # Steps between looks at the losses; a look makes CUDA wait.
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """Means over an epoch's images; `error` in percent, of the batches as they were trained on."""
+
+    loss: float
+    final_loss: float
+    independent: list[float]
+    cascade: list[float]
+    error: float
+    seconds: float
+    step_seconds: float
+    images: int
+
+
+class StepObserver(Protocol):
+    """Hears of every step."""
+
+    def stepped(self, step: int, steps: int, loss: float | None) -> None:
+        """Step `step` of `steps` is done; its loss where it is known without waiting for it."""
+
+
+def train_epoch(
+    parts: Parts, epoch: int, rate: float, memory: PeakMemory, observer: StepObserver
+) -> EpochResult:
+    """Train one epoch; raises UserError if a loss or a weight stops being finite."""
+    parts.learner.train()
+    parts.optimizers.set_rate(rate)
+    tally, clock = _Tally(parts.device), StepClock(parts.device)
+    every, steps = _CHECK_EVERY.get(parts.device.type, 1), len(parts.train)
+    began = time.perf_counter()
+    batches = parts.train.epoch(epoch_generator(parts.recipe.seed, epoch))
+    for step, (images, targets) in enumerate(batches, 1):
+        with clock.step(), memory.step((images, targets)):
+            losses = _step(parts, images, targets)
+        tally.add(losses, targets)
+        look = step % every == 0 or step == steps
+        if look and (bad := tally.first_bad_step()):
+            raise _diverged(f"the loss at step {bad} of epoch {epoch}", rate)
+        observer.stepped(step, steps, tally.last_loss if look else None)
+    if not _all_finite(parts):
+        raise _diverged(f"a weight after epoch {epoch}", rate)
+    return tally.result(seconds=time.perf_counter() - began, step_seconds=clock.median())
+
+
+def _step(parts: Parts, images: torch.Tensor, targets: torch.Tensor) -> Losses:
+    parts.optimizers.zero_grad()
+    with autocast(parts):
+        losses = parts.learner.backward(
+            images, targets, on_module_done=parts.optimizers.module_done
+        )
+    parts.optimizers.step()
+    return losses
+
+
+class _Tally:
+    """Sums over an epoch, kept on the device; looked at only when asked."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._unseen: list[torch.Tensor] = []
+        self._sum: torch.Tensor | None = None
+        self._wrong = torch.zeros((), dtype=torch.int64, device=device)
+        self._images = self._steps = self._seen = 0
+        self._levels = (0, 0)
+        self.last_loss = math.nan
+
+    def add(self, losses: Losses, targets: torch.Tensor) -> None:
+        """Take in a step."""
+        levels = (*losses.independent, *losses.cascade)
+        row = torch.stack([loss.detach().float() for loss in (losses.total, losses.final, *levels)])
+        self._levels = (len(losses.independent), len(losses.cascade))
+        self._unseen.append(row)
+        self._sum = row.double() if self._sum is None else self._sum + row
+        self._wrong += (losses.logits.detach().argmax(1) != targets).sum()
+        self._images += len(targets)
+        self._steps += 1
+
+    def first_bad_step(self) -> int | None:
+        """The first step since the last look with a loss that is not finite."""
+        rows = torch.stack(self._unseen).cpu()
+        bad = (~rows.isfinite().all(1)).nonzero().flatten().tolist()
+        first = self._seen + 1 + bad[0] if bad else None
+        self._seen += len(self._unseen)
+        self._unseen.clear()
+        self.last_loss = rows[-1, 0].item()
+        return first
+
+    def result(self, seconds: float, step_seconds: float) -> EpochResult:
+        """The epoch's means."""
+        assert self._sum is not None
+        loss, final, *levels = (self._sum / self._steps).tolist()
+        independent = levels[: self._levels[0]]
+        return EpochResult(
+            loss=loss,
+            final_loss=final,
+            independent=independent,
+            cascade=levels[len(independent) :],
+            error=100 * self._wrong.item() / self._images,
+            seconds=seconds,
+            step_seconds=step_seconds,
+            images=self._images,
+        )
+
+
+def _all_finite(parts: Parts) -> bool:
+    state = [*parts.learner.parameters(), *parts.learner.buffers()]
+    finite = [tensor.detach().isfinite().all() for tensor in state if tensor.is_floating_point()]
+    return bool(torch.stack(finite).all())
+
+
+def _diverged(what: str, rate: float) -> UserError:
+    return UserError(
+        f"{what} is not a finite number (learning rate {rate:.3g}); the last checkpoint is whole; "
+        "try a smaller optimizer.lr, a longer schedule.warmup_epochs, or precision=fp32"
+    )

@@ -1,0 +1,173 @@
+"""Train a recipe into a run directory, from the start or from its checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import safetensors.torch
+import torch
+
+from hpff.errors import UserError
+from hpff.training import checkpoint as checkpoints
+from hpff.training import machine
+from hpff.training.board import Board
+from hpff.training.checkpoint import Checkpoint
+from hpff.training.epoch import StepObserver, train_epoch
+from hpff.training.evaluation import evaluate
+from hpff.training.files import write_atomically
+from hpff.training.measure import PeakMemory
+from hpff.training.parts import Parts, assemble
+from hpff.training.rate import rate
+from hpff.training.recipe import Recipe
+from hpff.training.run_directory import RunDirectory
+
+Metrics = dict[str, Any]
+
+
+class Observer(StepObserver, Protocol):
+    """Hears how a run goes: every step, every epoch."""
+
+    def started(self, recipe: Recipe, path: Path, epochs_done: int) -> None:
+        """Training starts, or goes on after `epochs_done` epochs."""
+
+    def epoch_done(self, metrics: Mapping[str, Any]) -> None:
+        """An epoch is trained, evaluated and saved."""
+
+
+def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Metrics:
+    """Run `recipe` in the folder `path`; the report, also of a run that was finished before.
+
+    The test error is that of the last epoch. Raises UserError for bad input; the folder then
+    holds what it held before, or a run that `resume` goes on with.
+    """
+    directory = RunDirectory(path)
+    with directory.in_use():
+        directory.check(recipe, resume=resume)
+        if directory.finished:
+            return directory.read_report()
+        parts = assemble(recipe)
+        history = _resume(parts, directory) if directory.checkpoint.exists() else []
+        directory.write_recipe(recipe)
+        directory.write_metrics(history)
+        observer.started(recipe, path, len(history))
+        try:
+            _train_epochs(parts, directory, history, observer)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise UserError(
+                f"{path}: out of memory; try a smaller batch_size, more modules, or "
+                "precision=bf16, in another folder"
+            ) from error
+        return _finish(parts, directory, history)
+
+
+def _train_epochs(
+    parts: Parts, directory: RunDirectory, history: list[Metrics], observer: Observer
+) -> None:
+    memory = PeakMemory(parts)
+    board = Board(directory.tensorboard, first_epoch=len(history) + 1)
+    with contextlib.closing(board):
+        for epoch in range(len(history) + 1, parts.recipe.epochs + 1):
+            metrics = _one_epoch(parts, epoch, memory, observer)
+            history.append(metrics)
+            _save(parts, directory, history)
+            directory.write_metrics(history)
+            board.write(metrics)
+            observer.epoch_done(metrics)
+
+
+def _one_epoch(parts: Parts, epoch: int, memory: PeakMemory, observer: Observer) -> Metrics:
+    recipe = parts.recipe
+    epoch_rate = rate(epoch, recipe.epochs, recipe.optimizer, recipe.schedule)
+    result = train_epoch(parts, epoch, epoch_rate, memory, observer)
+    peak = memory.bytes()
+    last = epoch == recipe.epochs
+    score = evaluate(parts) if last or epoch % recipe.evaluate_every == 0 else None
+    return {
+        "epoch": epoch,
+        "rate": epoch_rate,
+        "loss": result.loss,
+        "final_loss": result.final_loss,
+        "independent_losses": result.independent,
+        "cascade_losses": result.cascade,
+        "train_error_percent": result.error,
+        "test_loss": score.loss if score else None,
+        "test_error_percent": score.error if score else None,
+        "images_per_second": result.images / result.seconds,
+        "step_seconds": result.step_seconds,
+        "seconds": result.seconds,
+        "peak_memory_bytes": peak,
+        "peak_memory_source": memory.source,
+    }
+
+
+def _save(parts: Parts, directory: RunDirectory, history: list[Metrics]) -> None:
+    state = Checkpoint(
+        recipe=parts.recipe.to_plain(),
+        epoch=len(history),
+        learner=parts.learner.state_dict(),
+        optimizers=parts.optimizers.state_dict(),
+        random=checkpoints.random_state(),
+        history=history,
+    )
+    checkpoints.save(directory.checkpoint, state)
+
+
+def _resume(parts: Parts, directory: RunDirectory) -> list[Metrics]:
+    """Take everything back from the checkpoint; the metrics of the epochs it has done."""
+    path = directory.checkpoint
+    state = checkpoints.load(path)
+    if state.recipe != parts.recipe.to_plain():
+        raise UserError(f"{path}: is of another recipe than {directory.recipe}; put its own back")
+    try:
+        parts.learner.load_state_dict(state.learner)
+        parts.optimizers.load_state_dict(state.optimizers)
+        checkpoints.restore_random_state(state.random)
+        whole = [entry["epoch"] for entry in state.history] == [*range(1, state.epoch + 1)]
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _misfit(path, error) from error
+    if not whole:
+        raise _misfit(path, "its epochs and its history differ")
+    return state.history
+
+
+def _misfit(path: Path, reason: object) -> UserError:
+    text = " ".join(str(reason).split())
+    return UserError(
+        f"{path}: does not fit this run ({text[:200]}); put the run's own checkpoint back, or "
+        "delete it to start the run again from its first epoch"
+    )
+
+
+def _finish(parts: Parts, directory: RunDirectory, history: list[Metrics]) -> Metrics:
+    """Write the plain backbone and, last, the report that marks the run as finished."""
+    state = {name: value.contiguous() for name, value in parts.learner.model.state_dict().items()}
+    notes = {"model": parts.recipe.model.name, "num_classes": str(parts.dataset.num_classes)}
+    write_atomically(directory.weights, safetensors.torch.save(state, notes))
+    report = _report(parts, history)
+    directory.write_report(report)
+    return report
+
+
+def _report(parts: Parts, history: list[Metrics]) -> Metrics:
+    last = history[-1]
+    backbone = sum(parameter.numel() for parameter in parts.learner.model.parameters())
+    everything = sum(parameter.numel() for parameter in parts.learner.parameters())
+    return {
+        "epochs": last["epoch"],
+        "test_error_percent": last["test_error_percent"],
+        "test_loss": last["test_loss"],
+        "test_images": len(parts.dataset.test),
+        "peak_memory_bytes": max(entry["peak_memory_bytes"] for entry in history),
+        "peak_memory_source": last["peak_memory_source"],
+        "step_seconds": statistics.median(entry["step_seconds"] for entry in history),
+        "images_per_second": statistics.median(entry["images_per_second"] for entry in history),
+        "train_seconds": sum(entry["seconds"] for entry in history),
+        "backbone_parameters": backbone,
+        "auxiliary_parameters": everything - backbone,
+        "recipe": parts.recipe.to_plain(),
+        "machine": machine.describe(),
+    }

@@ -1,0 +1,85 @@
+"""What a training step costs: seconds and peak bytes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from hpff.memory import AllocationCounter
+from hpff.training.parts import Parts
+
+_COUNTED_STEPS = 2  # The first makes the momentum buffers, the second has them from its start.
+
+
+class StepClock:
+    """Seconds of each step; on CUDA by events, so that no step waits for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._seconds: list[float] = []
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Time the steps inside."""
+        if self._cuda:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            yield
+            end.record()
+            self._events.append((start, end))
+        else:
+            began = time.perf_counter()
+            yield
+            self._seconds.append(time.perf_counter() - began)
+
+    def median(self) -> float:
+        """The median step, in seconds; waits for the device."""
+        if self._cuda:
+            torch.cuda.synchronize()
+            self._seconds += [start.elapsed_time(end) / 1000 for start, end in self._events]
+            self._events.clear()
+        return statistics.median(self._seconds)
+
+
+class PeakMemory:
+    """Peak bytes of a training step: parameters, gradients, optimizer states, activations, batch.
+
+    On CUDA the allocator's peak less the data set that lives there too; elsewhere counted, by
+    following every tensor's storage through the first two steps.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._steps = 0
+        self._peak = 0
+        self.source = "allocator" if parts.device.type == "cuda" else "counted"
+        if self.source == "allocator":
+            torch.cuda.reset_peak_memory_stats()
+
+    @contextmanager
+    def step(self, batch: Iterable[torch.Tensor]) -> Iterator[None]:
+        """Watch a step on `batch`."""
+        self._steps += 1
+        if self.source == "allocator" or self._steps > _COUNTED_STEPS:
+            yield
+            return
+        with AllocationCounter() as counter:
+            counter.track([*batch, *self._standing()])
+            yield
+        self._peak = max(self._peak, counter.peak)
+
+    def bytes(self) -> int:
+        """The peak so far."""
+        if self.source == "counted":
+            return self._peak
+        return torch.cuda.max_memory_allocated() - self._parts.data_bytes
+
+    def _standing(self) -> list[torch.Tensor]:
+        """Tensors that are there before the step."""
+        learner, optimizers = self._parts.learner, self._parts.optimizers
+        return [*learner.parameters(), *learner.buffers(), *optimizers.state_tensors()]

@@ -1,0 +1,108 @@
+"""What a run works with, built from its recipe: data, learner, optimizers."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from hpff import data, methods, models
+from hpff.data import Batches, Dataset, ImageSet
+from hpff.errors import UserError
+from hpff.learner import LocalLearner
+from hpff.training.optimizer import ModuleOptimizers
+from hpff.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The pieces of a run, all on one device; `data_bytes` is what the images hold there."""
+
+    recipe: Recipe
+    device: torch.device
+    dataset: Dataset
+    learner: LocalLearner
+    optimizers: ModuleOptimizers
+    train: Batches
+    test: Batches
+    data_bytes: int
+
+
+def assemble(recipe: Recipe) -> Parts:
+    """Build everything; seeds torch's global generators. Raises UserError for what cannot be."""
+    device = choose_device(recipe.device)
+    torch.manual_seed(recipe.seed)
+    dataset = _load_data(recipe.data)
+    images = dataset.train
+    if recipe.subset is not None:
+        images = images.subset(recipe.subset, seed=recipe.seed)
+    train = _batches(recipe, dataset, images, device, training=True)
+    test = _batches(recipe, dataset, dataset.test, device, training=False)
+    held = sum(t.nbytes for s in (images, dataset.test) for t in (s.images, s.labels))
+    learner = _learner(recipe, dataset, device)
+    optimizers = ModuleOptimizers(
+        learner.module_parameters, recipe.optimizer, per_module=recipe.step_per_module
+    )
+    return Parts(recipe, device, dataset, learner, optimizers, train, test, held)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_data(name: str) -> Dataset:
+    """Several runs in one process decode their data once."""
+    return data.load(name)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("device: is cuda, but torch sees no CUDA device here; use cpu or auto")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """The generator that alone decides an epoch's order and augmentation."""
+    digest = hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+
+def _learner(recipe: Recipe, dataset: Dataset, device: torch.device) -> LocalLearner:
+    example = dataset.train.images[:2].to(device, torch.float32) / 255
+    model = models.create(
+        recipe.model.name,
+        num_classes=dataset.num_classes,
+        in_channels=example.shape[1],
+        **recipe.model.settings,
+    ).to(device)
+    if recipe.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        example = example.contiguous(memory_format=torch.channels_last)
+    return LocalLearner(
+        model,
+        modules=1 if recipe.modules is None else recipe.modules,  # Only bp goes without.
+        example=example,
+        num_classes=dataset.num_classes,
+        method=methods.create(recipe.method.name, **recipe.method.settings),
+        cascade=recipe.cascade,
+        independent=recipe.independent,
+        patches=recipe.patches,
+        independent_weight=recipe.independent_weight,
+        cascade_weight=recipe.cascade_weight,
+    )
+
+
+def _batches(
+    recipe: Recipe, dataset: Dataset, images: ImageSet, device: torch.device, *, training: bool
+) -> Batches:
+    return Batches(
+        images,
+        dataset,
+        batch_size=recipe.batch_size,
+        device=device,
+        shuffle=training,
+        augment=training and recipe.augment,
+        drop_last=training,
+        channels_last=recipe.channels_last,
+    )

@@ -1,0 +1,143 @@
+"""A recipe: everything that decides a run, validated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from hpff.errors import UserError
+from hpff.training import schema
+from hpff.training.checks import CROSS_CHECKS
+from hpff.training.schema import (
+    CountFromZero,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Values,
+)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model or a method by name, with its settings."""
+
+    expected: ClassVar[str] = "a name, or {name: ..., and settings}"
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_plain(cls, value: object) -> Named:
+        """`dgl` or `{name: dgl, hidden_layers: 2}`; raises ValueError for anything else."""
+        if isinstance(value, str) and value:
+            return cls(value)
+        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            settings = {str(key): item for key, item in value.items() if key != "name"}
+            return cls(value["name"], settings)
+        raise ValueError(cls.expected)
+
+    def to_plain(self) -> str | dict[str, Any]:
+        """The form that `from_plain` reads."""
+        return {"name": self.name, **self.settings} if self.settings else self.name
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """SGD: learning rate, momentum, weight decay."""
+
+    lr: PositiveFloat
+    momentum: Fraction = 0.9
+    nesterov: bool = True
+    weight_decay: NonNegativeFloat = 1e-4
+
+
+@dataclass(frozen=True)
+class ScheduleRecipe:
+    """How the learning rate goes with the epochs."""
+
+    name: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: CountFromZero = 0
+    warmup_lr: NonNegativeFloat = 0.01
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run. `modules` is K or the names of the submodules after which to cut."""
+
+    model: Named
+    data: str
+    method: Named
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    optimizer: OptimizerRecipe
+    modules: PositiveInt | tuple[str, ...] | None = None
+    cascade: PositiveInt = 1
+    independent: bool = True
+    patches: PositiveInt = 1
+    independent_weight: NonNegativeFloat | None = None
+    cascade_weight: NonNegativeFloat | None = None
+    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+    augment: bool = True
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    seed: CountFromZero = 0
+    subset: PositiveInt | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    step_per_module: bool = True
+    evaluate_every: PositiveInt = 1
+
+    @property
+    def local(self) -> bool:
+        """Whether the run trains in local modules (not by backprop)."""
+        return self.method.name != "bp"
+
+    def to_plain(self) -> dict[str, Any]:
+        """The recipe as plain data, every key written out, for YAML and for checkpoints."""
+        plain = dataclasses.asdict(self)
+        plain["model"] = self.model.to_plain()
+        plain["method"] = self.method.to_plain()
+        if isinstance(self.modules, tuple):
+            plain["modules"] = list(self.modules)
+        return plain
+
+
+def parse(data: object, source: str) -> Recipe:
+    """The recipe in plain `data`; raises UserError with one line for each fault."""
+    faults: dict[str, str] = {}
+    values = schema.read(Recipe, data, faults)
+    for check in CROSS_CHECKS:
+        try:
+            fault = check(values)
+        except KeyError:  # A value it needs is itself at fault.
+            continue
+        if fault:
+            faults.setdefault(*fault)
+    if faults:
+        raise UserError("\n".join(f"{source}: {key}: {text}" for key, text in faults.items()))
+    recipe: Recipe = schema.build(Recipe, values)
+    return recipe
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """One text for each key whose value differs: `optimizer.lr (0.1, now 0.2)`."""
+    before, after = flatten(old.to_plain()), flatten(new.to_plain())
+    keys = sorted(before.keys() | after.keys())
+    return [
+        f"{key} ({schema.shown(before.get(key))}, now {schema.shown(after.get(key))})"
+        for key in keys
+        if before.get(key) != after.get(key)
+    ]
+
+
+def flatten(plain: Mapping[str, Any], prefix: str = "") -> Values:
+    """Nested mappings as one: full key path to value."""
+    flat: Values = {}
+    for key, value in plain.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
