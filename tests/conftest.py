@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# No timing decides a test; where CI is set, every run tries the same examples.
+settings.register_profile("hpff", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("hpff")
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from hpff.errors import UserError
 
 _IMAGE_COLUMNS = ("img", "image")
 _LABEL_COLUMN = "label"
-_LARGEST_LABEL = 2**31 - 1
+_LARGEST_LABEL = 2**63 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,8 @@ def read_shard(path: Path, shape: Shape | None) -> Shard:
     for group in range(file.num_row_groups):
         with _readable(path):
             table = file.read_row_group(group, columns=[image_column, _LABEL_COLUMN])
-            encoded, found = _encoded(table), table.column(_LABEL_COLUMN).to_pylist()
+            encoded = _encoded(table.column(image_column.partition(".")[0]))
+            found = table.column(_LABEL_COLUMN).to_pylist()
         decoded = _decode_all(path, len(labels), encoded, shape)
         if len(decoded):
             shape = _shape(decoded)
@@ -81,7 +82,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; expected a Parquet file") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{path}: cannot be read as Parquet ({reason}); "
@@ -131,8 +132,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(f'"{name}"' for name in names) or "none"
 
 
-def _encoded(table: Any) -> list[bytes | None]:
-    column = next(table.column(name) for name in _IMAGE_COLUMNS if name in table.column_names)
+def _encoded(column: Any) -> list[bytes | None]:
     if pa.types.is_struct(column.type):
         column = pc.struct_field(column, "bytes")
     encoded: list[bytes | None] = column.to_pylist()
@@ -171,7 +171,7 @@ def _checked(path: Path, first_row: int, labels: list[int | None]) -> Iterator[i
         if label is None:
             raise UserError(f"{path}, row {row}: the label is missing (null); expected a class")
         if not 0 <= label <= _LARGEST_LABEL:
-            raise UserError(f"{path}, row {row}: the label is {label}; expected 0 or more")
+            raise UserError(f"{path}, row {row}: the label is {label}; expected a class from 0 up")
         yield label
 
 
