@@ -118,7 +118,7 @@ class LocalLearner(nn.Module):
 
     @property
     def cascade(self) -> int:
-        """k."""
+        """How many modules the longest cascade trains: k."""
         return max(self.reach.lengths)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -230,7 +230,7 @@ class LocalLearner(nn.Module):
             num_classes=self.num_classes,
             patches=n,
         )
-        network = self.method.auxiliary(place).to(device=like.device, dtype=like.dtype)
+        network = _moved(self.method.auxiliary(place), like)
         fusion = PatchFusion(network, n, together=self.patch_mode != "one-by-one")
         if self.patch_mode == "auto" and n > 1 and _outweighs_backward(fusion, seen, features):
             fusion = PatchFusion(network, n, together=False)
@@ -294,12 +294,11 @@ class _Run:
             independent.append(final)
         if learner.cascade > 1:
             cascade.append(final)
-        weighted = [
-            learner.weight(level) * torch.stack(losses).sum()
-            for level, losses in (("independent", independent), ("cascade", cascade))
-            if losses
-        ]
-        return Losses(final, self._logits, tuple(independent), tuple(cascade), sum(weighted))
+        total = torch.zeros_like(final)
+        for weight, losses in zip(learner.weights, (independent, cascade), strict=True):
+            if losses:
+                total = total + weight * torch.stack(losses).sum()
+        return Losses(final, self._logits, tuple(independent), tuple(cascade), total)
 
     def _judge(self, level: Level, j: int, seen: Tensor) -> Tensor:
         loss = self._learner.judge(level, j, seen, self._targets)
@@ -342,6 +341,12 @@ def _followed(call: Any, name: str, hook: Callable[[str, Any], Tensor]) -> Any:
 def _reusable_backward() -> Any:
     """Blocks that are first compiled in here can be differentiated more than once."""
     return functorch_config.patch(donated_buffer=False)
+
+
+def _moved(network: nn.Module, like: Tensor) -> nn.Module:
+    if all(p.dtype == like.dtype and p.device == like.device for p in network.parameters()):
+        return network  # fake tensors, which plan memory, cannot be moved
+    return network.to(device=like.device, dtype=like.dtype)
 
 
 def _outweighs_backward(fusion: PatchFusion, seen: Tensor, features: Tensor) -> bool:

@@ -242,7 +242,7 @@ def _why_not(model: nn.Module, seen: Trace, units: Sequence[_Unit], name: Any) -
     runs = seen.calls.get(name, 0)
     if runs != 1:
         return f"cannot cut after {name!r}: it runs {runs} times in a step, not once; {advice}"
-    return f"cannot cut after {name!r}: its output is the model's own, or carries no gradient; {advice}"
+    return f"cannot cut after {name!r}: its output ends the model or has no gradient; {advice}"
 
 
 def _describe(

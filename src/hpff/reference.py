@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from hpff.auxiliary import BatchStatisticsNorm
+from hpff.auxiliary import PatchAware
 from hpff.learner import LocalLearner
 from hpff.schedule import Level
 from hpff.tracing import call_model, logits_of
@@ -149,15 +149,15 @@ def _at_cuts(learner: LocalLearner, act: Callable[[int, Tensor], Tensor]) -> Ite
 
 @contextmanager
 def _one_patch_at_a_time(network: nn.Module) -> Iterator[None]:
-    norms = [m for m in network.modules() if isinstance(m, BatchStatisticsNorm)]
-    groups = [norm.groups for norm in norms]
+    layers = [layer for layer in network.modules() if isinstance(layer, PatchAware)]
+    groups = [layer.groups for layer in layers]
     try:
-        for norm in norms:
-            norm.groups = 1
+        for layer in layers:
+            layer.groups = 1
         yield
     finally:
-        for norm, count in zip(norms, groups, strict=True):
-            norm.groups = count
+        for layer, count in zip(layers, groups, strict=True):
+            layer.groups = count
 
 
 @contextmanager

@@ -8,23 +8,30 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class BatchStatisticsNorm(nn.Module):
+class PatchAware(nn.Module):
+    """A layer whose work depends on which patch position a sample of its batch comes from.
+
+    Attributes:
+        groups: how many patches of one sample stand side by side in the batch.
+    """
+
+    groups: int = 1
+
+
+class BatchStatisticsNorm(PatchAware):
     """Batch normalization by the batch's own statistics, without running ones.
 
-    Takes (B·groups, C, ...), where the ``groups`` patches of one sample stand side by side, and
-    normalizes each patch position by its own statistics over the batch: exactly what the network
-    would do if it were given the batch of one patch position after another.
+    Takes (B·groups, C, ...) and normalizes each patch position by its own statistics over the
+    batch: exactly what the network would do if it were given one patch position after another.
 
     Args:
         channels: C.
-        groups: patch positions in the batch.
     """
 
-    def __init__(self, channels: int, *, groups: int = 1, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.groups = groups
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +50,7 @@ def use_batch_statistics(network: nn.Module, groups: int) -> nn.Module:
     """Replace every BatchNorm inside ``network`` (parameters kept) and set the groups of all."""
     if isinstance(network, _BatchNorm):
         network = _converted(network)
-    if isinstance(network, BatchStatisticsNorm):
+    if isinstance(network, PatchAware):
         network.groups = groups
     for name, child in network.named_children():
         setattr(network, name, use_batch_statistics(child, groups))

@@ -88,13 +88,13 @@ def graph_bytes(network: nn.Module, features: Tensor) -> int:
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
+        saved[storage._cdata] = storage.nbytes()
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         output = network(features.detach().requires_grad_())
     known = [features, *network.parameters(), *network.buffers()]
     for tensor in known:
-        saved.pop(tensor.untyped_storage().data_ptr(), None)
+        saved.pop(tensor.untyped_storage()._cdata, None)
     del output
     return sum(saved.values())

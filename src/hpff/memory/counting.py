@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class AllocationCounter(TorchDispatchMode):
+class AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows every tensor storage that is made while it is active, and when it dies.
 
     Works under fake tensors too, where nothing is allocated. Scratch space inside a kernel is not
@@ -23,7 +23,7 @@ class AllocationCounter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.current = 0
         self.peak = 0
         self._known: dict[int, weakref.ref[Any]] = {}

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from hpff import torchvision_import
 from hpff.errors import UserError
 from hpff.models.cifar_resnet import DEPTHS, CifarResNet
 
@@ -35,9 +36,7 @@ def create(name: str, num_classes: int = 10, *, in_channels: int = 3, **settings
             return CifarResNet(depth, num_classes, in_channels=in_channels, **settings)
     except TypeError as error:
         raise UserError(f"model {name!r} does not take these arguments: {error}") from error
-    near = get_close_matches(name, [known for known, _ in names()], n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    raise UserError(f"unknown model {name!r}; {guess}`hpff list models` shows what there is")
+    raise UserError(f"unknown model {name!r}{_guess(name, [known for known, _ in names()])}")
 
 
 def names() -> list[tuple[str, str]]:
@@ -56,31 +55,26 @@ def names() -> list[tuple[str, str]]:
 def _torchvision(
     name: str, num_classes: int, in_channels: int, settings: dict[str, Any]
 ) -> nn.Module:
-    from hpff.torchvision_import import torchvision
-
-    library = torchvision().models
+    library = torchvision_import.torchvision("models")
     if in_channels != 3:
         raise UserError(f"torchvision/{name} takes images of 3 channels, not {in_channels}")
     known = library.list_models(module=library)
     if name not in known:
-        near = get_close_matches(name, known, n=1)
-        guess = f"; did you mean 'torchvision/{near[0]}'?" if near else ""
-        raise UserError(f"unknown model 'torchvision/{name}'{guess}")
+        raise UserError(f"unknown model 'torchvision/{name}'{_guess(name, known)}")
     model: nn.Module = library.get_model(name, weights=None, num_classes=num_classes, **settings)
     return model
 
 
 def _timm(name: str, num_classes: int, in_channels: int, settings: dict[str, Any]) -> nn.Module:
-    from hpff.torchvision_import import torchvision
-
-    torchvision()
-    import timm
-
-    if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=1)
-        guess = f"; did you mean 'timm/{near[0]}'?" if near else ""
-        raise UserError(f"unknown model 'timm/{name}'{guess}")
-    model: nn.Module = timm.create_model(
+    library = torchvision_import.timm()
+    if not library.is_model(name):
+        raise UserError(f"unknown model 'timm/{name}'{_guess(name, library.list_models())}")
+    model: nn.Module = library.create_model(
         name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **settings
     )
     return model
+
+
+def _guess(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else "; `hpff list models` shows what there is"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 DEPTHS = (20, 32, 44, 56, 110, 1202)
@@ -18,22 +19,23 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.conv1 = _convolution(in_channels, channels, 3, stride)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.conv2 = _convolution(channels, channels, 3)
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+                _convolution(in_channels, channels, 1, stride), nn.BatchNorm2d(channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         out += self.shortcut(x)
-        return self.relu(out)
+        result: Tensor = self.relu(out)
+        return result
 
 
 class CifarResNet(nn.Module):
@@ -43,7 +45,9 @@ class CifarResNet(nn.Module):
         depth: number of weight layers, 6n + 2.
         width: channels of the first stage; the next two have twice and four times as many.
 
-    Takes float images (B, in_channels, H, W), gives logits (B, num_classes).
+    Takes float images (B, in_channels, H, W), gives logits (B, num_classes). The weights lie in
+    memory with the channels last, so that all features do: that is faster on CPUs, and on GPUs in
+    16 bits. ``model.to(memory_format=torch.contiguous_format)`` changes it.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class CifarResNet(nn.Module):
     ) -> None:
         super().__init__()
         blocks = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
+        self.conv1 = _convolution(in_channels, width, 3)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = _stage(width, width, blocks, stride=1)
@@ -59,17 +63,22 @@ class CifarResNet(nn.Module):
         self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(4 * width, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(self.avgpool(x).flatten(1))
+        logits: Tensor = self.fc(self.avgpool(x).flatten(1))
+        return logits
 
 
 def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
     first = BasicBlock(in_channels, channels, stride)
     return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
+
+
+def _convolution(in_channels: int, channels: int, size: int, stride: int = 1) -> nn.Conv2d:
+    convolution = nn.Conv2d(in_channels, channels, size, stride, size // 2, bias=False)
+    weight = torch.empty_like(convolution.weight, memory_format=torch.channels_last)
+    convolution.weight = nn.Parameter(weight)
+    nn.init.normal_(convolution.weight, 0.0, math.sqrt(2.0 / (size * size * channels)))
+    return convolution
