@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
 from hpff.cli.app import app
 from hpff.errors import UserError
 
-_UsageError = typer.BadParameter.__mro__[1]  # Typer does not export the base of its usage errors.
+# Typer does not export the base of its usage errors.
+_UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error).splitlines(), 2)
     except _UsageError as error:
-        message = error.format_message()  # type: ignore[attr-defined]
+        message = error.format_message()
         return _complain([" ".join(message.split()) + " (see hpff --help)"], 2)
     except (KeyboardInterrupt, typer.Abort):
         return _complain(["interrupted; a run goes on with --resume"], 130)

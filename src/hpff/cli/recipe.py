@@ -9,6 +9,7 @@ from hpff.cli.tables import print_json
 from hpff.errors import UserError
 from hpff.training import recipe_files
 from hpff.training.files import write_atomically
+from hpff.training.parts import assemble
 
 
 def show(name: str, overrides: Sequence[str], *, json: bool) -> None:
@@ -33,6 +34,10 @@ def copy(name: str, destination: Path, overrides: Sequence[str]) -> None:
 
 
 def check(name: str, overrides: Sequence[str]) -> None:
-    """Validate; faults arrive as UserError."""
-    recipe_files.load(name, overrides)
-    print(f"{name}: no faults")
+    """Validate, and build everything where the data is at hand; faults arrive as UserError."""
+    recipe = recipe_files.load(name, overrides)
+    if recipe.data == "digits" or recipe.data.startswith("parquet:"):
+        assemble(recipe)
+        print(f"{name}: no faults")
+    else:
+        print(f"{name}: no faults (not built: {recipe.data} may need a download)")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +71,23 @@ def load(path: Path) -> Checkpoint:
 
 def _read(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = io.BytesIO(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot read this checkpoint ({error.strerror})") from error
-    except Exception as error:  # torch.load raises many types for damaged files.
-        # weights_only refuses what is not plain data with UnpicklingError.
-        if "weights_only" in str(error).lower():
+    damaged = UserError(
+        f"{path}: is truncated, damaged or of another program; nothing in it was run; {_MEND}"
+    )
+    if not zipfile.is_zipfile(content):  # Old-style pickles too stop here.
+        raise damaged
+    content.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - a damaged file makes torch.load raise many types
+        if "unsupported global" in str(error).lower():
             raise UserError(
-                f"{path}: holds objects that could run code (a pickle), expected only tensors and "
-                f"plain data; nothing was run; {_MEND}"
+                f"{path}: holds a pickle that could run code, expected only tensors and plain "
+                f"data; nothing in it was run; {_MEND}"
             ) from error
-        raise UserError(
-            f"{path}: is truncated or damaged, expected a checkpoint; {_MEND}"
-        ) from error
+        raise damaged from error

@@ -55,10 +55,10 @@ def train_epoch(
         tally.add(losses, targets)
         look = step % every == 0 or step == steps
         if look and (bad := tally.first_bad_step()):
-            raise _diverged(f"the loss at step {bad} of epoch {epoch}", rate)
+            raise _diverged(f"the loss at step {bad} of epoch {epoch}", epoch, rate)
         observer.stepped(step, steps, tally.last_loss if look else None)
     if not _all_finite(parts):
-        raise _diverged(f"a weight after epoch {epoch}", rate)
+        raise _diverged(f"a weight after epoch {epoch}", epoch, rate)
     return tally.result(seconds=time.perf_counter() - began, step_seconds=clock.median())
 
 
@@ -127,8 +127,9 @@ def _all_finite(parts: Parts) -> bool:
     return bool(torch.stack(finite).all())
 
 
-def _diverged(what: str, rate: float) -> UserError:
+def _diverged(what: str, epoch: int, rate: float) -> UserError:
+    kept = f"the checkpoint of epoch {epoch - 1} is kept" if epoch > 1 else "nothing was saved yet"
     return UserError(
-        f"{what} is not a finite number (learning rate {rate:.3g}); the last checkpoint is whole; "
-        "try a smaller optimizer.lr, a longer schedule.warmup_epochs, or precision=fp32"
+        f"{what} is not a finite number (learning rate {rate:.3g}); {kept}; try a smaller "
+        "optimizer.lr or a longer schedule.warmup_epochs, in another folder"
     )

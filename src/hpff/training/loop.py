@@ -145,8 +145,7 @@ def _misfit(path: Path, reason: object) -> UserError:
 def _finish(parts: Parts, directory: RunDirectory, history: list[Metrics]) -> Metrics:
     """Write the plain backbone and, last, the report that marks the run as finished."""
     state = {name: value.contiguous() for name, value in parts.learner.model.state_dict().items()}
-    notes = {"model": parts.recipe.model.name, "num_classes": str(parts.dataset.num_classes)}
-    write_atomically(directory.weights, safetensors.torch.save(state, notes))
+    write_atomically(directory.weights, safetensors.torch.save(state))
     report = _report(parts, history)
     directory.write_report(report)
     return report

@@ -77,6 +77,7 @@ class Recipe:
     cascade: PositiveInt = 1
     independent: bool = True
     patches: PositiveInt = 1
+    patch_mode: Literal["auto", "together", "one-by-one"] = "auto"
     independent_weight: NonNegativeFloat | None = None
     cascade_weight: NonNegativeFloat | None = None
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)

@@ -101,7 +101,8 @@ def _convert(hint: Any, value: object) -> Any:
     """`value` as `hint` wants it; raises ValueError with the words for what was expected."""
     origin = typing.get_origin(hint)
     if origin is Annotated:
-        return _convert_by_rule(*typing.get_args(hint), value)
+        kind, rule = typing.get_args(hint)
+        return _convert_by_rule(kind, rule, value)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(hint, value)
     if origin is Literal:
@@ -141,9 +142,7 @@ def _convert_scalar(kind: Any, value: object) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         if kind is float or (kind is int and value == int(value)):
             return kind(value)
-    elif kind in (type(None), bool) and isinstance(value, kind):
-        return value
-    elif kind is str and isinstance(value, str) and value:
+    elif kind in (type(None), bool, str) and isinstance(value, kind) and value != "":
         return value
     raise ValueError(_expected(kind))
 
