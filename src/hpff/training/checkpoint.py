@@ -84,7 +84,7 @@ def _read(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - a damaged file makes torch.load raise many types
+    except Exception as error:  # A damaged file makes torch.load raise many types.
         if "unsupported global" in str(error).lower():
             raise UserError(
                 f"{path}: holds a pickle that could run code, expected only tensors and plain "
