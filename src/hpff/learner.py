@@ -111,6 +111,7 @@ class LocalLearner(nn.Module):
         self.reach = Reach.uniform(len(cut), cascade)
         grid = [patches_in_force(m.output_shape, patches) for m in cut[:-1]]
         self.partition: Partition = cut.with_patches([*grid, 1])
+        self.patches = patches
         self.patch_mode = patch_mode
         self.independent_auxiliary = nn.ModuleDict()
         self.cascade_auxiliary = nn.ModuleDict()

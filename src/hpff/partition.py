@@ -132,29 +132,31 @@ def partition(model: nn.Module, modules: int | Sequence[str], example: Any) -> P
 
 
 def _units(model: nn.Module, seen: Trace) -> list[_Unit]:
-    """Stem, blocks and head: a unit begins where a weight is next used.
+    """Stem, blocks and head: a unit ends where the next weight is about to be used.
 
     The layer that maps pooled features to classes joins the last block, unless the model is a
     plain ``nn.Sequential``, where each child that has a weight is a unit.
     """
-    separators = [s for s in seen.separators if not isinstance(model, nn.Sequential) or _child(s)]
-    units, start = [], -1
-    for position, separator in enumerate(separators):
-        end = separators[position + 1].time if position + 1 < len(separators) else _FOREVER
-        begins_after = seen.has_weight_between(separator.time, end)
-        if begins_after and seen.has_weight_between(start, separator.time):
-            units.append(_Unit(_preferred_name(model, separator), separator))
-            start = separator.time
-    if units and not isinstance(model, nn.Sequential) and _is_classifier(model, seen, start):
-        units.pop()
-    last = next((s for s in reversed(separators) if s.time > start), None)
-    return [*units, _Unit(_preferred_name(model, last) if last else "head", None)]
+    plain = isinstance(model, nn.Sequential)
+    units: list[_Unit] = []
+    start, name = -1, ""
+    separators = [s for s in seen.separators if not plain or _is_child(s)]
+    following = [*(s.time for s in separators[1:]), _FOREVER]
+    for separator, next_time in zip(separators, following, strict=True):
+        if not name and seen.has_weight_between(start, separator.time):
+            name = _preferred_name(model, separator)
+        if name and seen.has_weight_between(separator.time, next_time):
+            units.append(_Unit(name, separator))
+            start, name = separator.time, ""
+    if units and not plain and _is_classifier(model, seen, start):
+        return [*units[:-1], _Unit(units[-1].name, None)]
+    return [*units, _Unit(name or "head", None)]
 
 
 _FOREVER = 1 << 62
 
 
-def _child(separator: Separator) -> bool:
+def _is_child(separator: Separator) -> bool:
     return any("." not in name for name in separator.names)
 
 

@@ -42,6 +42,8 @@ def reference_gradients(learner: LocalLearner, inputs: Any, targets: Tensor) -> 
     for level, first, last in _losses(learner):
         with _restored(learner), torch.enable_grad():
             loss = learner.weight(level) * _loss(learner, inputs, targets, level, first, last)
+            if not loss.requires_grad:  # all that it trains is frozen
+                continue
             gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         for name, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:

@@ -128,7 +128,9 @@ class _LiveModule:
         if not live or not wanted:
             return
         tensors = [getattr(self, where) for where in live]
-        root = _Cotangents.apply([cotangents.pop(where) for where in live], *tensors)
+        stored = [cotangents.pop(where) for where in live]
+        root = _Cotangents.apply(stored, *tensors)  # type: ignore[no-untyped-call]
+        del tensors
         with _autocast_off(root.device):
             root.backward(inputs=wanted, retain_graph=keep_graph)
 

@@ -186,7 +186,8 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 def _eager(model: nn.Module) -> AbstractContextManager[Any]:
     """The two images of an example are not worth a compilation."""
     if any(is_compiled(module) for module in model.modules()):
-        return torch.compiler.set_stance("force_eager")
+        stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return stance
     return nullcontext()
 
 

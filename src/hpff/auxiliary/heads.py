@@ -44,7 +44,8 @@ class ConvMLP(PatchAware):
         maps = maps.reshape(samples, channels, height, width)
         if (height, width) != (2, 2):
             maps = F.adaptive_avg_pool2d(maps, 2)
-        return self.classifier(self.hidden(maps.flatten(1)))
+        scores: Tensor = self.classifier(self.hidden(maps.flatten(1)))
+        return scores
 
 
 class VectorMLP(nn.Sequential):

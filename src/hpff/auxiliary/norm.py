@@ -26,24 +26,29 @@ class BatchStatisticsNorm(PatchAware):
 
     Args:
         channels: C.
+        affine: whether a scale and a shift are learned.
     """
 
-    def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, *, affine: bool = True, eps: float = 1e-5) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+        self.channels = channels
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        weight: Tensor | None = self.weight
+        bias: Tensor | None = self.bias
         if self.groups == 1:
-            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
-        weight, bias = self.weight.repeat(self.groups), self.bias.repeat(self.groups)
+            return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
+        if weight is not None and bias is not None:
+            weight, bias = weight.repeat(self.groups), bias.repeat(self.groups)
         side_by_side = x.reshape(-1, self.groups * x.shape[1], *x.shape[2:])
         normalized = F.batch_norm(side_by_side, None, None, weight, bias, True, 0.0, self.eps)
         return normalized.view(x.shape)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.numel()}, groups={self.groups}"
+        return f"{self.channels}, groups={self.groups}"
 
 
 def use_batch_statistics(network: nn.Module, groups: int) -> nn.Module:
@@ -58,9 +63,6 @@ def use_batch_statistics(network: nn.Module, groups: int) -> nn.Module:
 
 
 def _converted(norm: _BatchNorm) -> BatchStatisticsNorm:
-    converted = BatchStatisticsNorm(norm.num_features, eps=norm.eps)
-    if norm.affine:
-        converted.weight, converted.bias = norm.weight, norm.bias
-    else:
-        converted.requires_grad_(False)
+    converted = BatchStatisticsNorm(norm.num_features, affine=norm.affine, eps=norm.eps)
+    converted.weight, converted.bias = norm.weight, norm.bias
     return converted

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class AllocationCounter(TorchDispatchMode):
     """Follows every tensor storage that is made while it is active, and when it dies.
 
     Works under fake tensors too, where nothing is allocated. Scratch space inside a kernel is not

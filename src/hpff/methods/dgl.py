@@ -38,10 +38,11 @@ class DGL(Method):
         if features.ndim != 4:
             return features
         height, width = features.shape[-2:]
-        pooled = [patches * math.ceil(side / patches / 4) for side in (height, width)]
-        if height % pooled[0] == 0 and width % pooled[1] == 0:  # the same, but a faster kernel
-            return F.avg_pool2d(features, (height // pooled[0], width // pooled[1]))
-        return F.adaptive_avg_pool2d(features, pooled)
+        rows = patches * math.ceil(height / patches / 4)
+        columns = patches * math.ceil(width / patches / 4)
+        if height % rows == 0 and width % columns == 0:  # the same, but a faster kernel
+            return F.avg_pool2d(features, (height // rows, width // columns))
+        return F.adaptive_avg_pool2d(features, (rows, columns))
 
     def auxiliary(self, place: Place) -> nn.Module:
         kinds = {3: ConvMLP, 1: VectorMLP}

@@ -1,0 +1,107 @@
+"""Methods: DGL's networks, and a method of one's own in a few lines."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.naive import random_chain
+from hpff import LocalLearner, check_gradients, methods
+from hpff.auxiliary import ConvMLP, cut
+from hpff.errors import UserError
+from hpff.methods import DGL, Method, Place
+from hpff.methods.base import Criterion
+
+
+@pytest.mark.parametrize(("channels", "parameters"), [(16, 9_962), (32, 37_834), (64, 147_338)])
+def test_auxiliary_network_has_the_published_size(channels: int, parameters: int) -> None:
+    """AugLocal's DGL baseline for CIFAR ResNets, counted by running its code."""
+    network = ConvMLP(channels, 10)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+def test_dgls_own_code_has_three_hidden_layers_with_bias() -> None:
+    place = Place(1, 4, "independent", (16, 8, 8), 10, 1)
+    network = DGL(hidden_layers=3, hidden_bias=True).auxiliary(place)
+    hidden = [layer for layer in network.hidden if isinstance(layer, nn.Linear)]
+    assert [layer.weight.shape for layer in hidden] == [(64, 64)] * 3
+    assert all(layer.bias is not None for layer in hidden)
+
+
+@pytest.mark.parametrize(
+    ("n", "side"), [(n, n * size) for n in (1, 2, 5) for size in (1, 2, 3, 5, 7, 8, 10, 16)]
+)
+def test_reading_the_whole_and_cutting_equals_reading_each_patch(n: int, side: int) -> None:
+    features = torch.randn(2, 3, side, side, dtype=torch.float64)
+    read = cut(DGL().read(features, n), n)
+    each = cut(features, n)
+    for position in range(n * n):
+        torch.testing.assert_close(read[:, position], DGL().read(each[:, position], 1))
+
+
+class Squares(Method):
+    """A method that exists nowhere else: predict one-hot labels by least squares."""
+
+    def auxiliary(self, place: Place) -> nn.Module:
+        return nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.BatchNorm1d(place.features[0]),
+            nn.Linear(place.features[0], place.num_classes),
+        )
+
+    def loss(self, outputs: Tensor, targets: Tensor, criterion: Criterion) -> Tensor:
+        wanted = nn.functional.one_hot(targets, outputs.shape[1])
+        return (outputs - wanted).square().mean()
+
+
+@pytest.mark.parametrize("patch_mode", ["together", "one-by-one"])
+def test_a_method_of_ones_own(patch_mode: str) -> None:
+    model = random_chain(0, 4, norm=True, side=8)
+    images, targets = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.randint(4, (4,))
+    learner = LocalLearner(
+        model,
+        modules=4,
+        example=images,
+        num_classes=4,
+        method=Squares(),
+        cascade=3,
+        patch_mode=patch_mode,
+    )
+    assert check_gradients(learner, images, targets) == {}
+
+
+def test_features_that_dgl_cannot_judge_are_named() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.blocks:
+                x = torch.tanh(block(x))
+            return self.head(x.mean(1))
+
+    with pytest.raises(UserError, match=r"module 1 gives features of shape \(B, 7, 4\)"):
+        LocalLearner(Tokens(), modules=2, example=torch.randn(2, 7, 4), num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden_layers": -1}, "expected 0 or more"),
+        ({"hidden_layers": 1.5}, "expected a whole number"),
+        ({"hidden_bias": "yes"}, "expected true or false"),
+        ({"depth": 3}, "has no setting 'depth'"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        methods.create("dgl", **settings)
+
+
+def test_names_list_every_method() -> None:
+    assert [name for name, _ in methods.names()] == ["bp", "dgl"]
+    assert all(description for _, description in methods.names())

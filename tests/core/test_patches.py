@@ -1,0 +1,114 @@
+"""Patch feature fusion."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from hpff.auxiliary import BatchStatisticsNorm, PatchFusion, cut, patches_in_force
+from hpff.auxiliary.patches import graph_bytes
+from hpff.memory import AllocationCounter
+
+
+@given(n=st.integers(1, 4), h=st.integers(1, 4), w=st.integers(1, 4))
+def test_cut_gives_the_windows_row_by_row(n: int, h: int, w: int) -> None:
+    features = torch.randn(2, 3, n * h, n * w)
+    patches = cut(features, n)
+    for row in range(n):
+        for column in range(n):
+            window = features[:, :, row * h : (row + 1) * h, column * w : (column + 1) * w]
+            assert torch.equal(patches[:, row * n + column], window)
+
+
+@given(
+    shape=st.tuples(st.just(3), st.integers(1, 40), st.integers(1, 40)), wanted=st.integers(1, 6)
+)
+def test_n_in_force_is_the_largest_that_fits(shape: tuple[int, int, int], wanted: int) -> None:
+    n = patches_in_force(shape, wanted)
+    fits = [m for m in range(1, wanted + 1) if shape[1] % m == 0 and shape[2] % m == 0]
+    assert n == max(fits)
+    assert patches_in_force((7,), wanted) == 1
+
+
+class TwoOutputs(nn.Module):
+    """With ordinary BatchNorms, and outputs in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5), nn.Tanh(), nn.Conv2d(5, 4, 1)
+        )
+        self.affine_free = nn.BatchNorm1d(4, affine=False)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.body(x)
+        return {"scores": self.affine_free(x.mean((2, 3))), "energy": x.pow(2).flatten(1).sum(1)}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("together", [True, False])
+def test_both_modes_equal_a_loop_with_ordinary_batch_norm(n: int, together: bool) -> None:
+    torch.manual_seed(0)
+    network = TwoOutputs().double()
+    weights = list(network.parameters())
+    features = torch.randn(4, 3, 12, 12, dtype=torch.float64, requires_grad=True)
+    size = 12 // n
+    looped = [
+        network(features[:, :, r * size : (r + 1) * size, c * size : (c + 1) * size])
+        for r in range(n)
+        for c in range(n)
+    ]
+    mean = {key: sum(out[key] for out in looped) / n**2 for key in looped[0]}
+    target = (mean["scores"] ** 3).sum() + mean["energy"].sum()
+    expected = torch.autograd.grad(target, [features, *weights])
+
+    fusion = PatchFusion(network, n, together=together)
+    outputs = fusion(features)
+    found = torch.autograd.grad(
+        (outputs["scores"] ** 3).sum() + outputs["energy"].sum(), [features, *weights]
+    )
+
+    assert [p for p in fusion.parameters() if p.requires_grad] == weights
+    assert outputs.keys() == mean.keys()
+    for key, value in mean.items():
+        torch.testing.assert_close(outputs[key], value)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_one_by_one_holds_the_graph_of_one_patch() -> None:
+    def peak(together: bool) -> int:
+        network = nn.Sequential(
+            nn.Conv2d(4, 32, 3, padding=1), nn.Tanh(), nn.Conv2d(32, 4, 3, padding=1), nn.Flatten()
+        )
+        fusion = PatchFusion(network, 4, together=together)
+        features = torch.randn(2, 4, 64, 64, requires_grad=True)
+        with AllocationCounter() as counter:
+            fusion(features).sum().backward()
+        return counter.peak
+
+    assert peak(together=False) < peak(together=True) / 4
+
+
+def test_graph_bytes_counts_what_backward_needs() -> None:
+    network = nn.Sequential(nn.Linear(8, 16, bias=False), nn.Tanh(), nn.Tanh())
+    features = torch.randn(4, 8)
+    outputs = 2 * 4 * 16 * 4  # each tanh saves its output; the linear layer its input, not counted
+    assert graph_bytes(network, features) == outputs
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_norm_uses_each_positions_own_statistics(groups: int) -> None:
+    norm = BatchStatisticsNorm(3).double()
+    norm.groups = groups
+    x = torch.randn(5 * groups, 3, 2, 2, dtype=torch.float64)
+    out = norm(x).unflatten(0, (5, groups))
+    for g in range(groups):
+        flat = out[:, g].transpose(0, 1).flatten(1)
+        torch.testing.assert_close(flat.mean(1), torch.zeros(3, dtype=torch.float64))
+        torch.testing.assert_close(
+            flat.var(1, correction=0), torch.ones(3, dtype=torch.float64), rtol=1e-3, atol=1e-3
+        )
