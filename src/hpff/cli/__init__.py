@@ -14,6 +14,8 @@ from hpff.errors import UserError
 # Typer does not export the base of its usage errors.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
+_INTERRUPTED = 130
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Bad input is one line a fault on stderr and code 2."""
@@ -30,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = error.format_message()
         return _complain([" ".join(message.split()) + " (see hpff --help)"], 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain(["interrupted; a run goes on with --resume"], 130)
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:  # Typer makes this code of Ctrl-C itself, without a word.
+        return _complain(["interrupted; a run goes on with --resume"], _INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 

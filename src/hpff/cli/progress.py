@@ -34,7 +34,7 @@ def progress(label: str = "") -> Iterator[Observer]:
         return
     with Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=10),
         _Numbers(),
         TimeRemainingColumn(),
         TextColumn("left"),
@@ -124,7 +124,7 @@ def _opening(path: Path, epochs_done: int) -> str:
 def _numbers(metrics: Mapping[str, Any], *, with_loss: bool = True) -> str:
     parts = [f"loss {metrics['loss']:.4f}"] if with_loss else []
     if metrics["test_error_percent"] is not None:
-        parts.append(f"test error {metrics['test_error_percent']:.2f} %")
+        parts.append(f"error {metrics['test_error_percent']:.2f} %")
     parts.append(f"{metrics['images_per_second']:.0f} images/s")
     parts.append(f"peak {megabytes(metrics['peak_memory_bytes'])}")
     return ", ".join(parts)

@@ -31,9 +31,14 @@ class Parts:
 
 
 def assemble(recipe: Recipe) -> Parts:
-    """Build everything; seeds torch's global generators. Raises UserError for what cannot be."""
+    """Build everything; raises UserError for what cannot be.
+
+    Seeds torch's global generators and sets its number of threads.
+    """
     device = choose_device(recipe.device)
     torch.manual_seed(recipe.seed)
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
     dataset = _load_data(recipe.data)
     images = dataset.train
     if recipe.subset is not None:

@@ -65,7 +65,11 @@ class ScheduleRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run. `modules` is K or the names of the submodules after which to cut."""
+    """One run.
+
+    `modules` is K or the names of the submodules after which to cut; `subset` a number of training
+    images (null: all); `threads` of the CPU (null: torch's choice; 1 is quickest for tiny models).
+    """
 
     model: Named
     data: str
@@ -87,6 +91,7 @@ class Recipe:
     seed: CountFromZero = 0
     subset: PositiveInt | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt | None = None
     step_per_module: bool = True
     evaluate_every: PositiveInt = 1
 

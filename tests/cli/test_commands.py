@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpff.cli import main
+from hpff.training import recipe_files
+
+Hpff = Callable[..., Any]
+
+
+def test_help_needs_no_torch() -> None:
+    program = (
+        "import sys; from hpff.cli import main\n"
+        "codes = [main([*words, '--help']) for words in ([], ['train'], ['compare'], ['list'])]\n"
+        "assert codes == [0, 0, 0, 0] and 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "Usage: hpff train [OPTIONS] RECIPE" in done.stdout
+
+
+def test_version(hpff: Hpff) -> None:
+    answer = hpff("--version")
+    assert answer.code == 0
+    assert re.fullmatch(r"hpff \d+\.\d+\.\d+\n", answer.out)
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("models", "resnet110"), ("datasets", "digits"), ("methods", "dgl"), ("recipes", "demo")],
+)
+def test_lists(hpff: Hpff, what: str, name: str) -> None:
+    answer = hpff("list", what)
+    assert answer.code == 0
+    assert name in answer.out
+    entries = json.loads(hpff("list", what, "--json").out)
+    assert name in [entry["name"] for entry in entries]
+    assert all(entry["description"] for entry in entries)
+
+
+def test_there_are_no_tables_yet(hpff: Hpff) -> None:
+    assert hpff("list", "tables").out == "none yet\n"
+    assert json.loads(hpff("list", "tables", "--json").out) == []
+
+
+def test_a_shown_recipe_is_a_recipe(hpff: Hpff, folder: Path) -> None:
+    shown = hpff("recipe", "show", "demo", "epochs=3").out
+    (folder / "mine.yaml").write_text(shown)
+    assert recipe_files.load("mine.yaml") == recipe_files.load("demo", ["epochs=3"])
+    plain = json.loads(hpff("recipe", "show", "demo", "--json").out)
+    assert plain == recipe_files.load("demo").to_plain()
+
+
+def test_a_copied_recipe_checks_and_names_its_command(hpff: Hpff, folder: Path) -> None:
+    assert hpff("recipe", "copy", "demo", "mine.yaml", "seed=4").code == 0
+    assert "hpff train mine.yaml" in (folder / "mine.yaml").read_text()
+    assert recipe_files.load("mine.yaml") == recipe_files.load("demo", ["seed=4"])
+    assert hpff("recipe", "check", "mine.yaml").out == "mine.yaml: no faults\n"
+
+
+def test_check_does_not_download(hpff: Hpff) -> None:
+    answer = hpff("recipe", "check", "cifar10/resnet32-bp")
+    assert (answer.code, answer.err) == (0, "")
+    assert "may need a download" in answer.out
+
+
+def test_train_counts_its_folders_and_resumes_the_newest(hpff: Hpff, folder: Path) -> None:
+    for number in (1, 2):
+        answer = hpff("train", "tiny.yaml", f"seed={number}")
+        assert answer.code == 0
+        assert answer.out.startswith(f"runs/tiny-{number}: finished, test error ")
+    again = hpff("train", "tiny.yaml", "seed=2", "--resume")
+    assert again.code == 0
+    assert again.out.startswith("runs/tiny-2: was finished before, test error ")
+
+
+def test_train_prints_a_line_an_epoch_where_there_is_no_terminal(hpff: Hpff) -> None:
+    lines = hpff("train", "tiny.yaml", "--out", "run").err.splitlines()
+    number = r"\d+(\.\d+)?"
+    assert lines[0] == "run"
+    for epoch, line in enumerate(lines[1:], 1):
+        assert re.fullmatch(
+            rf"epoch {epoch}/2: loss {number}, error {number} %, {number} images/s, "
+            rf"peak {number} MiB, \d+:\d\d left",
+            line,
+        )
+    assert len(lines) == 3
+
+
+def test_train_shows_bars_on_a_terminal(hpff: Hpff, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = hpff("train", "tiny.yaml", "--out", "run").err
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
+    last = plain.strip().splitlines()[-1]
+    for words in ("epoch 2/2", "loss ", "error ", "images/s", "peak ", "0:00:00 left"):
+        assert words in last
+
+
+def test_train_as_json(hpff: Hpff, folder: Path) -> None:
+    report = json.loads(hpff("train", "tiny.yaml", "--out", "run", "--json").out)
+    assert report.pop("run") == "run"
+    assert report == json.loads((folder / "run" / "report.json").read_text())
+    assert report["machine"]["torch"]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_compare_keeps_finished_runs_and_goes_on_with_others(hpff: Hpff, folder: Path) -> None:
+    arguments = ["compare", "tiny.yaml", "--methods", "bp,dgl,dgl+hpff", "--out", "cmp"]
+    answer = hpff(*arguments, "--seeds", "0,1")
+    assert answer.code == 0, answer.err
+    for words in ("bp", "dgl+hpff", "±", "peak memory", "cmp: every run"):
+        assert words in answer.out
+    finished = contents(folder / "cmp" / "dgl" / "seed-0")
+    (folder / "cmp" / "dgl+hpff" / "seed-1" / "report.json").unlink()
+    result = json.loads((folder / "cmp" / "results.json").read_text())
+    again = hpff(*arguments, "--seeds", "0,1", "--resume", "--json")
+    assert contents(folder / "cmp" / "dgl" / "seed-0") == finished
+    assert json.loads(again.out) == result
+    assert "dgl+hpff seed 1: cmp/dgl+hpff/seed-1, going on after epoch 2" in again.err
+    assert "bp seed 0" not in again.err
+
+
+def test_compare_reports_ratios_to_backprop(hpff: Hpff, folder: Path) -> None:
+    hpff("compare", "tiny.yaml", "--methods", "bp,dgl+cl", "--seeds", "0,1", "--out", "cmp")
+    result = json.loads((folder / "cmp" / "results.json").read_text())
+    base, other = result["rows"]
+    assert base["peak_memory_to_bp"] == base["step_seconds_to_bp"] == 1
+    ratio = other["peak_memory_bytes"] / base["peak_memory_bytes"]
+    assert other["peak_memory_to_bp"] == pytest.approx(ratio)
+    report = json.loads((folder / "cmp" / "dgl+cl" / "seed-1" / "report.json").read_text())
+    assert other["errors_percent"][1] == report["test_error_percent"]
+    assert other["test_error_percent"] == pytest.approx(sum(other["errors_percent"]) / 2)
+    table = (folder / "cmp" / "results.md").read_text()
+    assert (
+        f"| dgl+cl | {other['test_error_percent']:.2f} ± {other['spread_percent']:.2f} |" in table
+    )
+    assert f"| {ratio:.2f} |" in table
+
+
+def test_compare_without_backprop_has_no_ratios(hpff: Hpff, folder: Path) -> None:
+    assert hpff("compare", "tiny.yaml", "--methods", "dgl", "epochs=1", "--out", "cmp").code == 0
+    (row,) = json.loads((folder / "cmp" / "results.json").read_text())["rows"]
+    assert row["peak_memory_to_bp"] is None
+    assert row["spread_percent"] is None
+
+
+def test_control_c_is_one_line_and_the_run_goes_on(
+    hpff: Hpff, folder: Path, start_process: Callable[..., Any]
+) -> None:
+    process = start_process("train", "tiny.yaml", "epochs=1000", "--out", "run")
+    deadline = time.monotonic() + 60
+    while not (folder / "run" / "checkpoint.pt").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert not (folder / "run" / ".lock").exists()
+
+
+def test_an_interrupt_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hpff.training.recipe_files.names", interrupted)
+    assert main(["list", "recipes"]) == 130
+    assert capsys.readouterr().err == "hpff: interrupted; a run goes on with --resume\n"

@@ -1,0 +1,61 @@
+"""kill -9 at any moment, then --resume: the bits of a run that nobody killed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpff.training import checkpoint
+
+EPOCHS = 8
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def epochs_done(run: Path) -> int:
+    """What the run directory promises; it must be whole whenever one looks."""
+    path = run / "checkpoint.pt"
+    return checkpoint.load(path).epoch if path.exists() else 0
+
+
+def epochs_told(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else -1
+
+
+def test_killed_and_resumed_until_done(
+    folder: Path, start_process: Callable[..., Any], hpff_process: Callable[..., Any]
+) -> None:
+    arguments = ["train", "tiny.yaml", f"epochs={EPOCHS}", "--out"]
+    assert hpff_process(*arguments, "whole").code == 0
+    moments, run, done = random.Random(0), folder / "run", 0
+    for more in (0, 2, 1):
+        process = start_process(*arguments, "run", *(["--resume"] if run.exists() else []))
+        wait_for(functools.partial(lambda told: epochs_told(run) >= told, done + more), process)
+        time.sleep(moments.uniform(0, 0.05))
+        process.kill()
+        process.wait()
+        assert epochs_done(run) >= done + more
+        done = epochs_done(run)
+    final = hpff_process(*arguments, "run", "--resume")
+    assert final.code == 0, final.err
+    whole = folder / "whole"
+    weights = "model.safetensors"
+    assert (run / weights).read_bytes() == (whole / weights).read_bytes()
+    killed, unkilled = (checkpoint.load(path / "checkpoint.pt") for path in (run, whole))
+    assert all(torch.equal(killed.learner[name], unkilled.learner[name]) for name in killed.learner)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [*range(1, EPOCHS + 1)]
