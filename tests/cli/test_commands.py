@@ -27,7 +27,7 @@ def test_help_needs_no_torch() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert "Usage: hpff train [OPTIONS] RECIPE" in done.stdout
+    assert "RECIPE" in done.stdout
 
 
 def test_version(hpff: Hpff) -> None:

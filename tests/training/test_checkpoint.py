@@ -75,7 +75,8 @@ def test_a_pickle_inside_is_refused_and_not_run(
     path = tmp_path / "checkpoint.pt"
     content = {"format": checkpoint.FORMAT, "epoch": Evil()}
     torch.save(content, path, pickle_protocol=protocol)
-    with pytest.raises(UserError, match="holds a pickle that could run code"):
+    message = "holds a pickle that could run code" if protocol == 2 else "nothing in it was run"
+    with pytest.raises(UserError, match=message):
         checkpoint.load(path)
     path.write_bytes(pickle.dumps(content, protocol=protocol))
     with pytest.raises(UserError, match="nothing in it was run"):

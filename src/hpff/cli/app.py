@@ -26,7 +26,7 @@ RecipeName = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as epochs=10 optimizer.lr=0.1."),
+    typer.Argument(metavar="KEY=VALUE", help="Changes, such as epochs=10 optimizer.lr=0.1."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]

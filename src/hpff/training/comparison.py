@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def recipe_for(label: str, recipe: Recipe, seed: int) -> Recipe:
 
 def _local_recipe(label: str, recipe: Recipe, seed: int) -> Recipe:
     method, _, suffix = label.partition("+")
-    if suffix not in _VARIANTS or method in ("", BASELINE):
+    if suffix not in _VARIANTS or method in ("", BASELINE) or label.endswith("+"):
         known = ", ".join(f"METHOD+{name}" if name else "METHOD" for name in _VARIANTS)
         raise UserError(f"{label}: unknown label in --methods, expected {BASELINE}, {known}")
     variant = _VARIANTS[suffix]
@@ -118,6 +119,7 @@ def run(
     for (label, seed), changed in runs.items():
         path = out / label / f"seed-{seed}"
         begun = resume and (path / "recipe.yaml").exists()
+        gc.collect()  # The run before must not count in the memory of this one.
         reports[label, seed] = loop.train(
             changed, path, resume=begun, observer=observe(label, seed)
         )
