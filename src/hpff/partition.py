@@ -235,8 +235,8 @@ def _why_not(model: nn.Module, seen: Trace, units: Sequence[_Unit], name: Any) -
         near = get_close_matches(str(name), [n for n in known if n], n=1)
         guess = f"did you mean {near[0]!r}? " if near else ""
         return f"modules: the model has no submodule {name!r}; {guess}{advice}"
-    if name in seen.leaks:
-        leak = seen.leaks[name]
+    leak = seen.find_leak(name)
+    if leak is not None:
         return (
             f"cannot cut after {name!r}: a value made in {leak.producer or 'the model'!r} reaches "
             f"{leak.consumer or 'the model'!r} without going through it; {advice}"

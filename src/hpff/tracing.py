@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +56,7 @@ class Trace:
     parameter_times: Mapping[str, tuple[int, ...]]
     weight_times: tuple[int, ...]
     calls: Mapping[str, int]
-    leaks: Mapping[str, Leak]
+    find_leak: Callable[[str], Leak | None]
     output_shape: tuple[int, ...]
 
     def parameters_between(self, start: int, end: int) -> list[str]:
@@ -217,7 +217,7 @@ class _Graph:
             counts[call.name] += 1
         crossed = self._crossed()
         found: dict[Node, list[_Call]] = defaultdict(list)
-        leaks: dict[str, Leak] = {}
+        leaking: dict[str, int] = {}
         for call in self._calls:
             if call.node is None or not call.name or counts[call.name] > 1:
                 continue
@@ -226,7 +226,7 @@ class _Graph:
             if hands_its_input_on or call.node not in self._nodes or time >= self._end:
                 continue
             if crossed(time):
-                leaks[call.name] = self._leak(call, time)
+                leaking[call.name] = time
             else:
                 found[call.node].append(call)
         return Trace(
@@ -236,7 +236,7 @@ class _Graph:
             parameter_times={name: tuple(sorted(t)) for name, t in self._parameter_times.items()},
             weight_times=tuple(sorted(self._weight_times)),
             calls=counts,
-            leaks=leaks,
+            find_leak=lambda name: self._leak(leaking[name]) if name in leaking else None,
             output_shape=tuple(self._logits.shape),
         )
 
@@ -282,7 +282,7 @@ class _Graph:
 
         return crossed
 
-    def _leak(self, call: _Call, time: int) -> Leak:
+    def _leak(self, time: int) -> Leak:
         producer, consumer = next((p, c) for p, c in self._edges if p < time < c)
         return Leak(self._innermost(producer), self._innermost(consumer))
 
