@@ -1,13 +1,23 @@
-"""The TensorBoard log of a run."""
+"""The TensorBoard log of a run.
+
+Written here and now: torch's SummaryWriter writes in a thread of its own, where a full disk is a
+traceback that nobody can catch.
+"""
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
 from hpff.errors import UserError
 
@@ -27,27 +37,41 @@ _SCALARS = {
 class Board:
     """Writes an epoch's metrics; hides what an earlier process wrote from `first_epoch` on."""
 
-    def __init__(self, path: Path, first_epoch: int) -> None:
-        self._path = path
+    def __init__(self, folder: Path, first_epoch: int) -> None:
+        self._folder = folder
+        now = time.time()
         with self._disk_errors():
-            self._writer = SummaryWriter(str(path), purge_step=first_epoch)
+            folder.mkdir(exist_ok=True)
+            path = folder / f"events.out.tfevents.{now:.6f}.{os.getpid()}"
+            self._file = path.open("ab", buffering=0)
+        start = SessionLog(status=SessionLog.START)
+        self._append(
+            Event(wall_time=now, file_version="brain.Event:2"),
+            Event(wall_time=now, step=first_epoch, session_log=start),
+        )
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Log one epoch; raises UserError if the disk takes no more."""
-        epoch = metrics["epoch"]
         values = {tag: metrics[key] for key, tag in _SCALARS.items() if metrics[key] is not None}
         for level in ("independent", "cascade"):
             for module, loss in enumerate(metrics[f"{level}_losses"], 1):
                 values[f"{level}/{module}"] = loss
-        with self._disk_errors():
-            for tag, value in values.items():
-                self._writer.add_scalar(tag, value, epoch)
-            self._writer.flush()
+        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        summary = Summary(value=scalars)
+        self._append(Event(wall_time=time.time(), step=metrics["epoch"], summary=summary))
 
     def close(self) -> None:
-        """Write what is left."""
+        """Close the file; everything is in it already."""
+        self._file.close()
+
+    def _append(self, *events: Event) -> None:
+        buffer = io.BytesIO()
+        writer = RecordWriter(buffer)
+        for event in events:
+            writer.write(event.SerializeToString())
         with self._disk_errors():
-            self._writer.close()
+            if self._file.write(buffer.getvalue()) < buffer.tell():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -55,6 +79,6 @@ class Board:
             yield
         except OSError as error:
             raise UserError(
-                f"{self._path}: cannot write the TensorBoard log ({error.strerror}); make room, "
+                f"{self._folder}: cannot write the TensorBoard log ({error.strerror}); make room, "
                 "then --resume"
             ) from error
