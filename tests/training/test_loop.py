@@ -16,6 +16,7 @@ from hpff.training.run_directory import RunDirectory
 
 LOCAL = {"method": "dgl"}
 BACKPROP = {"method": "bp"}
+DROPOUT = {"method": "bp", "model": {"name": "timm/test_resnet", "drop_rate": 0.5}}
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -95,7 +96,7 @@ def test_tensorboard_shows_every_epoch(tmp_path: Path, make_recipe: Any, silent:
     )
 
 
-@pytest.mark.parametrize("method", [LOCAL, BACKPROP], ids=["dgl", "bp"])
+@pytest.mark.parametrize("method", [LOCAL, BACKPROP, DROPOUT], ids=["dgl", "bp", "dropout"])
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 6])
 def test_resume_gives_the_bits_of_an_uninterrupted_run(
     tmp_path: Path, make_recipe: Any, silent: Any, method: dict[str, Any], stop_at: int
