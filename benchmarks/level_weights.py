@@ -17,7 +17,7 @@ from pathlib import Path
 from hpff.training import comparison, loop, machine, recipe_files
 
 HERE = Path(__file__).parent
-PAIRS = [(1.0, 1.0), (0.5, 1.0), (0.1, 1.0), (0.001, 0.999), (1.0, 0.5), (0.5, 0.5), (1 / 3, 2 / 3)]
+PAIRS = [(1.0, 1.0), (0.5, 1.0), (0.3, 1.0), (0.1, 1.0), (0.03, 1.0), (0.001, 0.999), (1.0, 0.5)]
 
 
 class Quiet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ class LocalLearner(nn.Module):
             the optimizer's rate). By default 1 where only one level is on, otherwise
             ``HILO_WEIGHTS``.
         patch_mode: "together" (all patches in one batch), "one-by-one" (the graph of one patch at
-            a time), or "auto": one by one where all patches together would take more memory
-            than the module's own backward does.
+            a time), or "auto": one by one only where all patches together would take more memory
+            than the backward through the widest module does anyway.
         criterion: the task's loss, ``criterion(logits, targets)`` -> scalar.
 
     Raises:
@@ -233,8 +234,12 @@ class LocalLearner(nn.Module):
         )
         network = _moved(self.method.auxiliary(place), like)
         fusion = PatchFusion(network, n, together=self.patch_mode != "one-by-one")
-        if self.patch_mode == "auto" and n > 1 and _outweighs_backward(fusion, seen, features):
-            fusion = PatchFusion(network, n, together=False)
+        if self.patch_mode == "auto" and n > 1:
+            widest = max(math.prod(m.output_shape) for m in self.partition[:-1])
+            # A backward needs about three tensors of that size: the gradient that comes in, the
+            # one that goes out, and the shortcut's.
+            if graph_bytes(fusion, seen) > 3 * widest * len(seen) * seen.element_size():
+                return PatchFusion(network, n, together=False)
         return fusion
 
 
@@ -348,15 +353,6 @@ def _moved(network: nn.Module, like: Tensor) -> nn.Module:
     if all(p.dtype == like.dtype and p.device == like.device for p in network.parameters()):
         return network  # fake tensors, which plan memory, cannot be moved
     return network.to(device=like.device, dtype=like.dtype)
-
-
-def _outweighs_backward(fusion: PatchFusion, seen: Tensor, features: Tensor) -> bool:
-    """Whether all patches' graphs take more than a backward through the module needs anyway.
-
-    That is about three tensors of the output's size: the incoming gradient, the outgoing one and
-    the shortcut's.
-    """
-    return graph_bytes(fusion, seen) > 3 * features.untyped_storage().nbytes()
 
 
 def _weights(

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from hpff import LocalLearner, models
 from hpff.auxiliary import BatchStatisticsNorm, PatchFusion, cut, patches_in_force
 from hpff.auxiliary.patches import graph_bytes
 from hpff.memory import AllocationCounter
+from hpff.methods import Method, Place
 
 
 @given(n=st.integers(1, 4), h=st.integers(1, 4), w=st.integers(1, 4))
@@ -112,3 +114,41 @@ def test_norm_uses_each_positions_own_statistics(groups: int) -> None:
         torch.testing.assert_close(
             flat.var(1, correction=0), torch.ones(3, dtype=torch.float64), rtol=1e-3, atol=1e-3
         )
+
+
+class Wide(Method):
+    """A method whose networks keep much more than the backbone does."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def auxiliary(self, place: Place) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(place.features[0], self.width, 1),
+            nn.Tanh(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(self.width, place.num_classes),
+        )
+
+
+@pytest.mark.parametrize(("width", "together"), [(4, True), (64, False)])
+def test_auto_runs_patches_one_by_one_only_where_that_saves_memory(
+    width: int, together: bool
+) -> None:
+    learner = LocalLearner(
+        models.create("resnet20", width=4),
+        modules=["layer1.0"],
+        example=torch.zeros(2, 3, 16, 16),
+        num_classes=10,
+        method=Wide(width),
+    )
+    assert learner.auxiliary("independent", 1).together is together
+
+
+def test_dgl_on_a_resnet_runs_all_patches_together() -> None:
+    learner = LocalLearner(
+        models.create("resnet32"), modules=16, example=torch.zeros(2, 3, 32, 32), num_classes=10
+    )
+    networks = [*learner.independent_auxiliary.values(), *learner.cascade_auxiliary.values()]
+    assert all(network.together for network in networks)

@@ -38,11 +38,13 @@ class ConvMLP(PatchAware):
     def forward(self, maps: Tensor) -> Tensor:
         samples, channels, height, width = maps.shape
         # Positions by patches by channels: the patches of a sample stay side by side.
-        by_position = maps.unflatten(0, (-1, self.groups)).permute(0, 3, 4, 1, 2)
-        rows = self.convolutions(by_position.reshape(-1, channels))
-        maps = rows.view(by_position.shape).permute(0, 3, 4, 1, 2)
+        grouped = maps.view(-1, self.groups, channels, height, width).permute(0, 3, 4, 1, 2)
+        rows = self.convolutions(grouped.reshape(-1, channels))
+        maps = rows.view(grouped.shape).permute(0, 3, 4, 1, 2)
         maps = maps.reshape(samples, channels, height, width)
-        if (height, width) != (2, 2):
+        if (height, width) == (1, 1):  # pooling to 2×2 would repeat the one value
+            maps = maps.expand(-1, -1, 2, 2)
+        elif (height, width) != (2, 2):
             maps = F.adaptive_avg_pool2d(maps, 2)
         scores: Tensor = self.classifier(self.hidden(maps.flatten(1)))
         return scores

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -37,15 +36,15 @@ class BatchStatisticsNorm(PatchAware):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        weight: Tensor | None = self.weight
-        bias: Tensor | None = self.bias
         if self.groups == 1:
-            return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
-        if weight is not None and bias is not None:
-            weight, bias = weight.repeat(self.groups), bias.repeat(self.groups)
+            return self._normalized(x, self.weight, self.bias)
+        weight = None if self.weight is None else self.weight.repeat(self.groups)
+        bias = None if self.bias is None else self.bias.repeat(self.groups)
         side_by_side = x.reshape(-1, self.groups * x.shape[1], *x.shape[2:])
-        normalized = F.batch_norm(side_by_side, None, None, weight, bias, True, 0.0, self.eps)
-        return normalized.view(x.shape)
+        return self._normalized(side_by_side, weight, bias).view(x.shape)
+
+    def _normalized(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return torch.batch_norm(x, weight, bias, None, None, True, 0.0, self.eps, True)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, groups={self.groups}"
