@@ -40,4 +40,4 @@ def planned_peak(
             optimizer.zero_grad()
             fill_gradients()
             optimizer.step()
-    return counter.peak
+    return int(counter.peak)
