@@ -42,11 +42,15 @@ class ConvMLP(PatchAware):
         rows = self.convolutions(grouped.reshape(-1, channels))
         maps = rows.view(grouped.shape).permute(0, 3, 4, 1, 2)
         maps = maps.reshape(samples, channels, height, width)
-        if (height, width) == (1, 1):  # pooling to 2×2 would repeat the one value
-            maps = maps.expand(-1, -1, 2, 2)
-        elif (height, width) != (2, 2):
-            maps = F.adaptive_avg_pool2d(maps, 2)
-        scores: Tensor = self.classifier(self.hidden(maps.flatten(1)))
+        first, *rest = (*self.hidden, self.classifier)
+        assert isinstance(first, nn.Linear)
+        if (height, width) == (1, 1):
+            scores = _of_repeated(first, maps.flatten(1))
+        else:
+            pooled = maps if (height, width) == (2, 2) else F.adaptive_avg_pool2d(maps, 2)
+            scores = F.linear(pooled.flatten(1), first.weight, first.bias)
+        for layer in rest:
+            scores = layer(scores)
         return scores
 
 
@@ -64,3 +68,9 @@ class VectorMLP(nn.Sequential):
 
 def _layer(width: int, *, bias: bool) -> list[nn.Module]:
     return [nn.Linear(width, width, bias=bias), BatchStatisticsNorm(width), nn.ReLU(inplace=True)]
+
+
+def _of_repeated(layer: nn.Linear, values: Tensor) -> Tensor:
+    """What ``layer`` gives for maps of 1×1 that pooling to 2×2 would repeat four times."""
+    weight = layer.weight.view(-1, values.shape[1], 4).sum(2)
+    return F.linear(values, weight, layer.bias)
