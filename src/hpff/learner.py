@@ -24,7 +24,7 @@ from hpff.schedule import Level, Reach, Step
 from hpff.tracing import call_model, is_compiled, logits_of
 
 # Found by the sweep in benchmarks/level_weights.md.
-HILO_WEIGHTS = (1.0, 1.0)
+HILO_WEIGHTS = (0.1, 1.0)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.utils._pytree import tree_leaves
 
 from hpff.errors import UserError
 
@@ -141,9 +142,21 @@ def _watch(model: nn.Module, example: Any) -> tuple[list[_Call], Tensor]:
             call.node, call.output, call.version = output.grad_fn, output, output._version
         calls.append(call)
 
-    with _hooks(model, before, after):
-        output = call_model(model, example)
+    try:
+        with _hooks(model, before, after):
+            output = call_model(model, example)
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"the model does not run on the example ({_shapes(example)}): {reason}; "
+            "give an example, and data, of the size that the model takes"
+        ) from error
     return calls, logits_of(output)
+
+
+def _shapes(example: Any) -> str:
+    tensors = [leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor)]
+    return ", ".join("×".join(map(str, tensor.shape)) for tensor in tensors) or "no tensor"
 
 
 @contextmanager

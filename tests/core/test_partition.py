@@ -217,3 +217,11 @@ def test_functional_steps_between_submodules() -> None:
     assert [m.cut for m in learner.partition] == ["first", None]
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
     assert check_gradients(learner, images, torch.randint(5, (4,))) == {}
+
+
+def test_an_example_of_the_wrong_size_is_named() -> None:
+    model = models.create("resnet20", width=2)
+    with pytest.raises(UserError, match=r"does not run on the example \(2×1×8×8\)"):
+        partition(model, 3, torch.randn(2, 1, 8, 8))
+    with pytest.raises(UserError, match="no tensor"):
+        partition(model, 3, ())
