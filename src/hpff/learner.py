@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +14,10 @@ from torch._functorch import config as functorch_config
 
 from hpff import methods
 from hpff.auxiliary import PatchFusion, patches_in_force
-from hpff.auxiliary.patches import graph_bytes
 from hpff.errors import UserError
-from hpff.methods import Method, Place
-from hpff.methods.base import Criterion
-from hpff.partition import LocalModule, Partition, partition
+from hpff.judges import JudgeBuilder, PatchMode, image_of
+from hpff.methods import Criterion, Method, Place
+from hpff.partition import Partition, partition
 from hpff.schedule import Level, Reach, Step
 from hpff.tracing import call_model, is_compiled, logits_of
 
@@ -90,7 +88,7 @@ class LocalLearner(nn.Module):
         patches: int = 2,
         independent_weight: float | None = None,
         cascade_weight: float | None = None,
-        patch_mode: str = "auto",
+        patch_mode: PatchMode = "auto",
         criterion: Criterion = F.cross_entropy,
     ) -> None:
         super().__init__()
@@ -110,13 +108,18 @@ class LocalLearner(nn.Module):
         self.independent = independent
         self.weights = _weights(independent_weight, cascade_weight, independent, cascade)
         self.reach = Reach.uniform(len(cut), cascade)
-        grid = [patches_in_force(m.output_shape, patches) for m in cut[:-1]]
+        image = image_of(example) if self.method.needs_images else None
+        if self.method.needs_images and image is None:
+            raise UserError("this method needs images (B, C, H, W) as the model's first input")
+        also = () if image is None else (tuple(image.shape[1:]),)
+        grid = [patches_in_force(patches, m.output_shape, *also) for m in cut[:-1]]
         self.partition: Partition = cut.with_patches([*grid, 1])
         self.patches = patches
         self.patch_mode = patch_mode
         self.independent_auxiliary = nn.ModuleDict()
         self.cascade_auxiliary = nn.ModuleDict()
-        self._add_auxiliaries()
+        self._places: dict[tuple[Level, int], Place] = {}
+        self._add_auxiliaries(example)
 
     @property
     def cascade(self) -> int:
@@ -148,7 +151,7 @@ class LocalLearner(nn.Module):
         Raises:
             UserError: the model did not run through its cuts as it did on the example.
         """
-        run = _Run(self, targets, scale, on_module_done or (lambda _: None))
+        run = _Run(self, inputs, targets, scale, on_module_done or (lambda _: None))
         with _hooked(self._cut_modules(), run.hook), _reusable_backward(), torch.enable_grad():
             run.finish(logits_of(call_model(self.model, inputs)))
         return run.losses()
@@ -183,11 +186,9 @@ class LocalLearner(nn.Module):
         assert isinstance(network, PatchFusion)
         return network
 
-    def judge(self, level: Level, j: int, seen: Tensor, targets: Tensor) -> Tensor:
-        """The unweighted loss (a scalar) of a level at module j, given what it sees there."""
-        if level == "final":
-            return self.criterion(seen, targets)
-        return self.method.loss(self.auxiliary(level, j)(seen), targets, self.criterion)
+    def place(self, level: Level, j: int) -> Place:
+        """Where the auxiliary network of a level at module j sits."""
+        return self._places[level, j]
 
     def weight(self, level: Level) -> float:
         """A level's weight; the final loss bears those of both levels, as it stands for both."""
@@ -209,38 +210,25 @@ class LocalLearner(nn.Module):
             if str(j) in networks:
                 yield networks[str(j)]
 
-    def _add_auxiliaries(self) -> None:
-        reference = next(p for p in self.model.parameters() if p.is_floating_point())
-        for module in self.partition[:-1]:
-            if self.independent:
-                network = self._auxiliary_for("independent", module, reference)
-                self.independent_auxiliary[str(module.index)] = network
-            if self.reach.lengths[module.index - 1] > 1:
-                network = self._auxiliary_for("cascade", module, reference)
-                self.cascade_auxiliary[str(module.index)] = network
-
-    def _auxiliary_for(self, level: Level, module: LocalModule, like: Tensor) -> PatchFusion:
-        n = module.patches
-        features = like.new_zeros(2, *module.output_shape)
-        seen = self.method.read(features, n)
-        patch = (seen.shape[1], seen.shape[2] // n, seen.shape[3] // n) if n > 1 else seen.shape[1:]
-        place = Place(
-            module=module.index,
-            modules=len(self.partition),
-            level=level,
-            features=tuple(patch),
+    def _add_auxiliaries(self, example: Any) -> None:
+        image = image_of(example)
+        builder = JudgeBuilder(
+            method=self.method,
+            partition=self.partition,
             num_classes=self.num_classes,
-            patches=n,
+            criterion=self.criterion,
+            image=None if image is None else image[:1].expand(2, -1, -1, -1),
+            like=next(p for p in self.model.parameters() if p.is_floating_point()),
+            patch_mode=self.patch_mode,
         )
-        network = _moved(self.method.auxiliary(place), like)
-        fusion = PatchFusion(network, n, together=self.patch_mode != "one-by-one")
-        if self.patch_mode == "auto" and n > 1:
-            widest = max(math.prod(m.output_shape) for m in self.partition[:-1])
-            # A backward needs about three tensors of that size: the gradient that comes in, the
-            # one that goes out, and the shortcut's.
-            if graph_bytes(fusion, seen) > 3 * widest * len(seen) * seen.element_size():
-                return PatchFusion(network, n, together=False)
-        return fusion
+        for module in self.partition[:-1]:
+            j = module.index
+            if self.independent:
+                network, self._places["independent", j] = builder.build("independent", module)
+                self.independent_auxiliary[str(j)] = network
+            if self.reach.lengths[j - 1] > 1:
+                network, self._places["cascade", j] = builder.build("cascade", module)
+                self.cascade_auxiliary[str(j)] = network
 
 
 class _Run:
@@ -249,11 +237,13 @@ class _Run:
     def __init__(
         self,
         learner: LocalLearner,
+        inputs: Any,
         targets: Tensor,
         scale: float | Tensor,
         on_done: Callable[[int], None],
     ) -> None:
         self._learner = learner
+        self._images = [image_of(inputs)] if learner.method.needs_images else []
         self._targets = targets
         self._scale = scale
         self._losses: dict[tuple[Level, int], Tensor] = {}
@@ -307,9 +297,14 @@ class _Run:
         return Losses(final, self._logits, tuple(independent), tuple(cascade), total)
 
     def _judge(self, level: Level, j: int, seen: Tensor) -> Tensor:
-        loss = self._learner.judge(level, j, seen, self._targets)
+        learner = self._learner
+        if level == "final":
+            loss = learner.criterion(seen, self._targets)
+        else:
+            outputs = learner.auxiliary(level, j)(seen, *self._images)
+            loss = learner.method.loss(outputs, self._targets, learner.place(level, j))
         self._losses[level, j] = loss.detach()
-        return loss * (self._scale * self._learner.weight(level))
+        return loss * (self._scale * learner.weight(level))
 
 
 @contextmanager
@@ -347,12 +342,6 @@ def _followed(call: Any, name: str, hook: Callable[[str, Any], Tensor]) -> Any:
 def _reusable_backward() -> Any:
     """Blocks that are first compiled in here can be differentiated more than once."""
     return functorch_config.patch(donated_buffer=False)
-
-
-def _moved(network: nn.Module, like: Tensor) -> nn.Module:
-    if all(p.dtype == like.dtype and p.device == like.device for p in network.parameters()):
-        return network  # fake tensors, which plan memory, cannot be moved
-    return network.to(device=like.device, dtype=like.dtype)
 
 
 def _weights(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from hpff.auxiliary import PatchAware
+from hpff.judges import image_of
 from hpff.learner import LocalLearner
 from hpff.schedule import Level
 from hpff.tracing import call_model, logits_of
@@ -106,7 +107,7 @@ def _loss(
 ) -> Tensor:
     def at_cut(j: int, output: Tensor) -> Tensor:
         if j == last:
-            raise _Reached(_judge(learner, level, j, output, targets))
+            raise _Reached(_judge(learner, level, j, output, inputs, targets))
         if j == first - 1:
             return output.detach()
         return output.clone()
@@ -118,18 +119,27 @@ def _loss(
         return reached.loss
 
 
-def _judge(learner: LocalLearner, level: Level, j: int, output: Tensor, targets: Tensor) -> Tensor:
+def _judge(
+    learner: LocalLearner, level: Level, j: int, output: Tensor, inputs: Any, targets: Tensor
+) -> Tensor:
     fusion = learner.auxiliary(level, j)
-    n = fusion.patches
-    if n == 1:
-        patches = [output]
-    else:
-        rows = output.chunk(n, dim=2)
-        patches = [patch for row in rows for patch in row.chunk(n, dim=3)]
+    images = image_of(inputs)
+    parts = [_patches(output, fusion.patches)]
+    if learner.method.needs_images and images is not None:
+        parts.append(_patches(images, fusion.patches))
     with _one_patch_at_a_time(fusion.network):
-        outputs = [fusion.network(learner.method.read(patch, 1)) for patch in patches]
+        outputs = [
+            fusion.network(learner.method.read(patch, 1), *image)
+            for patch, *image in zip(*parts, strict=True)
+        ]
     fused = tree_map(lambda *each: torch.stack(each).mean(0), *outputs)
-    return learner.method.loss(fused, targets, learner.criterion)
+    return learner.method.loss(fused, targets, learner.place(level, j))
+
+
+def _patches(maps: Tensor, n: int) -> list[Tensor]:
+    if n == 1:
+        return [maps]
+    return [patch for row in maps.chunk(n, dim=2) for patch in row.chunk(n, dim=3)]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.naive import random_chain
@@ -11,7 +12,6 @@ from hpff import LocalLearner, check_gradients, methods
 from hpff.auxiliary import ConvMLP, cut
 from hpff.errors import UserError
 from hpff.methods import DGL, Method, Place
-from hpff.methods.base import Criterion
 
 
 @pytest.mark.parametrize(("channels", "parameters"), [(16, 9_962), (32, 37_834), (64, 147_338)])
@@ -22,7 +22,7 @@ def test_auxiliary_network_has_the_published_size(channels: int, parameters: int
 
 
 def test_dgls_own_code_has_three_hidden_layers_with_bias() -> None:
-    place = Place(1, 4, "independent", (16, 8, 8), 10, 1)
+    place = Place(1, 4, "independent", (16, 8, 8), (3, 32, 32), 10, 1, F.cross_entropy)
     network = DGL(hidden_layers=3, hidden_bias=True).auxiliary(place)
     hidden = [layer for layer in network.hidden if isinstance(layer, nn.Linear)]
     assert [layer.weight.shape for layer in hidden] == [(64, 64)] * 3
@@ -51,8 +51,8 @@ class Squares(Method):
             nn.Linear(place.features[0], place.num_classes),
         )
 
-    def loss(self, outputs: Tensor, targets: Tensor, criterion: Criterion) -> Tensor:
-        wanted = nn.functional.one_hot(targets, outputs.shape[1])
+    def loss(self, outputs: Tensor, targets: Tensor, place: Place) -> Tensor:
+        wanted = F.one_hot(targets, outputs.shape[1])
         return (outputs - wanted).square().mean()
 
 
@@ -103,5 +103,5 @@ def test_wrong_settings_are_named(settings: dict[str, object], message: str) -> 
 
 
 def test_names_list_every_method() -> None:
-    assert [name for name, _ in methods.names()] == ["bp", "dgl"]
+    assert [name for name, _ in methods.names()] == ["bp", "dgl", "predsim", "infopro"]
     assert all(description for _, description in methods.names())

@@ -16,17 +16,18 @@ from torch.utils.checkpoint import checkpoint
 from hpff.auxiliary.norm import use_batch_statistics
 
 
-def patches_in_force(shape: tuple[int, ...], wanted: int) -> int:
-    """The n that a feature allows: the largest up to ``wanted`` that divides both of its sides.
+def patches_in_force(wanted: int, *shapes: tuple[int, ...]) -> int:
+    """The n that all maps allow: the largest up to ``wanted`` that divides all their sides.
 
     Args:
-        shape: of the feature, the batch left out. Only a map (C, H, W) is cut; else n is 1.
         wanted: the n asked for.
+        shapes: of the maps that are cut alike, the batch left out. Only maps (C, H, W) can be
+            cut: with any other shape n is 1.
     """
-    if len(shape) != 3:
+    if any(len(shape) != 3 for shape in shapes):
         return 1
-    _, height, width = shape
-    return max(n for n in range(1, wanted + 1) if height % n == 0 and width % n == 0)
+    sides = [side for shape in shapes for side in shape[1:]]
+    return max(n for n in range(1, wanted + 1) if all(side % n == 0 for side in sides))
 
 
 def cut(features: Tensor, n: int) -> Tensor:
@@ -44,8 +45,8 @@ class PatchFusion(nn.Module):
     is recomputed when its gradient is due.
 
     Args:
-        network: takes features (B, C, h, w) and returns a tensor, or a tuple or dict of tensors,
-            whose first dimension is the batch. Its BatchNorms are replaced by
+        network: takes features (B, C, h, w), perhaps images too, and returns a tensor, or a tuple
+            or dict of tensors, whose first dimension is the batch. Its BatchNorms are replaced by
             :class:`~hpff.auxiliary.BatchStatisticsNorm`, with the same parameters.
         patches: n.
         together: the mode.
@@ -57,43 +58,37 @@ class PatchFusion(nn.Module):
         self.together = together
         self.network = use_batch_statistics(network, patches**2 if together else 1)
 
-    def forward(self, features: Tensor) -> Any:
+    def forward(self, *inputs: Tensor) -> Any:
+        """The mean of the outputs over patches; every input is a map, and is cut alike."""
         if self.patches == 1:
-            return self.network(features)
-        patches = cut(features, self.patches)
+            return self.network(*inputs)
+        count = self.patches**2
+        cuts = [cut(maps, self.patches) for maps in inputs]
         if self.together:
-            outputs = self.network(patches.flatten(0, 1))
-            return tree_map(lambda out: out.unflatten(0, patches.shape[:2]).mean(1), outputs)
+            outputs = self.network(*(patches.flatten(0, 1) for patches in cuts))
+            return tree_map(lambda out: out.view(-1, count, *out.shape[1:]).mean(1), outputs)
         total = None
-        for patch in patches.unbind(1):
-            output = checkpoint(self.network, patch, use_reentrant=False)
-            total = output if total is None else _add(total, output)
-        return tree_map(lambda out: out / self.patches**2, total)
+        for each in zip(*(patches.unbind(1) for patches in cuts), strict=True):
+            output = checkpoint(self.network, *each, use_reentrant=False)
+            total = output if total is None else tree_map(torch.add, total, output)
+        return tree_map(lambda out: out / count, total)
 
     def extra_repr(self) -> str:
         return f"patches={self.patches}, together={self.together}"
 
 
-def _add(first: Any, second: Any) -> Any:
-    if isinstance(first, Tensor):
-        return first + second
-    if isinstance(first, dict):
-        return {key: _add(first[key], second[key]) for key in first}
-    return type(first)(_add(a, b) for a, b in zip(first, second, strict=True))
-
-
-def graph_bytes(network: nn.Module, features: Tensor) -> int:
-    """Bytes that the graph of ``network(features)`` saves for its backward."""
-    saved: dict[int, int] = {}
+def graph_bytes(network: nn.Module, features: Tensor, *others: Tensor) -> int:
+    """Bytes that the graph of ``network(features, ...)`` saves for its backward."""
+    saved: dict[int, int] = {}  # bytes of each storage
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        saved[storage._cdata] = storage.nbytes()
+        saved[storage._cdata] = int(storage.nbytes())
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        output = network(features.detach().requires_grad_())
-    known = [features, *network.parameters(), *network.buffers()]
+        output = network(features.detach().requires_grad_(), *others)
+    known = [features, *others, *network.parameters(), *network.buffers()]
     for tensor in known:
         saved.pop(tensor.untyped_storage()._cdata, None)
     del output

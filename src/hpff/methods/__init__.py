@@ -7,13 +7,30 @@ from difflib import get_close_matches
 from typing import Any
 
 from hpff.errors import UserError
-from hpff.methods.base import Method, Place
+from hpff.methods.base import Criterion, Method, Place
 from hpff.methods.bp import Backprop
 from hpff.methods.dgl import DGL
+from hpff.methods.infopro import InfoPro
+from hpff.methods.predsim import PredSim
 
-__all__ = ["DGL", "Backprop", "Method", "Place", "create", "names"]
+__all__ = [
+    "DGL",
+    "Backprop",
+    "Criterion",
+    "InfoPro",
+    "Method",
+    "Place",
+    "PredSim",
+    "create",
+    "names",
+]
 
-_METHODS: dict[str, type[Method]] = {"bp": Backprop, "dgl": DGL}
+_METHODS: dict[str, type[Method]] = {
+    "bp": Backprop,
+    "dgl": DGL,
+    "predsim": PredSim,
+    "infopro": InfoPro,
+}
 
 
 def create(method: str | Method, **settings: Any) -> Method:

@@ -22,16 +22,21 @@ class Place:
         level: ``"independent"`` or ``"cascade"``.
         features: shape of one feature as the network sees it, the batch left out; under PFF
             that of one patch.
+        image: shape of the part of the image that belongs to it, the batch left out; empty where
+            the model's first input is no image.
         num_classes: of the task.
         patches: n in force here.
+        criterion: the task's loss, ``criterion(logits, targets)`` -> scalar.
     """
 
     module: int
     modules: int
     level: str
     features: tuple[int, ...]
+    image: tuple[int, ...]
     num_classes: int
     patches: int
+    criterion: Criterion
 
 
 class Method(ABC):
@@ -42,6 +47,7 @@ class Method(ABC):
     """
 
     local: ClassVar[bool] = True
+    needs_images: ClassVar[bool] = False
 
     def read(self, features: Tensor, patches: int) -> Tensor:
         """What of a module's output the auxiliary networks see.
@@ -59,9 +65,11 @@ class Method(ABC):
     def auxiliary(self, place: Place) -> nn.Module:
         """A new auxiliary network for features that look as ``place`` says.
 
-        It returns a tensor, or a tuple or dict of tensors, the batch first.
+        Its forward takes the features, and where the method ``needs_images`` the part of the
+        images that belongs to them too. It returns a tensor, or a tuple or dict of tensors, the
+        batch first: PFF averages them over patches.
         """
 
-    def loss(self, outputs: Any, targets: Tensor, criterion: Criterion) -> Tensor:
+    def loss(self, outputs: Any, targets: Tensor, place: Place) -> Tensor:
         """The loss (a scalar) of an auxiliary network's fused outputs."""
-        return criterion(outputs, targets)
+        return place.criterion(outputs, targets)

@@ -1,0 +1,92 @@
+"""The auxiliary networks of a learner: one for each place, built by its method, under PFF."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hpff.auxiliary import PatchFusion
+from hpff.auxiliary.patches import graph_bytes
+from hpff.methods import Criterion, Method, Place
+from hpff.partition import LocalModule, Partition
+
+PatchMode = Literal["auto", "together", "one-by-one"]
+
+
+@dataclass(frozen=True)
+class JudgeBuilder:
+    """Builds the auxiliary network of any place.
+
+    Args:
+        image: a batch of two images as the model sees them, or None where its input is none.
+        like: a tensor of the backbone's type and device.
+    """
+
+    method: Method
+    partition: Partition
+    num_classes: int
+    criterion: Criterion
+    image: Tensor | None
+    like: Tensor
+    patch_mode: PatchMode
+
+    def build(self, level: str, module: LocalModule) -> tuple[PatchFusion, Place]:
+        """The network of ``level`` at the output of ``module``, and its place."""
+        seen = self.method.read(self.like.new_zeros(2, *module.output_shape), module.patches)
+        place = self._place(level, module, seen)
+        network = _moved(self.method.auxiliary(place), self.like)
+        fusion = PatchFusion(network, module.patches, together=self.patch_mode != "one-by-one")
+        if self.patch_mode == "auto" and module.patches > 1 and self._too_much(fusion, seen):
+            fusion = PatchFusion(network, module.patches, together=False)
+        return fusion, place
+
+    def _place(self, level: str, module: LocalModule, seen: Tensor) -> Place:
+        image = () if self.image is None else _part(self.image, module.patches)
+        return Place(
+            module=module.index,
+            modules=len(self.partition),
+            level=level,
+            features=_part(seen, module.patches),
+            image=image,
+            num_classes=self.num_classes,
+            patches=module.patches,
+            criterion=self.criterion,
+        )
+
+    def _too_much(self, fusion: PatchFusion, seen: Tensor) -> bool:
+        """Whether all patches' graphs take more than a backward through the widest module.
+
+        That is about three tensors of its output's size: the gradient that comes in, the one
+        that goes out, and the shortcut's.
+        """
+        widest = max(math.prod(module.output_shape) for module in self.partition[:-1])
+        images = [self.image] if self.method.needs_images and self.image is not None else []
+        allowed: int = 3 * widest * len(seen) * seen.element_size()
+        return graph_bytes(fusion, seen, *images) > allowed
+
+
+def _part(maps: Tensor, patches: int) -> tuple[int, ...]:
+    """Shape of one of n×n patches, the batch left out."""
+    if patches == 1:
+        return tuple(maps.shape[1:])
+    _, channels, height, width = maps.shape
+    return channels, height // patches, width // patches
+
+
+def _moved(network: nn.Module, like: Tensor) -> nn.Module:
+    if all(p.dtype == like.dtype and p.device == like.device for p in network.parameters()):
+        return network  # fake tensors, which plan memory, cannot be moved
+    return network.to(device=like.device, dtype=like.dtype)
+
+
+def image_of(inputs: object) -> Tensor | None:
+    """The images (B, C, H, W) among a model's inputs, if its first tensor is such."""
+    if isinstance(inputs, dict):
+        inputs = tuple(inputs.values())
+    first = inputs[0] if isinstance(inputs, (tuple, list)) and inputs else inputs
+    is_image = isinstance(first, torch.Tensor) and first.ndim == 4 and first.is_floating_point()
+    return first if is_image else None  # type: ignore[return-value]

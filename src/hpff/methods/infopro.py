@@ -1,0 +1,165 @@
+"""InfoPro: keep the information of the input, learn that of the task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpff.errors import UserError
+from hpff.methods.base import Method, Place
+
+
+class InfoPro(Method):
+    """InfoPro (Wang et al., ICLR 2021): reconstruct the input, and classify or contrast.
+
+    The loss is λ1 · BCE(decoder(features), image in [0, 1]) + λ2 · task. Both λ are linear in the
+    module's index, from module 1 to module K - 1. Under PFF each patch of the features
+    reconstructs its own patch of the image, and the scores are averaged.
+
+    Args:
+        task: ``"softmax"`` (the criterion on class scores) or ``"contrast"`` (supervised
+            contrastive loss on unit vectors).
+        head: XcYf, X convolutions and Y linear layers: 0c1f to 2c2f.
+        hidden: F, width of the linear layers but a classifying last.
+        reconstruction: λ1 of the first and of the last module.
+        classification: λ2 of the first and of the last module. The defaults of both are the
+            published ones of ResNet-32 with K = 16 on CIFAR-10.
+        temperature: of the contrastive loss.
+        mean, std: of the images' normalization, for each channel, which is undone before they are
+            compared. By default the images are taken to be in [0, 1] already.
+    """
+
+    needs_images: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        task: str = "softmax",
+        head: str = "1c2f",
+        hidden: int = 128,
+        reconstruction: Sequence[float] = (5.0, 0.2),
+        classification: Sequence[float] = (0.05, 0.5),
+        temperature: float = 0.07,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+    ) -> None:
+        if task not in ("softmax", "contrast"):
+            raise UserError(f"infopro: task is {task!r}; expected 'softmax' or 'contrast'")
+        if not isinstance(head, str) or not re.fullmatch(r"[012]c[12]f", head):
+            raise UserError(f"infopro: head is {head!r}; expected 0c1f, 1c1f, 1c2f, 2c2f or alike")
+        for name, pair in (("reconstruction", reconstruction), ("classification", classification)):
+            if not isinstance(pair, Sequence) or len(pair) != 2:
+                raise UserError(
+                    f"infopro: {name} is {pair!r}; expected two numbers, first and last"
+                )
+        self.task = task
+        self.head = head
+        self.hidden = hidden
+        self.reconstruction = (float(reconstruction[0]), float(reconstruction[1]))
+        self.classification = (float(classification[0]), float(classification[1]))
+        self.temperature = temperature
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+
+    def auxiliary(self, place: Place) -> nn.Module:
+        if len(place.features) != 3 or len(place.image) != 3:
+            raise UserError(
+                f"infopro judges maps (B, C, H, W) of images; module {place.module} gives features "
+                f"of shape (B, {', '.join(map(str, place.features))}); cut elsewhere"
+            )
+        size = place.num_classes if self.task == "softmax" else self.hidden
+        head = task_head(place.features[0], self.head, self.hidden, size)
+        return InfoProNetwork(head, place.features[0], place.image[0], self.mean, self.std)
+
+    def loss(self, outputs: Mapping[str, Tensor], targets: Tensor, place: Place) -> Tensor:
+        share = (place.module - 1) / max(place.modules - 2, 1)
+        (r_first, r_last), (c_first, c_last) = self.reconstruction, self.classification
+        if self.task == "contrast":
+            task = supervised_contrast(outputs["task"], targets, self.temperature)
+        else:
+            task = place.criterion(outputs["task"], targets)
+        reconstruction = outputs["reconstruction"].mean()
+        return (r_first + (r_last - r_first) * share) * reconstruction + (
+            c_first + (c_last - c_first) * share
+        ) * task
+
+
+class InfoProNetwork(nn.Module):
+    """A task head, and a decoder back to the image.
+
+    Takes features (B, C, h, w) and images (B, c, H, W); gives ``task`` (B, size) and
+    ``reconstruction`` (B,), the binary cross-entropy of each image's decoding, mean over pixels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        head: nn.Module,
+        channels: int,
+        image_channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.decoder = nn.Sequential(
+            nn.Conv2d(channels, 12, 3, padding=1),
+            nn.BatchNorm2d(12),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(12, image_channels, 3, padding=1),
+        )
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, maps: Tensor, images: Tensor) -> dict[str, Tensor]:
+        large = F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=True)
+        wanted = (images * self.std + self.mean).clamp(0, 1).to(large.dtype)
+        error = F.binary_cross_entropy_with_logits(self.decoder(large), wanted, reduction="none")
+        return {"task": self.head(maps), "reconstruction": error.flatten(1).mean(1)}
+
+
+def task_head(channels: int, kind: str, hidden: int, size: int) -> nn.Sequential:
+    """InfoPro's XcYf head: convolutions, global average pooling, linear layers.
+
+    The first convolution doubles up to 64 channels at half the resolution; wider maps keep both.
+    """
+    layers: list[nn.Module] = []
+    for position in range(int(kind[0])):
+        grows = position == 0 and channels < 64
+        width = 2 * channels if grows else channels
+        layers += [
+            nn.Conv2d(channels, width, 3, 2 if grows else 1, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ]
+        channels = width
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    for _ in range(int(kind[2]) - 1):
+        layers += [nn.Linear(channels, hidden), nn.ReLU(inplace=True)]
+        channels = hidden
+    return nn.Sequential(*layers, nn.Linear(channels, size))
+
+
+def supervised_contrast(vectors: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """The supervised contrastive loss (Khosla et al., 2020, L_out) with one view of each sample.
+
+    Args:
+        vectors: (B, F), made unit vectors here.
+        targets: (B,) class indices. A sample alone in its class contributes 0.
+
+    Returns:
+        A scalar, the mean over all B samples.
+    """
+    unit = F.normalize(vectors, dim=1)
+    alike = unit @ unit.T / temperature
+    itself = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
+    log_share = F.log_softmax(alike.masked_fill(itself, float("-inf")), dim=1)
+    positive = (targets[:, None] == targets[None, :]) & ~itself
+    summed = log_share.masked_fill(~positive, 0.0).sum(1)
+    return -(summed / positive.sum(1).clamp(min=1)).mean()

@@ -1,0 +1,107 @@
+"""PredSim: a prediction loss and a similarity-matching loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpff.errors import UserError
+from hpff.methods.base import Method, Place
+
+
+class PredSim(Method):
+    """PredSim (Nøkland and Eidnes, ICML 2019): prediction and similarity matching.
+
+    The loss is (1 - β) · criterion(prediction) + β · mean squared difference between the
+    features' similarity matrix and the labels'. Under PFF both the predictions and the similarity
+    features are averaged over patches first.
+
+    Args:
+        beta: β.
+        feature_size: D; features are average-pooled until no more than D numbers are left for
+            the prediction. AugLocal's code has 512 for CIFAR ResNets, the original 2048 or 4096.
+    """
+
+    def __init__(self, beta: float = 0.99, feature_size: int = 512) -> None:
+        if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta <= 1:
+            raise UserError(f"predsim: beta is {beta!r}; expected a number from 0 to 1")
+        if isinstance(feature_size, bool) or not isinstance(feature_size, int) or feature_size < 1:
+            raise UserError(f"predsim: feature_size is {feature_size!r}; expected 1 or more")
+        self.beta = float(beta)
+        self.feature_size = feature_size
+
+    def auxiliary(self, place: Place) -> nn.Module:
+        if len(place.features) != 3:
+            raise UserError(
+                f"predsim judges maps (B, C, H, W); module {place.module} gives features of shape "
+                f"(B, {', '.join(map(str, place.features))}); cut elsewhere"
+            )
+        return PredSimNetwork(place.features, place.num_classes, self.feature_size)
+
+    def loss(self, outputs: Mapping[str, Tensor], targets: Tensor, place: Place) -> Tensor:
+        wanted = F.one_hot(targets, place.num_classes).to(outputs["similarity"].dtype)
+        difference = similarity_matrix(outputs["similarity"]) - similarity_matrix(wanted)
+        prediction = place.criterion(outputs["logits"], targets)
+        return (1 - self.beta) * prediction + self.beta * difference.square().mean()
+
+
+class PredSimNetwork(nn.Module):
+    """Class scores from pooled features, and features whose similarity is matched.
+
+    Takes (B, C, H, W), gives ``logits`` (B, num_classes) and ``similarity`` (B, C), or (B, C·H·W)
+    for maps of a single row.
+    """
+
+    def __init__(self, features: tuple[int, ...], num_classes: int, feature_size: int) -> None:
+        super().__init__()
+        channels, height, width = features
+        self.pool, size = _pool(channels, height, width, feature_size)
+        self.classifier = nn.Linear(size, num_classes)
+        nn.init.zeros_(self.classifier.weight)
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, maps: Tensor) -> dict[str, Tensor]:
+        logits = self.classifier(self.pool(maps).flatten(1))
+        return {"logits": logits, "similarity": similarity_features(self.convolution(maps))}
+
+
+def similarity_features(maps: Tensor) -> Tensor:
+    """The standard deviation (unbiased) of each channel over positions, (B, C).
+
+    As in the original code only where there are more than 3 channels and more than one row;
+    other maps are flattened.
+    """
+    if maps.shape[1] > 3 and maps.shape[2] > 1:
+        deviation: Tensor = maps.flatten(2).std(2)
+        return deviation
+    return maps.flatten(1)
+
+
+def similarity_matrix(features: Tensor) -> Tensor:
+    """Cosine similarity (B, B) of samples (B, D), each sample centered over its features."""
+    centered = features - features.mean(1, keepdim=True)
+    unit: Tensor = centered / (centered.norm(dim=1, keepdim=True) + 1e-8)
+    return (unit @ unit.T).clamp(-1, 1)
+
+
+def _pool(channels: int, height: int, width: int, most: int) -> tuple[nn.Module, int]:
+    """Average pooling whose kernel doubles, height first, in turns, until the output is small."""
+    kernel = [1, 1]
+    sides = (height, width)
+
+    def out(axis: int) -> int:
+        return math.ceil(sides[axis] / kernel[axis])
+
+    while channels * out(0) * out(1) > most and (out(0) > 1 or out(1) > 1):
+        for axis in (0, 1):
+            if channels * out(0) * out(1) > most:
+                kernel[axis] *= 2
+    padding = [kernel[axis] * (out(axis) - sides[axis] // kernel[axis]) // 2 for axis in (0, 1)]
+    pool = nn.AvgPool2d((kernel[0], kernel[1]), padding=(padding[0], padding[1]))
+    with torch.no_grad():
+        size = pool(torch.zeros(1, channels, height, width)).numel()
+    return pool, size

@@ -1,0 +1,191 @@
+"""InfoPro against NumPy, scikit-learn and the numbers of the public code."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import log_loss
+from torch import nn
+
+from hpff import LocalLearner, check_gradients, methods, models
+from hpff.auxiliary import PatchFusion
+from hpff.errors import UserError
+from hpff.methods import InfoPro, Place
+from hpff.methods.infopro import InfoProNetwork, supervised_contrast, task_head
+
+TARGETS = torch.tensor([0, 2, 1, 0, 2, 2])
+
+
+def place(module: int = 1, modules: int = 16) -> Place:
+    return Place(module, modules, "independent", (4, 8, 8), (3, 16, 16), 3, 1, F.cross_entropy)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kind", "parameters"),
+    [
+        (16, "1c2f", 10_186),
+        (32, "1c2f", 28_170),
+        (64, "1c2f", 46_602),
+        (16, "2c2f", 19_466),
+        (32, "2c2f", 65_162),
+        (64, "2c2f", 83_594),
+    ],
+)
+def test_heads_have_the_published_size(channels: int, kind: str, parameters: int) -> None:
+    head = task_head(channels, kind, 128, 10)
+    assert sum(p.numel() for p in head.parameters()) == parameters
+
+
+@pytest.mark.parametrize("kind", ["0c1f", "0c2f", "1c1f", "1c2f", "2c1f", "2c2f"])
+@pytest.mark.parametrize("channels", [3, 16, 48, 100])
+def test_heads_of_every_size_and_width(kind: str, channels: int) -> None:
+    head = task_head(channels, kind, 128, 10)
+    assert head(torch.randn(2, channels, 8, 8)).shape == (2, 10)
+    assert sum(isinstance(layer, nn.Conv2d) for layer in head) == int(kind[0])
+    assert sum(isinstance(layer, nn.Linear) for layer in head) == int(kind[2])
+
+
+def test_contrast_equals_the_written_out_sum() -> None:
+    vectors = torch.randn(6, 5, dtype=torch.float64)
+    unit = vectors.numpy() / np.linalg.norm(vectors.numpy(), axis=1, keepdims=True)
+    labels, total = TARGETS.tolist(), 0.0
+    for i in range(6):
+        others = [a for a in range(6) if a != i]
+        positives = [p for p in others if labels[p] == labels[i]]
+        below = sum(math.exp(unit[i] @ unit[a] / 0.07) for a in others)
+        if positives:
+            shares = [math.log(math.exp(unit[i] @ unit[p] / 0.07) / below) for p in positives]
+            total -= sum(shares) / len(positives)
+    assert supervised_contrast(vectors, TARGETS, 0.07).item() == pytest.approx(total / 6)
+
+
+def test_contrast_without_positives_is_zero_and_has_a_gradient() -> None:
+    vectors = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    loss = supervised_contrast(vectors, torch.tensor([0, 1, 2]), 0.07)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.isfinite(vectors.grad).all()
+
+
+def test_reconstruction_is_the_cross_entropy_of_denormalized_pixels() -> None:
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
+    network = InfoProNetwork(task_head(4, "0c1f", 8, 3), 4, 3, mean, std).double()
+    features = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    pixels = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    shift, scale = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (mean, std))
+    found = network(features, (pixels - shift) / scale)["reconstruction"]
+
+    large = F.interpolate(features, size=(16, 16), mode="bilinear", align_corners=True)
+    decoded = torch.sigmoid(network.decoder(large)).detach().numpy()
+    target = pixels.numpy()
+    expected = -(target * np.log(decoded) + (1 - target) * np.log(1 - decoded))
+    np.testing.assert_allclose(found.detach(), expected.reshape(2, -1).mean(1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("module", "share"), [(1, 0.0), (8, 0.5), (15, 1.0)])
+def test_weights_run_linearly_from_the_first_module_to_the_last(module: int, share: float) -> None:
+    method = InfoPro(reconstruction=(5, 1), classification=(0.5, 2))
+    logits = torch.randn(6, 3, dtype=torch.float64)
+    outputs = {"task": logits, "reconstruction": torch.full((6,), 0.7)}
+    task = log_loss(TARGETS, logits.softmax(1).numpy(), labels=[0, 1, 2])
+    expected = (5 - 4 * share) * 0.7 + (0.5 + 1.5 * share) * task
+    found = method.loss(outputs, TARGETS, place(module, modules=16))
+    # Module 8 of 15 sits half way between the first and the last auxiliary network.
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_two_modules_use_the_first_weights() -> None:
+    outputs = {"task": torch.zeros(6, 3), "reconstruction": torch.ones(6)}
+    found = InfoPro(reconstruction=(3, 9), classification=(2, 9)).loss(
+        outputs, TARGETS, place(1, modules=2)
+    )
+    assert found.item() == pytest.approx(3 + 2 * math.log(3), rel=1e-5)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_each_patch_reconstructs_its_own_patch_of_the_image(together: bool) -> None:
+    class Means(nn.Module):
+        def forward(self, maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+            return maps.mean((1, 2, 3)) * images.mean((1, 2, 3))
+
+    maps, images = torch.rand(5, 2, 4, 4), torch.rand(5, 3, 8, 8)
+    corners = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    expected = sum(
+        maps[:, :, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2].mean((1, 2, 3))
+        * images[:, :, 4 * r : 4 * r + 4, 4 * c : 4 * c + 4].mean((1, 2, 3))
+        for r, c in corners
+    )
+    fused = PatchFusion(Means(), 2, together=together)(maps, images)
+    torch.testing.assert_close(fused, expected / 4)
+
+
+@pytest.mark.parametrize("task", ["softmax", "contrast"])
+def test_gradcheck(task: str) -> None:
+    method = InfoPro(task=task, head="1c2f", hidden=6)
+    network = method.auxiliary(place()).double()
+    images = torch.rand(6, 3, 16, 16, dtype=torch.float64)
+
+    def loss(maps: torch.Tensor) -> torch.Tensor:
+        return method.loss(network(maps, images), TARGETS, place())
+
+    maps = torch.randn(6, 4, 8, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(loss, maps, fast_mode=True)
+
+
+@pytest.mark.parametrize(("k", "independent"), [(1, True), (2, True), (3, False), (5, True)])
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("task", ["softmax", "contrast"])
+def test_exact_at_both_levels_with_patches(k: int, independent: bool, n: int, task: str) -> None:
+    images = torch.rand(6, 3, 16, 16, dtype=torch.float64)
+    learner = LocalLearner(
+        models.create("resnet20", width=4).double(),
+        modules=5,
+        example=images[:2],
+        num_classes=3,
+        method=InfoPro(task=task, hidden=16),
+        cascade=k,
+        independent=independent,
+        patches=n,
+    )
+    assert check_gradients(learner, images, TARGETS) == {}
+
+
+def test_works_under_autocast() -> None:
+    images = torch.rand(6, 3, 16, 16)
+    learner = LocalLearner(
+        models.create("resnet20", width=4),
+        modules=5,
+        example=images[:2],
+        num_classes=3,
+        method="infopro",
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = learner.backward(images, TARGETS)
+    assert torch.isfinite(losses.total)
+    assert {p.grad.dtype for p in learner.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"task": "guess"}, {"head": "3c2f"}, {"reconstruction": 5}, {"classification": (1, 2, 3)}],
+)
+def test_wrong_settings_are_named(settings: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=next(iter(settings))):
+        methods.create("infopro", **settings)
+
+
+def test_needs_images() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    with pytest.raises(UserError, match="needs images"):
+        LocalLearner(
+            model,
+            modules=2,
+            example=torch.randn(2, 4),
+            num_classes=2,
+            method="infopro",
+            cascade=1,
+        )
