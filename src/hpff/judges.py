@@ -52,6 +52,9 @@ class JudgeBuilder:
             level=level,
             features=_part(seen, module.patches),
             image=image,
+            following=tuple(
+                shape for later in self.partition[module.index :] for shape in later.block_shapes
+            ),
             num_classes=self.num_classes,
             patches=module.patches,
             criterion=self.criterion,

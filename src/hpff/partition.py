@@ -45,6 +45,7 @@ class LocalModule:
         index: j, from 1.
         cut: name of the submodule whose output ends it; None for the last module.
         submodules: the blocks that it runs, in order.
+        block_shapes: of the output of each, the batch left out.
         parameter_names: of the backbone's parameters that it uses.
         parameters: how many numbers these are.
         output_shape: of its output, the batch left out.
@@ -55,6 +56,7 @@ class LocalModule:
     index: int
     cut: str | None
     submodules: tuple[str, ...]
+    block_shapes: tuple[tuple[int, ...], ...]
     parameter_names: tuple[str, ...]
     parameters: int
     output_shape: tuple[int, ...]
@@ -98,9 +100,10 @@ class Partition(Sequence[LocalModule]):
 
 @dataclass(frozen=True)
 class _Unit:
-    """The smallest piece that a cut leaves whole: it ends at ``separator`` (the head: None)."""
+    """The smallest piece that a cut leaves whole: it ends at ``separator`` (the last: None)."""
 
     name: str
+    shape: tuple[int, ...]
     separator: Separator | None
 
 
@@ -139,18 +142,18 @@ def _units(model: nn.Module, seen: Trace) -> list[_Unit]:
     """
     plain = isinstance(model, nn.Sequential)
     units: list[_Unit] = []
-    start, name = -1, ""
+    start, name, shape = -1, "", seen.output_shape[1:]
     separators = [s for s in seen.separators if not plain or _is_child(s)]
     following = [*(s.time for s in separators[1:]), _FOREVER]
     for separator, next_time in zip(separators, following, strict=True):
         if not name and seen.has_weight_between(start, separator.time):
-            name = _preferred_name(model, separator)
+            name, shape = _preferred_name(model, separator), separator.shape[1:]
         if name and seen.has_weight_between(separator.time, next_time):
-            units.append(_Unit(name, separator))
+            units.append(_Unit(name, shape, separator))
             start, name = separator.time, ""
     if units and not plain and _is_classifier(model, seen, start):
-        return [*units[:-1], _Unit(units[-1].name, None)]
-    return [*units, _Unit(name or "head", None)]
+        return [*units[:-1], replace(units[-1], separator=None)]
+    return [*units, _Unit(name or "head", shape, None)]
 
 
 _FOREVER = 1 << 62
@@ -257,13 +260,14 @@ def _describe(
         cut = cuts[index] if index < len(cuts) else None
         names = seen.parameters_between(start, end)
         inside = [
-            u.name for u in units if start < (u.separator.time if u.separator else _FOREVER) <= end
+            u for u in units if start < (u.separator.time if u.separator else _FOREVER) <= end
         ]
         modules.append(
             LocalModule(
                 index=index + 1,
                 cut=_preferred_name(model, cut) if cut else None,
-                submodules=tuple(inside) or ((cut.names[0],) if cut else ()),
+                submodules=tuple(u.name for u in inside) or ((cut.names[0],) if cut else ()),
+                block_shapes=tuple(u.shape for u in inside),
                 parameter_names=tuple(names),
                 parameters=sum(numbers[name] for name in names),
                 output_shape=(cut.shape if cut else seen.output_shape)[1:],

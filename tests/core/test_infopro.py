@@ -21,7 +21,7 @@ TARGETS = torch.tensor([0, 2, 1, 0, 2, 2])
 
 
 def place(module: int = 1, modules: int = 16) -> Place:
-    return Place(module, modules, "independent", (4, 8, 8), (3, 16, 16), 3, 1, F.cross_entropy)
+    return Place(module, modules, "independent", (4, 8, 8), (3, 16, 16), (), 3, 1, F.cross_entropy)
 
 
 @pytest.mark.parametrize(

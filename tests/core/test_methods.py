@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.naive import random_chain
-from hpff import LocalLearner, check_gradients, methods
+from hpff import LocalLearner, check_gradients, methods, models
 from hpff.auxiliary import ConvMLP, cut
 from hpff.errors import UserError
 from hpff.methods import DGL, Method, Place
+from hpff.models.cifar_resnet import BasicBlock
 
 
 @pytest.mark.parametrize(("channels", "parameters"), [(16, 9_962), (32, 37_834), (64, 147_338)])
@@ -22,7 +23,7 @@ def test_auxiliary_network_has_the_published_size(channels: int, parameters: int
 
 
 def test_dgls_own_code_has_three_hidden_layers_with_bias() -> None:
-    place = Place(1, 4, "independent", (16, 8, 8), (3, 32, 32), 10, 1, F.cross_entropy)
+    place = Place(1, 4, "independent", (16, 8, 8), (3, 32, 32), (), 10, 1, F.cross_entropy)
     network = DGL(hidden_layers=3, hidden_bias=True).auxiliary(place)
     hidden = [layer for layer in network.hidden if isinstance(layer, nn.Linear)]
     assert [layer.weight.shape for layer in hidden] == [(64, 64)] * 3
@@ -103,5 +104,38 @@ def test_wrong_settings_are_named(settings: dict[str, object], message: str) -> 
 
 
 def test_names_list_every_method() -> None:
-    assert [name for name, _ in methods.names()] == ["bp", "dgl", "predsim", "infopro"]
+    assert [name for name, _ in methods.names()] == ["bp", "dgl", "predsim", "infopro", "auglocal"]
     assert all(description for _, description in methods.names())
+
+
+def auglocal_blocks(module: int, modules: int, following: list[int], channels: int) -> list[int]:
+    shapes = tuple((width, 8, 8) for width in following)
+    place = Place(
+        module, modules, "independent", (channels, 8, 8), (), shapes, 10, 1, F.cross_entropy
+    )
+    network = methods.create("auglocal", depth=4).auxiliary(place)
+    return [layer.conv2.out_channels for layer in network if isinstance(layer, BasicBlock)]
+
+
+def test_auglocal_chooses_evenly_from_the_rest_and_shrinks() -> None:
+    widths = [16] * 5 + [32] * 5 + [64] * 5
+    # Of the 15 blocks that follow, the 4th, 8th (7.5, half to even), 11th and 15th.
+    assert auglocal_blocks(1, 16, widths, 16) == [16, 32, 64, 64]
+    assert [len(auglocal_blocks(j, 16, widths[j - 1 :], 16)) for j in (1, 8, 15)] == [4, 3, 1]
+    assert auglocal_blocks(15, 16, [64], 64) == [64]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_auglocal_is_exact(k: int, n: int) -> None:
+    images, targets = torch.rand(6, 3, 16, 16, dtype=torch.float64), torch.arange(6)
+    learner = LocalLearner(
+        models.create("resnet20", width=4).double(),
+        modules=5,
+        example=images[:2],
+        num_classes=10,
+        method="auglocal",
+        cascade=k,
+        patches=n,
+    )
+    assert check_gradients(learner, images, targets) == {}

@@ -15,7 +15,7 @@ from hpff.errors import UserError
 from hpff.methods import Place, PredSim
 from hpff.methods.predsim import PredSimNetwork, similarity_features, similarity_matrix
 
-PLACE = Place(1, 4, "independent", (5, 6, 6), (3, 6, 6), 3, 1, F.cross_entropy)
+PLACE = Place(1, 4, "independent", (5, 6, 6), (3, 6, 6), (), 3, 1, F.cross_entropy)
 TARGETS = torch.tensor([0, 2, 1, 0, 2, 2])
 
 

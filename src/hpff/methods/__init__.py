@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from hpff.errors import UserError
+from hpff.methods.auglocal import AugLocal
 from hpff.methods.base import Criterion, Method, Place
 from hpff.methods.bp import Backprop
 from hpff.methods.dgl import DGL
@@ -15,6 +16,7 @@ from hpff.methods.predsim import PredSim
 
 __all__ = [
     "DGL",
+    "AugLocal",
     "Backprop",
     "Criterion",
     "InfoPro",
@@ -30,6 +32,7 @@ _METHODS: dict[str, type[Method]] = {
     "dgl": DGL,
     "predsim": PredSim,
     "infopro": InfoPro,
+    "auglocal": AugLocal,
 }
 
 

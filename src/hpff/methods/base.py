@@ -24,6 +24,7 @@ class Place:
             that of one patch.
         image: shape of the part of the image that belongs to it, the batch left out; empty where
             the model's first input is no image.
+        following: output shapes of the blocks that come after, in order.
         num_classes: of the task.
         patches: n in force here.
         criterion: the task's loss, ``criterion(logits, targets)`` -> scalar.
@@ -34,6 +35,7 @@ class Place:
     level: str
     features: tuple[int, ...]
     image: tuple[int, ...]
+    following: tuple[tuple[int, ...], ...]
     num_classes: int
     patches: int
     criterion: Criterion
