@@ -24,6 +24,8 @@ def levels(recipe: Recipe) -> tuple[str, bool, int, int]:
         ("dgl+pff", ("dgl", True, 1, 4)),
         ("dgl+cl+pff", ("dgl", False, 3, 4)),
         ("dgl+hpff", ("dgl", True, 3, 4)),
+        ("dgl+hpff2", ("dgl", True, 3, 2)),
+        ("dgl+pff1", ("dgl", True, 1, 1)),
     ],
 )
 def test_a_label_switches_levels_and_patches(

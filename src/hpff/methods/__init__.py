@@ -49,12 +49,17 @@ def create(method: str | Method, **settings: Any) -> Method:
         near = get_close_matches(str(method), _METHODS, n=1)
         guess = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(f"unknown method {method!r}; {guess}known: {', '.join(_METHODS)}")
-    known = list(inspect.signature(kind).parameters)
+    known = setting_names(method)
     unknown = [name for name in settings if name not in known]
     if unknown:
         expected = f"expected one of: {', '.join(known)}" if known else "it has none"
         raise UserError(f"method {method!r} has no setting {unknown[0]!r}; {expected}")
     return kind(**settings)
+
+
+def setting_names(method: str) -> list[str]:
+    """What a method can be set to by keyword; empty for a name that is not known."""
+    return list(inspect.signature(_METHODS[method]).parameters) if method in _METHODS else []
 
 
 def names() -> list[tuple[str, str]]:

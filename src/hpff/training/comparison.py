@@ -69,7 +69,7 @@ def default_labels(recipe: Recipe) -> list[str]:
 def recipe_for(label: str, recipe: Recipe, seed: int) -> Recipe:
     """The recipe with a label's method, levels and patches, and a seed.
 
-    k and n come from the recipe, and are 2 where it has 1. Level weights are kept only where both
+    k and n come from the recipe, and are 2 where it has 1; `+hpff4` asks for n = 4. Level weights are kept only where both
     levels are on: a level alone has weight 1. Raises UserError for an unknown label.
     """
     if label == BASELINE:
@@ -80,18 +80,25 @@ def recipe_for(label: str, recipe: Recipe, seed: int) -> Recipe:
 
 
 def _local_recipe(label: str, recipe: Recipe, seed: int) -> Recipe:
-    method, _, suffix = label.partition("+")
-    if suffix not in _VARIANTS or method in ("", BASELINE) or label.endswith("+"):
-        known = ", ".join(f"METHOD+{name}" if name else "METHOD" for name in _VARIANTS)
-        raise UserError(f"{label}: unknown label in --methods, expected {BASELINE}, {known}")
+    method, plus, tail = label.partition("+")
+    suffix = tail.rstrip("0123456789")
+    number = tail.removeprefix(suffix)
+    known = suffix in _VARIANTS and bool(plus) == bool(tail)
+    if not known or method in ("", BASELINE) or (number and not suffix.endswith("pff")):
+        names = ", ".join(f"METHOD+{name}" if name else "METHOD" for name in _VARIANTS)
+        raise UserError(
+            f"{label}: unknown label in --methods, expected {BASELINE}, {names}; "
+            "n may follow pff and hpff (METHOD+hpff4)"
+        )
     variant = _VARIANTS[suffix]
+    patches = int(number) if number else max(recipe.patches, 2)
     both = variant.independent and variant.cascade
     return dataclasses.replace(
         recipe,
         method=recipe.method if method == recipe.method.name else Named(method),
         independent=variant.independent,
         cascade=max(recipe.cascade, 2) if variant.cascade else 1,
-        patches=max(recipe.patches, 2) if variant.patches else 1,
+        patches=patches if variant.patches else 1,
         independent_weight=recipe.independent_weight if both else None,
         cascade_weight=recipe.cascade_weight if both else None,
         seed=seed,

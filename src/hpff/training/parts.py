@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -89,7 +90,7 @@ def _learner(recipe: Recipe, dataset: Dataset, device: torch.device) -> LocalLea
         modules=1 if recipe.modules is None else recipe.modules,  # Only bp goes without.
         example=example,
         num_classes=dataset.num_classes,
-        method=methods.create(recipe.method.name, **recipe.method.settings),
+        method=_method(recipe, dataset),
         cascade=recipe.cascade,
         independent=recipe.independent,
         patches=recipe.patches,
@@ -97,6 +98,14 @@ def _learner(recipe: Recipe, dataset: Dataset, device: torch.device) -> LocalLea
         independent_weight=recipe.independent_weight,
         cascade_weight=recipe.cascade_weight,
     )
+
+
+def _method(recipe: Recipe, dataset: Dataset) -> methods.Method:
+    """The recipe's method; one that undoes the images' normalization is told the data's."""
+    normalization = {"mean": dataset.mean, "std": dataset.std}
+    known = methods.setting_names(recipe.method.name)
+    told: dict[str, Any] = {key: value for key, value in normalization.items() if key in known}
+    return methods.create(recipe.method.name, **(told | recipe.method.settings))
 
 
 def _batches(
