@@ -48,22 +48,34 @@ def local_peak(network: str, modules: int, **settings: Any) -> int:
     return planned_peak(build, image=(3, 32, 32), batch=1024)
 
 
+def checkpointed(model: CifarResNet, segments: int, images: Tensor) -> Tensor:
+    """The model's logits, ``segments`` runs of its blocks recomputed in the backward."""
+    blocks = [*model.layer1, *model.layer2, *model.layer3]
+    x = model.relu(model.bn1(model.conv1(images)))
+    x = checkpoint_sequential(blocks, segments, x, use_reentrant=False)
+    logits: Tensor = model.fc(model.avgpool(x).flatten(1))
+    return logits
+
+
 def checkpointed_peak(network: str, segments: int) -> int:
     """Bytes of a backprop step that recomputes ``segments`` runs of blocks."""
 
     def build(images: Tensor, targets: Tensor) -> Any:
         model = models.create(network)
         assert isinstance(model, CifarResNet)
-        blocks = [*model.layer1, *model.layer2, *model.layer3]
 
         def step() -> None:
-            x = model.relu(model.bn1(model.conv1(images)))
-            x = checkpoint_sequential(blocks, segments, x, use_reentrant=False)
-            F.cross_entropy(model.fc(model.avgpool(x).flatten(1)), targets).backward()
+            F.cross_entropy(checkpointed(model, segments, images), targets).backward()
 
         return step, _sgd(model)
 
     return planned_peak(build, image=(3, 32, 32), batch=1024)
+
+
+def best_segments(network: str) -> int:
+    """How many segments take the least memory."""
+    blocks = (int(network.removeprefix("resnet")) - 2) // 2
+    return min(range(2, min(blocks, 30) + 1), key=lambda s: checkpointed_peak(network, s))
 
 
 def _sgd(module: torch.nn.Module) -> torch.optim.Optimizer:
@@ -72,8 +84,7 @@ def _sgd(module: torch.nn.Module) -> torch.optim.Optimizer:
 
 def rows(network: str, modules: int) -> list[tuple[str, int]]:
     """Each method's peak in bytes."""
-    blocks = modules - 1
-    best = min(range(2, min(blocks, 40) + 1), key=lambda s: checkpointed_peak(network, s))
+    best = best_segments(network)
     return [
         ("BP", local_peak(network, modules, method="bp")),
         (f"BP + checkpointing, {best} segments", checkpointed_peak(network, best)),
@@ -101,8 +112,7 @@ def main() -> None:
     table = "\n".join(lines)
     print(table)
     if given.write:
-        head = __doc__.replace("\n\n", "\n\n", 1)
-        (HERE / "memory.md").write_text(f"{head}\n{table}\n\n{machine.describe()}\n")
+        (HERE / "memory.md").write_text(f"{__doc__}\n{table}\n\n{machine.describe()}\n")
 
 
 if __name__ == "__main__":

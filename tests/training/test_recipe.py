@@ -94,7 +94,9 @@ def test_backprop_needs_no_modules() -> None:
 
 def test_a_dumped_recipe_reads_back_equal(tmp_path: Path) -> None:
     for name, _ in recipe_files.names():
-        recipe = recipe_files.load(name, ["method.hidden_layers=1"] if "bp" not in name else [])
+        recipe = recipe_files.load(name)
+        if recipe.method.name == "dgl":
+            recipe = recipe_files.load(name, ["method.hidden_layers=1"])
         path = write(tmp_path, "recipe.yaml", recipe_files.dump(recipe))
         assert recipe_files.load(path) == recipe
 

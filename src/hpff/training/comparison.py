@@ -69,8 +69,9 @@ def default_labels(recipe: Recipe) -> list[str]:
 def recipe_for(label: str, recipe: Recipe, seed: int) -> Recipe:
     """The recipe with a label's method, levels and patches, and a seed.
 
-    k and n come from the recipe, and are 2 where it has 1; `+hpff4` asks for n = 4. Level weights are kept only where both
-    levels are on: a level alone has weight 1. Raises UserError for an unknown label.
+    k and n come from the recipe, and are 2 where it has 1; `+hpff4` asks for n = 4. Level weights
+    are kept only where both levels are on: a level alone has weight 1. Raises UserError for an
+    unknown label.
     """
     if label == BASELINE:
         changed = dataclasses.replace(recipe, method=Named(BASELINE), seed=seed)

@@ -105,7 +105,7 @@ def _method(recipe: Recipe, dataset: Dataset) -> methods.Method:
     normalization = {"mean": dataset.mean, "std": dataset.std}
     known = methods.setting_names(recipe.method.name)
     told: dict[str, Any] = {key: value for key, value in normalization.items() if key in known}
-    return methods.create(recipe.method.name, **(told | recipe.method.settings))
+    return methods.create(recipe.method.name, **{**told, **recipe.method.settings})
 
 
 def _batches(
