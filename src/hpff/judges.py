@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,6 @@ class JudgeBuilder:
 
     Args:
         image: a batch of two images as the model sees them, or None where its input is none.
-        like: a tensor of the backbone's type and device.
     """
 
     method: Method
@@ -31,14 +31,14 @@ class JudgeBuilder:
     num_classes: int
     criterion: Criterion
     image: Tensor | None
-    like: Tensor
     patch_mode: PatchMode
 
     def build(self, level: str, module: LocalModule) -> tuple[PatchFusion, Place]:
         """The network of ``level`` at the output of ``module``, and its place."""
-        seen = self.method.read(self.like.new_zeros(2, *module.output_shape), module.patches)
+        features = torch.zeros(2, *module.output_shape, dtype=module.dtype, device=module.device)
+        seen = self.method.read(features, module.patches)
         place = self._place(level, module, seen)
-        network = _moved(self.method.auxiliary(place), self.like)
+        network = _moved(self.method.auxiliary(place), features)
         fusion = PatchFusion(network, module.patches, together=self.patch_mode != "one-by-one")
         if self.patch_mode == "auto" and module.patches > 1 and self._too_much(fusion, seen):
             fusion = PatchFusion(network, module.patches, together=False)
@@ -88,7 +88,7 @@ def _moved(network: nn.Module, like: Tensor) -> nn.Module:
 
 def image_of(inputs: object) -> Tensor | None:
     """The images (B, C, H, W) among a model's inputs, if its first tensor is such."""
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):
         inputs = tuple(inputs.values())
     first = inputs[0] if isinstance(inputs, (tuple, list)) and inputs else inputs
     is_image = isinstance(first, torch.Tensor) and first.ndim == 4 and first.is_floating_point()

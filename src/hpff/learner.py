@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,24 +98,25 @@ class LocalLearner(nn.Module):
         self.criterion = criterion
         if not self.method.local:
             modules, cascade, independent, patches = 1, 1, True, 1
+            independent_weight = cascade_weight = None
         _check_levels(cascade, independent, patches, patch_mode, num_classes)
         cut = partition(model, modules, example)
         if cascade > len(cut):
             raise UserError(
-                f"cascade={cascade} is more than the {len(cut)} modules; expected 1 to {len(cut)}"
+                f"cascade={cascade} is more than modules={len(cut)}; expected 1 to {len(cut)} "
+                "(cascade=1 turns the cascade level off)"
             )
         self.model = model
         self.num_classes = num_classes
         self.independent = independent
         self.weights = _weights(independent_weight, cascade_weight, independent, cascade)
         self.reach = Reach.uniform(len(cut), cascade)
-        image = image_of(example) if self.method.needs_images else None
+        self.patches = patches
+        image = image_of(example)
         if self.method.needs_images and image is None:
             raise UserError("this method needs images (B, C, H, W) as the model's first input")
-        also = () if image is None else (tuple(image.shape[1:]),)
-        grid = [patches_in_force(patches, m.output_shape, *also) for m in cut[:-1]]
+        grid = [self._patches_for(m.output_shape, image) for m in cut[:-1]]
         self.partition: Partition = cut.with_patches([*grid, 1])
-        self.patches = patches
         self.patch_mode = patch_mode
         self.independent_auxiliary = nn.ModuleDict()
         self.cascade_auxiliary = nn.ModuleDict()
@@ -151,10 +153,14 @@ class LocalLearner(nn.Module):
         Raises:
             UserError: the model did not run through its cuts as it did on the example.
         """
+        torch.clear_autocast_cache()  # an optimizer may have stepped since
         run = _Run(self, inputs, targets, scale, on_module_done or (lambda _: None))
-        with _hooked(self._cut_modules(), run.hook), _reusable_backward(), torch.enable_grad():
-            run.finish(logits_of(call_model(self.model, inputs)))
-        return run.losses()
+        try:
+            with _hooked(self._cut_modules(), run.hook), _reusable_backward(), torch.enable_grad():
+                run.finish(logits_of(call_model(self.model, inputs)))
+            return run.losses()
+        finally:
+            run.release()
 
     @property
     def module_parameters(self) -> list[list[nn.Parameter]]:
@@ -163,10 +169,10 @@ class LocalLearner(nn.Module):
         These are the backbone's and its auxiliary networks'. A parameter that several modules
         share is with the one that is done last.
         """
-        named = dict(self.model.named_parameters())
         owned: dict[nn.Parameter, int] = {}
+        by_module = self.backbone_parameters()
         for j in self.reach.completion_order():
-            owned |= {named[name]: j for name in self.partition[j - 1].parameter_names}
+            owned |= dict.fromkeys(by_module[j - 1], j)
         lists: list[list[nn.Parameter]] = [[] for _ in self.partition]
         for parameter, j in owned.items():
             lists[j - 1].append(parameter)
@@ -174,6 +180,28 @@ class LocalLearner(nn.Module):
             for auxiliary in self._auxiliaries_at(j):
                 parameters.extend(auxiliary.parameters())
         return lists
+
+    def backbone_parameters(self) -> list[list[nn.Parameter]]:
+        """For each module the backbone's parameters that it may use.
+
+        One that the example did not reach may be used by any module, and is listed with all.
+
+        Raises:
+            UserError: the model has lost a parameter since it was wrapped.
+        """
+        named = dict(self.model.named_parameters())
+        expected = {name for module in self.partition for name in module.parameter_names}
+        lost = sorted(expected - named.keys())
+        if lost:
+            raise UserError(
+                f"the model has no parameter {lost[0]!r} any more; it was changed after it was "
+                "wrapped: wrap it again"
+            )
+        anywhere = [p for name, p in named.items() if name not in expected]
+        return [
+            [*(named[name] for name in module.parameter_names), *anywhere]
+            for module in self.partition
+        ]
 
     def detach_model(self) -> nn.Module:
         """The model, with nothing of the learner in it."""
@@ -196,6 +224,23 @@ class LocalLearner(nn.Module):
         both = (independent if self.independent else 0.0) + (cascade if self.cascade > 1 else 0.0)
         return {"independent": independent, "cascade": cascade, "final": both}[level]
 
+    def fit_patches(self, j: int, output: Tensor, image: Tensor | None) -> int:
+        """The n in force for this output of module j; its networks are set to it.
+
+        That is ``partition[j - 1].patches`` for images of the example's size.
+        """
+        module = self.partition[j - 1]
+        shape = tuple(output.shape[1:])
+        n = module.patches if shape == module.output_shape else self._patches_for(shape, image)
+        for network in self._auxiliaries_at(j):
+            if network.patches != n:
+                network.refit(n)
+        return n
+
+    def _patches_for(self, shape: tuple[int, ...], image: Tensor | None) -> int:
+        also = [tuple(image.shape[1:])] if self.method.needs_images and image is not None else []
+        return patches_in_force(self.patches, shape, *also)
+
     def extra_repr(self) -> str:
         return (
             f"modules={len(self.partition)}, cascade={self.cascade}, "
@@ -205,10 +250,13 @@ class LocalLearner(nn.Module):
     def _cut_modules(self) -> list[tuple[str, nn.Module]]:
         return [(m.cut, self.model.get_submodule(m.cut)) for m in self.partition if m.cut]
 
-    def _auxiliaries_at(self, j: int) -> Iterator[nn.Module]:
-        for networks in (self.independent_auxiliary, self.cascade_auxiliary):
+    def _auxiliaries_at(self, j: int) -> Iterator[PatchFusion]:
+        for level, networks in (
+            ("independent", self.independent_auxiliary),
+            ("cascade", self.cascade_auxiliary),
+        ):
             if str(j) in networks:
-                yield networks[str(j)]
+                yield self.auxiliary(level, j)  # type: ignore[arg-type]
 
     def _add_auxiliaries(self, example: Any) -> None:
         image = image_of(example)
@@ -218,7 +266,6 @@ class LocalLearner(nn.Module):
             num_classes=self.num_classes,
             criterion=self.criterion,
             image=None if image is None else image[:1].expand(2, -1, -1, -1),
-            like=next(p for p in self.model.parameters() if p.is_floating_point()),
             patch_mode=self.patch_mode,
         )
         for module in self.partition[:-1]:
@@ -243,16 +290,16 @@ class _Run:
         on_done: Callable[[int], None],
     ) -> None:
         self._learner = learner
-        self._images = [image_of(inputs)] if learner.method.needs_images else []
+        self._image = image_of(inputs)
         self._targets = targets
         self._scale = scale
         self._losses: dict[tuple[Level, int], Tensor] = {}
         self._start = torch.empty(0)
         self._position = 0
-        named = dict(learner.model.named_parameters())
+        self._busy = False
         self._step = Step(
             reach=learner.reach,
-            parameters=[[named[n] for n in m.parameter_names] for m in learner.partition],
+            parameters=learner.backbone_parameters(),
             judge=self._judge,
             independent=learner.independent,
             on_done=on_done,
@@ -261,14 +308,22 @@ class _Run:
     def hook(self, name: str, output: Any) -> Tensor:
         """Take a cut submodule's output and give the next module its input."""
         module = self._learner.partition[self._position]
+        if self._busy:
+            raise UserError(
+                f"submodule {name!r} runs again during the backward: the model recomputes "
+                "(checkpoints) blocks that are cut; turn that off, local modules save that memory"
+            )
         if module.cut != name:
             raise UserError(
                 f"submodule {name!r} ran where {module.cut!r} was due: the model does not run "
                 "as it did on the example; every cut must run once, in the same order"
             )
         self._position += 1
-        seen = self._learner.method.read(output, module.patches)
+        self._busy = True
+        n = self._learner.fit_patches(module.index, output, self._image)
+        seen = self._learner.method.read(output, n)
         self._start = self._step.boundary(self._start, output, seen)
+        self._busy = False
         return self._start.clone() if module.overwritten else self._start
 
     def finish(self, logits: Tensor) -> None:
@@ -280,7 +335,12 @@ class _Run:
             )
         share = self._learner.weight("cascade") / self._learner.weight("final")
         self._logits = logits.detach()
+        self._busy = True
         self._step.finish(self._start, logits, carried_share=share)
+
+    def release(self) -> None:
+        """Let go of the last tensors: this object and its step refer to each other."""
+        del self._step, self._start, self._image
 
     def losses(self) -> Losses:
         learner, final = self._learner, self._losses["final", len(self._learner.partition)]
@@ -301,7 +361,8 @@ class _Run:
         if level == "final":
             loss = learner.criterion(seen, self._targets)
         else:
-            outputs = learner.auxiliary(level, j)(seen, *self._images)
+            images = [self._image] if learner.method.needs_images else []
+            outputs = learner.auxiliary(level, j)(seen, *images)
             loss = learner.method.loss(outputs, self._targets, learner.place(level, j))
         self._losses[level, j] = loss.detach()
         return loss * (self._scale * learner.weight(level))
@@ -350,7 +411,7 @@ def _weights(
     defaults = HILO_WEIGHTS if independent and cascade > 1 else (1.0, 1.0)
     given = {"independent_weight": independent_weight, "cascade_weight": cascade_weight}
     for name, weight in given.items():
-        if weight is not None and not (isinstance(weight, (int, float)) and weight > 0):
+        if weight is not None and not (isinstance(weight, (int, float)) and 0 < weight < math.inf):
             raise UserError(
                 f"{name}={weight!r}; expected a number above 0, or None for the default"
             )

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import nn
 
 from hpff.errors import UserError
@@ -48,7 +49,8 @@ class LocalModule:
         block_shapes: of the output of each, the batch left out.
         parameter_names: of the backbone's parameters that it uses.
         parameters: how many numbers these are.
-        output_shape: of its output, the batch left out.
+        output_shape: of its output on the example, the batch left out.
+        dtype, device: of its output.
         patches: n in force at its output (n×n patches); 1 where PFF is off or does not fit.
         overwritten: whether the next module modifies the output in place.
     """
@@ -60,6 +62,8 @@ class LocalModule:
     parameter_names: tuple[str, ...]
     parameters: int
     output_shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
     patches: int = 1
     overwritten: bool = False
 
@@ -128,7 +132,7 @@ def partition(model: nn.Module, modules: int | Sequence[str], example: Any) -> P
     if isinstance(modules, bool) or not isinstance(modules, (int, Sequence)):
         raise UserError(f"modules is {modules!r}; expected a number or a list of submodule names")
     if isinstance(modules, int):
-        cuts = _cuts_for_number(units, modules)
+        cuts = _cuts_for_number(seen, units, modules)
     else:
         cuts = _cuts_by_name(model, seen, units, [modules] if isinstance(modules, str) else modules)
     return _describe(model, seen, units, cuts)
@@ -144,8 +148,8 @@ def _units(model: nn.Module, seen: Trace) -> list[_Unit]:
     units: list[_Unit] = []
     start, name, shape = -1, "", seen.output_shape[1:]
     separators = [s for s in seen.separators if not plain or _is_child(s)]
-    following = [*(s.time for s in separators[1:]), _FOREVER]
-    for separator, next_time in zip(separators, following, strict=True):
+    times = [*(s.time for s in separators), _FOREVER]
+    for separator, next_time in zip(separators, times[1:], strict=True):
         if not name and seen.has_weight_between(start, separator.time):
             name, shape = _preferred_name(model, separator), separator.shape[1:]
         if name and seen.has_weight_between(separator.time, next_time):
@@ -179,11 +183,13 @@ def _preferred_name(model: nn.Module, separator: Separator) -> str:
     return items[-1] if items else separator.names[-1]
 
 
-def _cuts_for_number(units: Sequence[_Unit], count: int) -> list[Separator]:
+def _cuts_for_number(seen: Trace, units: Sequence[_Unit], count: int) -> list[Separator]:
     if not 1 <= count <= len(units):
+        leak = seen.find_leak(seen.leaking[0]) if len(units) < 3 and seen.leaking else None
+        why = f"; a cut after {seen.leaking[0]!r} would leak: {leak}" if leak else ""
         raise UserError(
             f"modules={count}: this model can be cut into 1 to {len(units)} modules "
-            f"({len(units)} blocks, the stem counted as one); lower modules or name the cuts"
+            f"({len(units)} blocks, the stem counted as one); lower modules or name the cuts{why}"
         )
     published = _published(units, count)
     if published is not None:
@@ -233,17 +239,15 @@ def _cuts_by_name(
 def _why_not(model: nn.Module, seen: Trace, units: Sequence[_Unit], name: Any) -> str:
     known = dict(model.named_modules())
     working = [unit.name for unit in units if unit.separator is not None]
-    advice = f"cuts that work: {', '.join(working[:6])}{', ...' if len(working) > 6 else ''}"
+    listed = f"{', '.join(working[:6])}{', ...' if len(working) > 6 else ''}"
+    advice = f"cuts that work: {listed or 'none but the whole model'}"
     if name not in known or not name:
         near = get_close_matches(str(name), [n for n in known if n], n=1)
         guess = f"did you mean {near[0]!r}? " if near else ""
         return f"modules: the model has no submodule {name!r}; {guess}{advice}"
     leak = seen.find_leak(name)
     if leak is not None:
-        return (
-            f"cannot cut after {name!r}: a value made in {leak.producer or 'the model'!r} reaches "
-            f"{leak.consumer or 'the model'!r} without going through it; {advice}"
-        )
+        return f"cannot cut after {name!r}: {leak}; {advice}"
     runs = seen.calls.get(name, 0)
     if runs != 1:
         return f"cannot cut after {name!r}: it runs {runs} times in a step, not once; {advice}"
@@ -271,6 +275,8 @@ def _describe(
                 parameter_names=tuple(names),
                 parameters=sum(numbers[name] for name in names),
                 output_shape=(cut.shape if cut else seen.output_shape)[1:],
+                dtype=cut.dtype if cut else seen.output_dtype,
+                device=cut.device if cut else seen.output_device,
                 overwritten=bool(cut and cut.overwritten),
             )
         )

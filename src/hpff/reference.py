@@ -18,7 +18,7 @@ from hpff.auxiliary import PatchAware
 from hpff.judges import image_of
 from hpff.learner import LocalLearner
 from hpff.schedule import Level
-from hpff.tracing import call_model, logits_of
+from hpff.tracing import call_model, logits_of, restored_state
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
 _COARSE = 0.1  # bfloat16 and float16
@@ -41,7 +41,7 @@ def reference_gradients(learner: LocalLearner, inputs: Any, targets: Tensor) -> 
     parameters = {n: p for n, p in learner.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     for level, first, last in _losses(learner):
-        with _restored(learner), torch.enable_grad():
+        with restored_state(learner), torch.enable_grad():
             loss = learner.weight(level) * _loss(learner, inputs, targets, level, first, last)
             if not loss.requires_grad:  # all that it trains is frozen
                 continue
@@ -67,15 +67,16 @@ def check_gradients(
     """
     expected = reference_gradients(learner, inputs, targets)
     kept = {p: p.grad for p in learner.parameters()}
-    with _restored(learner):
-        for parameter in kept:
-            parameter.grad = None
-        learner.backward(inputs, targets)
     named = dict(learner.named_parameters())
-    found = {name: named[name].grad for name in expected}
-    for parameter, gradient in kept.items():
-        parameter.grad = gradient
-    floor = 1e-3 * max(float(g.abs().max()) for g in expected.values())
+    try:
+        with restored_state(learner):
+            learner.zero_grad(set_to_none=True)
+            learner.backward(inputs, targets)
+        found = {name: named[name].grad for name in expected}
+    finally:
+        for parameter, gradient in kept.items():
+            parameter.grad = gradient
+    floor = 1e-3 * max((float(g.abs().max()) for g in expected.values()), default=0.0)
     if tolerance is None:
         tolerance = _tolerance(expected)
     differences = {
@@ -122,8 +123,9 @@ def _loss(
 def _judge(
     learner: LocalLearner, level: Level, j: int, output: Tensor, inputs: Any, targets: Tensor
 ) -> Tensor:
-    fusion = learner.auxiliary(level, j)
     images = image_of(inputs)
+    learner.fit_patches(j, output, images)
+    fusion = learner.auxiliary(level, j)
     parts = [_patches(output, fusion.patches)]
     if learner.method.needs_images and images is not None:
         parts.append(_patches(images, fusion.patches))
@@ -170,20 +172,6 @@ def _one_patch_at_a_time(network: nn.Module) -> Iterator[None]:
     finally:
         for layer, count in zip(layers, groups, strict=True):
             layer.groups = count
-
-
-@contextmanager
-def _restored(learner: LocalLearner) -> Iterator[None]:
-    """Buffers and random states are put back."""
-    buffers = {buffer: buffer.clone() for buffer in learner.buffers()}
-    devices = {p.device for p in learner.parameters() if p.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=list(devices)):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers.items():
-                buffer.copy_(value)
 
 
 def _tolerance(gradients: dict[str, Tensor]) -> float:

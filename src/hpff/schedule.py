@@ -95,7 +95,8 @@ class _LiveModule:
         if self.seen is self.output:
             where = "output"
         present = self.cotangents.get(where)
-        self.cotangents[where] = cotangent if present is None else present.add_(cotangent)
+        # Not in place: where a module only reshapes, its cotangent and its input's share memory.
+        self.cotangents[where] = cotangent if present is None else present + cotangent
 
     def pull(self, where: Literal["output", "seen"], cotangent: Tensor) -> Tensor:
         """The input gradient that ``cotangent`` alone gives; the graph is kept."""
@@ -205,7 +206,7 @@ class Step:
         module.add("output", self._cotangent("final", module))
         carried = self._complete(module, with_input=self._reach.lengths[-1] > 1)
         if carried is not None:
-            self._carry_down(module.index, carried.mul_(carried_share))
+            self._carry_down(module.index, carried * carried_share)
 
     def _enter(self, start: Tensor, output: Tensor, seen: Tensor) -> _LiveModule:
         self._newest += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,12 @@ class Leak:
     producer: str
     consumer: str
 
+    def __str__(self) -> str:
+        return (
+            f"a value made in {self.producer or 'the model'!r} reaches "
+            f"{self.consumer or 'the model'!r} without going through it"
+        )
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -57,8 +63,11 @@ class Trace:
     parameter_times: Mapping[str, tuple[int, ...]]
     weight_times: tuple[int, ...]
     calls: Mapping[str, int]
+    leaking: tuple[str, ...]
     find_leak: Callable[[str], Leak | None]
     output_shape: tuple[int, ...]
+    output_dtype: torch.dtype
+    output_device: torch.device
 
     def parameters_between(self, start: int, end: int) -> list[str]:
         """Names of the parameters that are used in the half-open interval (start, end]."""
@@ -177,11 +186,9 @@ def _hooks(model: nn.Module, before: Any, after: Any) -> Iterator[None]:
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
-    buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
     frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=list(devices)), _eager(model), torch.enable_grad():
+        with restored_state(model), _eager(model), _no_autocast(), torch.enable_grad():
             model.train()
             for parameter in frozen:
                 parameter.requires_grad_(True)
@@ -191,9 +198,35 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(False)
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def restored_state(module: nn.Module) -> Iterator[None]:
+    """Put buffers (also those that are assigned anew) and random states back afterwards."""
+    buffers = [
+        (owner, name, buffer, buffer.clone())
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        if buffer is not None
+    ]
+    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
         with torch.no_grad():
-            for buffer, value in buffers.items():
-                buffer.copy_(value)
+            for owner, name, buffer, value in buffers:
+                owner._buffers[name] = buffer.copy_(value)
+
+
+@contextmanager
+def _no_autocast() -> Iterator[None]:
+    """Autocast shares casts of a weight between modules, which is no leak of the model's."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def _eager(model: nn.Module) -> AbstractContextManager[Any]:
@@ -249,8 +282,11 @@ class _Graph:
             parameter_times={name: tuple(sorted(t)) for name, t in self._parameter_times.items()},
             weight_times=tuple(sorted(self._weight_times)),
             calls=counts,
+            leaking=tuple(leaking),
             find_leak=lambda name: self._leak(leaking[name]) if name in leaking else None,
             output_shape=tuple(self._logits.shape),
+            output_dtype=self._logits.dtype,
+            output_device=self._logits.device,
         )
 
     def _walk(self, root: Node) -> None:

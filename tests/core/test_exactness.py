@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from core.naive import naive_gradients, random_chain
 from hpff import LocalLearner, check_gradients, models, reference_gradients
+from hpff.errors import UserError
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
@@ -211,3 +212,56 @@ def test_vectors_are_judged_too() -> None:
 
     assert [module.cut for module in learner.partition] == ["1", "3", None]
     assert check_gradients(learner, inputs, targets) == {}
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+def test_modules_that_only_reshape(k: int) -> None:
+    """Their cotangents and those of their inputs are views of one memory."""
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 3),
+        nn.Conv2d(3, 3, 3),
+        nn.Flatten(),
+        nn.Unflatten(1, (3, 4, 4)),
+        nn.Flatten(),
+        nn.Linear(48, 7),
+        nn.Linear(7, 4),
+    ).double()
+    images, targets = torch.randn(5, 2, 8, 8, dtype=torch.float64), torch.randint(4, (5,))
+    learner = LocalLearner(
+        model,
+        modules=["0", "1", "2", "3", "4", "5"],
+        example=images[:2],
+        num_classes=4,
+        cascade=k,
+        patches=1,
+    )
+    assert check_gradients(learner, images, targets) == {}
+
+
+def test_a_single_layer_and_a_model_without_cuts() -> None:
+    inputs, targets = torch.randn(5, 4).double(), torch.tensor([0, 1, 2, 0, 1])
+    for model in (nn.Linear(4, 3).double(), nn.Sequential(nn.Linear(4, 3)).double()):
+        learner = LocalLearner(model, modules=1, example=inputs, num_classes=3, cascade=1)
+        assert check_gradients(learner, inputs, targets) == {}
+        with pytest.raises(UserError, match="1 to 1 modules"):
+            LocalLearner(model, modules=2, example=inputs, num_classes=3)
+
+
+def test_tied_weights_under_autocast_and_without() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+            self.blocks[3].weight = self.blocks[0].weight
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.blocks:
+                x = torch.tanh(block(x))
+            return self.head(x)
+
+    inputs, targets = torch.randn(5, 6), torch.tensor([0, 1, 2, 0, 1])
+    with torch.autocast("cpu", torch.bfloat16):
+        learner = LocalLearner(Tied(), modules=4, example=inputs, num_classes=3)
+        assert check_gradients(learner, inputs, targets, tolerance=0.3) == {}
+    assert check_gradients(learner.double(), inputs.double(), targets) == {}

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hpff.errors import UserError
+
 
 class PatchAware(nn.Module):
     """A layer whose work depends on which patch position a sample of its batch comes from.
@@ -44,6 +46,8 @@ class BatchStatisticsNorm(PatchAware):
         return self._normalized(side_by_side, weight, bias).view(x.shape)
 
     def _normalized(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        if x.numel() == x.shape[1]:
+            raise UserError("BatchNorm in an auxiliary network: the batch is 1; give 2 or more")
         return torch.batch_norm(x, weight, bias, None, None, True, 0.0, self.eps, True)
 
     def extra_repr(self) -> str:
@@ -56,8 +60,9 @@ def use_batch_statistics(network: nn.Module, groups: int) -> nn.Module:
         network = _converted(network)
     if isinstance(network, PatchAware):
         network.groups = groups
-    for name, child in network.named_children():
-        setattr(network, name, use_batch_statistics(child, groups))
+    for name, child in network._modules.items():
+        if child is not None:
+            network._modules[name] = use_batch_statistics(child, groups)
     return network
 
 

@@ -54,9 +54,15 @@ class PatchFusion(nn.Module):
 
     def __init__(self, network: nn.Module, patches: int, *, together: bool = True) -> None:
         super().__init__()
-        self.patches = patches
+        self.patches = 1
         self.together = together
-        self.network = use_batch_statistics(network, patches**2 if together else 1)
+        self.network = network
+        self.refit(patches)
+
+    def refit(self, patches: int) -> None:
+        """Use n×n patches from now on."""
+        self.patches = patches
+        self.network = use_batch_statistics(self.network, patches**2 if self.together else 1)
 
     def forward(self, *inputs: Tensor) -> Any:
         """The mean of the outputs over patches; every input is a map, and is cut alike."""
