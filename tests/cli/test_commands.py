@@ -169,7 +169,7 @@ def test_control_c_is_one_line_and_the_run_goes_on(
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
-    assert not (folder / "run" / ".lock").exists()
+    assert not (folder / "run" / ".hpff.lock").exists()
 
 
 def test_an_interrupt_is_one_line(

@@ -61,11 +61,54 @@ def test_a_folder_of_other_things_is_refused_and_untouched(
 
 
 def test_what_a_killed_process_left_does_not_count(tmp_path: Path, make_recipe: Any) -> None:
-    (tmp_path / ".lock").touch()
+    (tmp_path / ".hpff.lock").touch()
     (tmp_path / ".checkpoint.pt.123.tmp").write_bytes(b"half")
     directory = RunDirectory(tmp_path)
     with directory.in_use():
         directory.check(make_recipe(), resume=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+THEIRS = (".lock", ".hpff.lock", ".x.tmp", ".checkpoint.pt.123.tmp", ".report.json.old.tmp")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_refused_folder_keeps_every_hidden_file(
+    tmp_path: Path, make_recipe: Any, resume: bool
+) -> None:
+    for name in ("thesis.tex", *THEIRS):
+        (tmp_path / name).write_text("mine")
+    directory = RunDirectory(tmp_path)
+    with pytest.raises(UserError), directory.in_use():
+        directory.check(make_recipe(), resume=resume)
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex", *THEIRS}
+    assert all(path.read_text() == "mine" for path in tmp_path.iterdir())
+
+
+def test_only_our_own_leftovers_are_deleted(tmp_path: Path, make_recipe: Any) -> None:
+    directory = RunDirectory(tmp_path)
+    with directory.in_use():
+        directory.write_recipe(make_recipe())
+    for name in THEIRS:
+        (tmp_path / name).touch()
+    with directory.in_use():
+        directory.check(make_recipe(), resume=True)
+    kept = {".lock", ".x.tmp", ".report.json.old.tmp", "recipe.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / ".hpff.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="cannot use this folder"), RunDirectory(tmp_path).in_use():
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"epochs": "x"}', "[" * 100_000, "no"])
+def test_a_damaged_report_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(UserError, match="is not a readable report; delete it"):
+        RunDirectory(tmp_path).read_report()
 
 
 def test_resume_needs_a_run_of_the_same_recipe(tmp_path: Path, make_recipe: Any) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from hpff.errors import UserError
+
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9]+\.tmp")
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -32,11 +36,18 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             temporary.unlink()
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed process left in `folder`."""
-    for leftover in folder.glob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            leftover.unlink()
+def is_leftover(entry: Path, names: Iterable[str]) -> bool:
+    """Whether `entry` is a temporary file of `write_atomically` for one of the file `names`."""
+    match = _TEMPORARY.fullmatch(entry.name)
+    return match is not None and match[1] in names and entry.is_file() and not entry.is_symlink()
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Delete the temporary files that a killed process left in `folder` while writing `names`."""
+    for entry in list(folder.iterdir()):
+        if is_leftover(entry, names):
+            with contextlib.suppress(OSError):
+                entry.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -14,8 +14,11 @@ from typing import Any
 from hpff.errors import UserError
 from hpff.training import recipe as recipes
 from hpff.training import recipe_files
-from hpff.training.files import remove_leftovers, write_atomically
+from hpff.training.files import is_leftover, remove_leftovers, write_atomically
 from hpff.training.recipe import Recipe
+
+_NUMBERS = ("epochs", "test_error_percent", "peak_memory_bytes", "step_seconds")
+_SOURCES = ("counted", "allocator")
 
 
 class RunDirectory:
@@ -23,7 +26,7 @@ class RunDirectory:
 
     `recipe.yaml` (resolved), `metrics.jsonl` (a line an epoch), `checkpoint.pt`,
     `model.safetensors` (the plain backbone), `report.json` (written last: the run is finished),
-    `tensorboard/`, and `.lock`, which the operating system lets go of even after kill -9.
+    `tensorboard/`, and `.hpff.lock`, which the operating system lets go of even after kill -9.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +37,10 @@ class RunDirectory:
         self.weights = path / "model.safetensors"
         self.report = path / "report.json"
         self.tensorboard = path / "tensorboard"
-        self._lock = path / ".lock"
+        self._lock = path / ".hpff.lock"
+        files = (self.recipe, self.metrics, self.checkpoint, self.weights, self.report)
+        self._names = {file.name for file in files}
+        self._lock_is_ours = False
 
     @property
     def finished(self) -> bool:
@@ -45,23 +51,27 @@ class RunDirectory:
     def in_use(self) -> Iterator[None]:
         """Hold the folder for this process, making it if need be; UserError if another holds it.
 
-        Folders that it made and that stayed empty are gone again afterwards.
+        Folders that it made and that stayed empty are gone again afterwards. Nothing that was
+        there before is touched, unless `check` has found the folder to be this run's.
         """
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         handle = self._open_lock()
         try:
             self._take(handle)
             try:
-                remove_leftovers(self.path)
                 yield
             finally:
-                self._lock.unlink(missing_ok=True)
+                if self._lock_is_ours:
+                    self._lock.unlink(missing_ok=True)
         finally:
             os.close(handle)
             _remove_empty(made)
 
     def check(self, recipe: Recipe, *, resume: bool) -> None:
-        """Refuse a folder that this run cannot use: one with other things, or with no run."""
+        """Refuse a folder that this run cannot use: one with other things, or with no run.
+
+        What a killed process left in one that it can use is deleted.
+        """
         if resume:
             self._check_resumable(recipe)
         elif not self._empty():
@@ -69,6 +79,8 @@ class RunDirectory:
                 f"{self.path}: is not empty; go on with its run by --resume, or choose another "
                 "folder with --out"
             )
+        self._lock_is_ours = True
+        remove_leftovers(self.path, self._names)
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Keep the resolved recipe."""
@@ -90,25 +102,44 @@ class RunDirectory:
     def read_report(self) -> dict[str, Any]:
         """The report of a finished run."""
         try:
-            report: dict[str, Any] = json.loads(self.report.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            report = json.loads(self.report.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            report = None
+        if not _is_report(report):
             raise UserError(
                 f"{self.report}: is not a readable report; delete it and run with --resume"
-            ) from error
-        return report
+            )
+        whole: dict[str, Any] = report
+        return whole
 
     def _empty(self) -> bool:
-        return all(entry == self._lock for entry in self.path.iterdir())
+        return all(
+            self._is_empty_lock(entry) or is_leftover(entry, self._names)
+            for entry in self.path.iterdir()
+        )
+
+    def _is_empty_lock(self, entry: Path) -> bool:
+        return entry == self._lock and entry.is_file() and entry.stat().st_size == 0
 
     def _open_lock(self) -> int:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            return os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
+            return self._open_or_make_lock()
         except OSError as error:
             raise UserError(
                 f"{self.path}: cannot use this folder for a run ({error.strerror}); choose another "
                 "with --out"
             ) from error
+
+    def _open_or_make_lock(self) -> int:
+        """A handle of the lock file, never of what a link at its place points to."""
+        flags = os.O_RDWR | os.O_NOFOLLOW
+        self._lock_is_ours = False
+        with contextlib.suppress(FileExistsError):
+            handle = os.open(self._lock, flags | os.O_CREAT | os.O_EXCL, 0o666)
+            self._lock_is_ours = True
+            return handle
+        return os.open(self._lock, flags)
 
     def _take(self, handle: int) -> None:
         try:
@@ -134,6 +165,15 @@ class RunDirectory:
                 f"{self.path}: holds a run of another recipe, which --resume cannot go on with; "
                 f"different: {', '.join(different)}"
             )
+
+
+def _is_report(report: object) -> bool:
+    """Whether it has what the command line and a comparison read from a report."""
+    if not isinstance(report, dict):
+        return False
+    values = [report.get(key) for key in _NUMBERS]
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    return numbers and report.get("peak_memory_source") in _SOURCES
 
 
 def _remove_empty(folders: list[Path]) -> None:
