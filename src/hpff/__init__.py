@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpff import models
-    from hpff.learner import LocalLearner, Losses
+    from hpff.hooked_step import Losses
+    from hpff.learner import LocalLearner
     from hpff.reference import check_gradients, reference_gradients
 
 __version__ = "0.1.0"
@@ -15,7 +16,7 @@ __all__ = ["LocalLearner", "Losses", "check_gradients", "models", "reference_gra
 
 _HOMES = {
     "LocalLearner": "hpff.learner",
-    "Losses": "hpff.learner",
+    "Losses": "hpff.hooked_step",
     "check_gradients": "hpff.reference",
     "reference_gradients": "hpff.reference",
 }

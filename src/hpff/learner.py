@@ -4,47 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._functorch import config as functorch_config
 
 from hpff import methods
 from hpff.auxiliary import PatchFusion, patches_in_force
 from hpff.errors import UserError
+from hpff.hooked_step import HookedStep, Losses
 from hpff.judges import JudgeBuilder, PatchMode, image_of
 from hpff.methods import Criterion, Method, Place
 from hpff.partition import Partition, partition
-from hpff.schedule import Level, Reach, Step
-from hpff.tracing import call_model, is_compiled, logits_of
+from hpff.schedule import Level, Reach
+from hpff.tracing import is_compiled
 
 # Found by the sweep in benchmarks/level_weights.md.
 HILO_WEIGHTS = (0.1, 1.0)
-
-
-@dataclass(frozen=True)
-class Losses:
-    """What one step gives. All tensors are detached; the losses are scalars, unweighted.
-
-    Attributes:
-        final: the loss of the network's own output.
-        logits: (B, num_classes), the network's own output.
-        independent: for each module j = 1..K its independent loss, the last being ``final``;
-            empty where the level is off.
-        cascade: for each cascade its loss, by the module where it ends (k..K), the last being
-            ``final``; empty where the level is off.
-        total: the weighted sum of both levels, the number that the step reduces.
-    """
-
-    final: Tensor
-    logits: Tensor
-    independent: tuple[Tensor, ...]
-    cascade: tuple[Tensor, ...]
-    total: Tensor
 
 
 class LocalLearner(nn.Module):
@@ -154,13 +131,8 @@ class LocalLearner(nn.Module):
             UserError: the model did not run through its cuts as it did on the example.
         """
         torch.clear_autocast_cache()  # an optimizer may have stepped since
-        run = _Run(self, inputs, targets, scale, on_module_done or (lambda _: None))
-        try:
-            with _hooked(self._cut_modules(), run.hook), _reusable_backward(), torch.enable_grad():
-                run.finish(logits_of(call_model(self.model, inputs)))
-            return run.losses()
-        finally:
-            run.release()
+        step = HookedStep(self, inputs, targets, scale, on_module_done or (lambda _: None))
+        return step.run(inputs)
 
     @property
     def module_parameters(self) -> list[list[nn.Parameter]]:
@@ -247,9 +219,6 @@ class LocalLearner(nn.Module):
             f"independent={self.independent}, weights={self.weights}"
         )
 
-    def _cut_modules(self) -> list[tuple[str, nn.Module]]:
-        return [(m.cut, self.model.get_submodule(m.cut)) for m in self.partition if m.cut]
-
     def _auxiliaries_at(self, j: int) -> Iterator[PatchFusion]:
         for level, networks in (
             ("independent", self.independent_auxiliary),
@@ -276,133 +245,6 @@ class LocalLearner(nn.Module):
             if self.reach.lengths[j - 1] > 1:
                 network, self._places["cascade", j] = builder.build("cascade", module)
                 self.cascade_auxiliary[str(j)] = network
-
-
-class _Run:
-    """One step of a learner: what the hooks and the schedule share."""
-
-    def __init__(
-        self,
-        learner: LocalLearner,
-        inputs: Any,
-        targets: Tensor,
-        scale: float | Tensor,
-        on_done: Callable[[int], None],
-    ) -> None:
-        self._learner = learner
-        self._image = image_of(inputs)
-        self._targets = targets
-        self._scale = scale
-        self._losses: dict[tuple[Level, int], Tensor] = {}
-        self._start = torch.empty(0)
-        self._position = 0
-        self._busy = False
-        self._step = Step(
-            reach=learner.reach,
-            parameters=learner.backbone_parameters(),
-            judge=self._judge,
-            independent=learner.independent,
-            on_done=on_done,
-        )
-
-    def hook(self, name: str, output: Any) -> Tensor:
-        """Take a cut submodule's output and give the next module its input."""
-        module = self._learner.partition[self._position]
-        if self._busy:
-            raise UserError(
-                f"submodule {name!r} runs again during the backward: the model recomputes "
-                "(checkpoints) blocks that are cut; turn that off, local modules save that memory"
-            )
-        if module.cut != name:
-            raise UserError(
-                f"submodule {name!r} ran where {module.cut!r} was due: the model does not run "
-                "as it did on the example; every cut must run once, in the same order"
-            )
-        self._position += 1
-        self._busy = True
-        n = self._learner.fit_patches(module.index, output, self._image)
-        seen = self._learner.method.read(output, n)
-        self._start = self._step.boundary(self._start, output, seen)
-        self._busy = False
-        return self._start.clone() if module.overwritten else self._start
-
-    def finish(self, logits: Tensor) -> None:
-        missed = [m.cut for m in self._learner.partition[self._position : -1]]
-        if missed:
-            raise UserError(
-                f"submodule {missed[0]!r} did not run in this step: the model does not run as it "
-                "did on the example (if the whole model is compiled, compile its blocks instead)"
-            )
-        share = self._learner.weight("cascade") / self._learner.weight("final")
-        self._logits = logits.detach()
-        self._busy = True
-        self._step.finish(self._start, logits, carried_share=share)
-
-    def release(self) -> None:
-        """Let go of the last tensors: this object and its step refer to each other."""
-        del self._step, self._start, self._image
-
-    def losses(self) -> Losses:
-        learner, final = self._learner, self._losses["final", len(self._learner.partition)]
-        independent = [x for (level, _), x in self._losses.items() if level == "independent"]
-        cascade = [x for (level, _), x in self._losses.items() if level == "cascade"]
-        if learner.independent:
-            independent.append(final)
-        if learner.cascade > 1:
-            cascade.append(final)
-        total = torch.zeros_like(final)
-        for weight, losses in zip(learner.weights, (independent, cascade), strict=True):
-            if losses:
-                total = total + weight * torch.stack(losses).sum()
-        return Losses(final, self._logits, tuple(independent), tuple(cascade), total)
-
-    def _judge(self, level: Level, j: int, seen: Tensor) -> Tensor:
-        learner = self._learner
-        if level == "final":
-            loss = learner.criterion(seen, self._targets)
-        else:
-            images = [self._image] if learner.method.needs_images else []
-            outputs = learner.auxiliary(level, j)(seen, *images)
-            loss = learner.method.loss(outputs, self._targets, learner.place(level, j))
-        self._losses[level, j] = loss.detach()
-        return loss * (self._scale * learner.weight(level))
-
-
-@contextmanager
-def _hooked(
-    cuts: Sequence[tuple[str, nn.Module]], hook: Callable[[str, Any], Tensor]
-) -> Iterator[None]:
-    """Let ``hook`` stand at the outputs of the cut submodules, and take it away whatever happens.
-
-    A submodule that was compiled in place would compile its hooks too, so its call is wrapped.
-    """
-    handles = []
-    compiled: list[tuple[nn.Module, Any]] = []
-    try:
-        for name, module in cuts:
-            inner = module._compiled_call_impl
-            if inner is not None:
-                compiled.append((module, inner))
-                module._compiled_call_impl = _followed(inner, name, hook)
-            else:
-                handles.append(
-                    module.register_forward_hook(lambda _m, _a, out, name=name: hook(name, out))
-                )
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, inner in compiled:
-            module._compiled_call_impl = inner
-
-
-def _followed(call: Any, name: str, hook: Callable[[str, Any], Tensor]) -> Any:
-    return lambda *args, **kwargs: hook(name, call(*args, **kwargs))
-
-
-def _reusable_backward() -> Any:
-    """Blocks that are first compiled in here can be differentiated more than once."""
-    return functorch_config.patch(donated_buffer=False)
 
 
 def _weights(

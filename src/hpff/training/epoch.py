@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from hpff.errors import UserError
-from hpff.learner import Losses
+from hpff.hooked_step import Losses
 from hpff.training.evaluation import autocast
 from hpff.training.measure import PeakMemory, StepClock
 from hpff.training.parts import Parts, epoch_generator
