@@ -153,7 +153,7 @@ def test_compare_reports_ratios_to_backprop(hpff: Hpff, folder: Path) -> None:
 
 
 def test_compare_without_backprop_has_no_ratios(hpff: Hpff, folder: Path) -> None:
-    assert hpff("compare", "tiny.yaml", "--methods", "dgl", "epochs=1", "--out", "cmp").code == 0
+    assert hpff("compare", "tiny.yaml", "--methods", "dgl", "--out", "cmp").code == 0
     (row,) = json.loads((folder / "cmp" / "results.json").read_text())["rows"]
     assert row["peak_memory_to_bp"] is None
     assert row["spread_percent"] is None
@@ -170,6 +170,22 @@ def test_control_c_is_one_line_and_the_run_goes_on(
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
     assert not (folder / "run" / ".hpff.lock").exists()
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_fault_of_our_own_is_one_line_and_its_traceback_on_demand(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wanted: bool
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise LookupError("one\ntwo")
+
+    monkeypatch.setattr("hpff.training.recipe_files.names", broken)
+    monkeypatch.setenv("HPFF_TRACEBACK", "1" if wanted else "")
+    assert main(["list", "recipes"]) == 1
+    message = capsys.readouterr().err
+    assert message.splitlines()[-1].startswith("hpff: internal error: LookupError: one two; ")
+    assert ("Traceback" in message) == wanted
+    assert wanted or len(message.splitlines()) == 1
 
 
 def test_an_interrupt_is_one_line(

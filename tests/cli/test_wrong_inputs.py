@@ -68,13 +68,43 @@ def refused(hpff: Hpff, folder: Path, *arguments: str, faults: int = 1) -> str:
         (["compare", "tiny.yaml", "--seeds", "0,one"], ["--seeds: is '0,one'"]),
         (["compare", "tiny.yaml", "modules=11"], ["modules=11"]),
         (["compare", "tiny.yaml", "--resume", "--out", "gone"], ["no comparison to resume"]),
+        (["compare", "tiny.yaml", "--seeds", "0,00"], ["--seeds: is '0,00'", "each seed once"]),
+        (
+            ["compare", "tiny.yaml", "--seeds", "9" * 25],
+            ["seed: is 9", "a whole number of at most"],
+        ),
+        (["compare", "tiny.yaml", "--seeds", "9" * 5000], ["--seeds: is '999"]),
+        (["compare", "tiny.yaml", "--methods", "dgl+hpff01,dgl+hpff1"], ["dgl+hpff01: unknown"]),
+        (["train", "tiny.yaml", f"seed={'9' * 23}"], ["seed: is 9", "a whole number of at most"]),
+        (["train", "tiny.yaml", f"seed={'9' * 5000}"], ["seed=999", "broken YAML"]),
+        (["train", "tiny.yaml", f"seed=0x{'f' * 5000}"], ["seed: is a value of thousands"]),
+        (["train", "tiny.yaml", "seed=2020-13-45"], ["seed=2020-13-45: broken YAML"]),
+        (["train", "tiny.yaml", "threads=1000000000000"], ["threads: is 1000000000000", "1024"]),
+        (["train", "tiny.yaml", "model.num_classes=5"], ["model.num_classes: is what the data"]),
+        (["train", "tiny.yaml", "model.in_channels=3"], ["model.in_channels: is what the data"]),
+        (["train", "tiny.yaml", "model.width=0"], ["model: width is 0"]),
+        (["train", "tiny.yaml", "model.width=-1"], ["model: width is -1"]),
+        (["train", "tiny.yaml", "model.width=1.5"], ["model: width is 1.5"]),
+        (["train", "tiny.yaml", "model.width=abc"], ["model: width is 'abc'"]),
+        (["train", "tiny.yaml", f"model.width={10**12}"], ["model: model", "cannot be built"]),
+        (["train", "tiny.yaml", "model=resnet²"], ["model: unknown model 'resnet²'"]),
+        (["train", "tiny.yaml", "method.method=dgl"], ["method.method: unknown key"]),
+        (["train", "tiny.yaml", f"epochs={'[' * 3000}"], ["epochs=[[", "nested too deeply"]),
+        (["train", "tiny.yaml", "epochs=&a [*a]"], ["epochs: is [[...]]"]),
+        (["train", "tiny.yaml", "optimizer.weight_decay=1e300"], ["weight_decay", "most 1e30"]),
+        (["train", "tiny.yaml", "optimizer.lr=1e300"], ["optimizer.lr: is 1e+300", "most 1e30"]),
+        (["train", "tiny.yaml", f"optimizer.lr={10**400}"], ["optimizer.lr: is 1000", "most 1e30"]),
+        (["train", "tiny.yaml", "independent_weight=0"], ["independent_weight: is 0", "above 0"]),
+        (["train", "tiny.yaml", "cascade_weight=.inf"], ["cascade_weight: is inf"]),
+        (["train", "tiny.yaml", "epochs=1"], ["epochs: is 1", "schedule.name=constant"]),
+        (["train", ""], ["the recipe's name is empty"]),
         (["list", "model"], ["model", "models"]),
         (["recipe", "check", "tiny.yaml", "modules=11"], ["modules=11"]),
         (["recipe", "copy", "demo", "demo.txt"], ["demo.txt", ".yaml"]),
         (["recipe", "copy", "demo", "tiny.yaml"], ["tiny.yaml: exists already"]),
         (["recipe", "copy", "demo", "gone/demo.yaml"], ["gone/demo.yaml: cannot write this file"]),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value)[:60],
 )
 def test_a_wrong_command_is_one_line(
     hpff: Hpff, folder: Path, arguments: list[str], words: list[str]
@@ -126,8 +156,37 @@ def test_labels_out_of_range(
     assert "row 20: the label is 10; expected 0 to 9" in message
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "reconstruction: [a, b]",
+        "reconstruction: ab",
+        "classification: [1, .nan]",
+        "hidden: x",
+        "hidden: 0",
+        "temperature: 0",
+        "mean: 3",
+        "mean: [.1, .2]",
+        "std: [0]",
+        "std: []",
+    ],
+)
+def test_wrong_settings_of_infopro(hpff: Hpff, folder: Path, setting: str) -> None:
+    method = f"method={{name: infopro, {setting}}}"
+    message = refused(hpff, folder, "train", "tiny.yaml", method, "--out", "run")
+    assert f"infopro: {setting.partition(':')[0]} " in message
+
+
+@pytest.mark.parametrize("report", ["{}", "[]"])
+def test_a_damaged_report(hpff: Hpff, folder: Path, report: str) -> None:
+    arguments = ["train", "tiny.yaml", "--out", "run"]
+    assert hpff(*arguments).code == 0
+    (folder / "run" / "report.json").write_text(report)
+    assert "report.json: is not a readable" in refused(hpff, folder, *arguments, "--resume")
+
+
 def test_sound_parquet_is_taken(hpff: Hpff, parquet: Path) -> None:
-    answer = hpff("train", "tiny.yaml", "data=parquet:data", "epochs=1", "--out", "run")
+    answer = hpff("train", "tiny.yaml", "data=parquet:data", "--out", "run")
     assert answer.code == 0, answer.err
 
 

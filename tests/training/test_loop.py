@@ -197,14 +197,14 @@ def test_a_run_changes_with_its_settings_and_stays_sound(
 def test_peak_memory_counts_parameters_momentum_and_activations(
     tmp_path: Path, make_recipe: Any, silent: Any
 ) -> None:
-    recipe = make_recipe(method="bp", epochs=1)
+    recipe = make_recipe(method="bp", epochs=2)
     report = loop.train(recipe, tmp_path / "bp", resume=False, observer=silent())
     parameters = 4 * (report["backbone_parameters"] + report["auxiliary_parameters"])
     largest_map = 4 * 64 * 4 * 8 * 8
     assert report["peak_memory_source"] == "counted"
     # A block's two convolutions and two normalizations keep their inputs for the backward.
     assert report["peak_memory_bytes"] > 2 * parameters + 10 * largest_map
-    bigger = make_recipe(method="bp", epochs=1, batch_size=128)
+    bigger = make_recipe(method="bp", epochs=2, batch_size=128)
     double = loop.train(bigger, tmp_path / "big", resume=False, observer=silent())
     activations = report["peak_memory_bytes"] - 2 * parameters
     grown = double["peak_memory_bytes"] - report["peak_memory_bytes"]

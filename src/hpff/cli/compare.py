@@ -12,6 +12,7 @@ from hpff.errors import UserError
 from hpff.training import comparison, recipe_files, results
 from hpff.training.loop import Observer
 from hpff.training.run_paths import default_path
+from hpff.training.schema import shown
 
 
 def compare(
@@ -53,6 +54,9 @@ def _split(text: str, option: str) -> list[str]:
 
 def _seeds(text: str) -> list[int]:
     words = _split(text, "--seeds")
-    if not all(word.isdecimal() for word in words):
-        raise UserError(f"--seeds: is {text!r}, expected whole numbers such as 0,1,2")
-    return [int(word) for word in words]
+    if not all(word.isdecimal() and len(word) <= 30 for word in words):
+        raise UserError(f"--seeds: is {shown(text)}, expected whole numbers such as 0,1,2")
+    seeds = [int(word) for word in words]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds: is {shown(text)}, expected each seed once")
+    return seeds

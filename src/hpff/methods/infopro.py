@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,19 +51,20 @@ class InfoPro(Method):
             raise UserError(f"infopro: task is {task!r}; expected 'softmax' or 'contrast'")
         if not isinstance(head, str) or not re.fullmatch(r"[012]c[12]f", head):
             raise UserError(f"infopro: head is {head!r}; expected 0c1f, 1c1f, 1c2f, 2c2f or alike")
-        for name, pair in (("reconstruction", reconstruction), ("classification", classification)):
-            if not isinstance(pair, Sequence) or len(pair) != 2:
-                raise UserError(
-                    f"infopro: {name} is {pair!r}; expected two numbers, first and last"
-                )
+        if not isinstance(hidden, int) or isinstance(hidden, bool) or hidden < 1:
+            raise UserError(f"infopro: hidden is {hidden!r}; expected a whole number of at least 1")
+        if not _is_number(temperature) or temperature <= 0:
+            raise UserError(f"infopro: temperature is {temperature!r}; expected a number above 0")
         self.task = task
         self.head = head
         self.hidden = hidden
-        self.reconstruction = (float(reconstruction[0]), float(reconstruction[1]))
-        self.classification = (float(classification[0]), float(classification[1]))
-        self.temperature = temperature
-        self.mean = tuple(mean)
-        self.std = tuple(std)
+        self.reconstruction = _pair("reconstruction", reconstruction)
+        self.classification = _pair("classification", classification)
+        self.temperature = float(temperature)
+        self.mean = _numbers("mean", mean, "a list of numbers, one for each channel")
+        self.std = _numbers("std", std, "a list of numbers above 0, one for each channel")
+        if min(self.std) <= 0:
+            raise UserError(f"infopro: std is {std!r}; expected numbers above 0")
 
     def auxiliary(self, place: Place) -> nn.Module:
         if len(place.features) != 3 or len(place.image) != 3:
@@ -71,6 +72,12 @@ class InfoPro(Method):
                 f"infopro judges maps (B, C, H, W) of images; module {place.module} gives features "
                 f"of shape (B, {', '.join(map(str, place.features))}); cut elsewhere"
             )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, place.image[0]):
+                raise UserError(
+                    f"infopro: {name} has {len(values)} numbers; expected 1 or one for each of the "
+                    f"images' channels ({place.image[0]})"
+                )
         size = place.num_classes if self.task == "softmax" else self.hidden
         head = task_head(place.features[0], self.head, self.hidden, size)
         return InfoProNetwork(head, place.features[0], place.image[0], self.mean, self.std)
@@ -86,6 +93,26 @@ class InfoPro(Method):
         return (r_first + (r_last - r_first) * share) * reconstruction + (
             c_first + (c_last - c_first) * share
         ) * task
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e30
+
+
+def _numbers(name: str, values: object, expected: str) -> tuple[float, ...]:
+    """The setting as floats; UserError if it is anything but a list of finite numbers."""
+    is_list = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
+    if not is_list or not all(_is_number(value) for value in cast(Sequence[object], values)):
+        raise UserError(f"infopro: {name} is {values!r}; expected {expected}")
+    return tuple(float(value) for value in cast(Sequence[float], values))
+
+
+def _pair(name: str, values: object) -> tuple[float, float]:
+    expected = "two numbers, first and last"
+    numbers = _numbers(name, values, expected)
+    if len(numbers) != 2:
+        raise UserError(f"infopro: {name} is {values!r}; expected {expected}")
+    return numbers[0], numbers[1]
 
 
 class InfoProNetwork(nn.Module):

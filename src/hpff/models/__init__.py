@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
+import torch
 from torch import nn
 
 from hpff import torchvision_import
@@ -12,6 +13,8 @@ from hpff.errors import UserError
 from hpff.models.cifar_resnet import DEPTHS, CifarResNet
 
 __all__ = ["CifarResNet", "create", "names"]
+
+_OWN = {f"resnet{depth}": depth for depth in DEPTHS}
 
 
 def create(name: str, num_classes: int = 10, *, in_channels: int = 3, **settings: Any) -> nn.Module:
@@ -31,19 +34,23 @@ def create(name: str, num_classes: int = 10, *, in_channels: int = 3, **settings
             return _torchvision(rest, num_classes, in_channels, settings)
         if library == "timm":
             return _timm(rest, num_classes, in_channels, settings)
-        depth = int(name.removeprefix("resnet")) if name.removeprefix("resnet").isdigit() else 0
-        if name.startswith("resnet") and depth in DEPTHS:
-            return CifarResNet(depth, num_classes, in_channels=in_channels, **settings)
+        if name in _OWN:
+            return CifarResNet(_OWN[name], num_classes, in_channels=in_channels, **settings)
     except TypeError as error:
         raise UserError(f"model {name!r} does not take these arguments: {error}") from error
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError) as error:
+        if isinstance(error, UserError | torch.OutOfMemoryError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"model {name!r} cannot be built with these arguments: {reason}") from error
     raise UserError(f"unknown model {name!r}{_guess(name, [known for known, _ in names()])}")
 
 
 def names() -> list[tuple[str, str]]:
     """Name and one line of description of each model."""
     own = [
-        (f"resnet{depth}", f"CIFAR-style ResNet, 3 stages of {(depth - 2) // 6} basic blocks")
-        for depth in DEPTHS
+        (name, f"CIFAR-style ResNet, 3 stages of {(depth - 2) // 6} basic blocks")
+        for name, depth in _OWN.items()
     ]
     return [
         *own,

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hpff.errors import UserError
+
 DEPTHS = (20, 32, 44, 56, 110, 1202)
 
 
@@ -45,6 +47,8 @@ class CifarResNet(nn.Module):
         depth: number of weight layers, 6n + 2.
         width: channels of the first stage; the next two have twice and four times as many.
 
+    Raises UserError for a size that is not a whole number of at least 1.
+
     Takes float images (B, in_channels, H, W), gives logits (B, num_classes). The weights lie in
     memory with the channels last, so that all features do: that is faster on CPUs, and on GPUs in
     16 bits. ``model.to(memory_format=torch.contiguous_format)`` changes it.
@@ -54,6 +58,10 @@ class CifarResNet(nn.Module):
         self, depth: int, num_classes: int = 10, *, in_channels: int = 3, width: int = 16
     ) -> None:
         super().__init__()
+        sizes = {"num_classes": num_classes, "in_channels": in_channels, "width": width}
+        for name, size in sizes.items():
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise UserError(f"{name} is {size!r}; expected a whole number of at least 1")
         blocks = (depth - 2) // 6
         self.conv1 = _convolution(in_channels, width, 3)
         self.bn1 = nn.BatchNorm2d(width)

@@ -16,6 +16,8 @@ from hpff.training.schema import Values, did_you_mean
 
 Fault = tuple[str, str] | None
 
+_SET_BY_DATA = ("num_classes", "in_channels", "in_chans")
+
 
 def _modules_given(values: Values) -> Fault:
     if values["method"].name == "bp" or values["modules"] is not None:
@@ -52,6 +54,20 @@ def _warmup_fits(values: Values) -> Fault:
     return "schedule.warmup_epochs", f"is {warmup}, expected at most epochs ({epochs})"
 
 
+def _some_epoch_has_a_rate(values: Values) -> Fault:
+    """A cosine ends at rate 0, and a first epoch of warm-up has the rate `warmup_lr`."""
+    if values["epochs"] > 1:
+        return None
+    if values["schedule.warmup_epochs"] and values["schedule.warmup_lr"] == 0:
+        return "schedule.warmup_lr", "is 0 in the only epoch, expected a number above 0"
+    if values["schedule.name"] == "cosine" and not values["schedule.warmup_epochs"]:
+        return "epochs", (
+            "is 1, which a cosine schedule would train at rate 0; expected at least 2, or "
+            "schedule.name=constant"
+        )
+    return None
+
+
 def _nesterov_has_momentum(values: Values) -> Fault:
     if not values["optimizer.nesterov"] or values["optimizer.momentum"] > 0:
         return None
@@ -83,6 +99,8 @@ def _data_is_known(values: Values) -> Fault:
 
 def _method_is_known(values: Values) -> Fault:
     method = values["method"]
+    if "method" in method.settings:
+        return "method.method", "unknown key, the method's name goes under name"
     try:
         methods.create(method.name, **method.settings)
     except UserError as error:
@@ -91,15 +109,21 @@ def _method_is_known(values: Values) -> Fault:
 
 
 def _model_is_known(values: Values) -> Fault:
-    """Built without memory for its weights; a model that cannot be is left to the real thing."""
+    """Built without memory for its weights.
+
+    What a library's constructor finds wrong with that is left to the real thing.
+    """
     model = values["model"]
+    for key in _SET_BY_DATA:
+        if key in model.settings:
+            return f"model.{key}", "is what the data say, expected no such key"
     try:
         with torch.device("meta"):
             models.create(model.name, **model.settings)
     except UserError as error:
-        return "model", str(error)
-    except Exception:  # noqa: BLE001 - whatever a library's constructor finds wrong with meta
-        return None
+        own = "/" not in model.name
+        known = error.__cause__ is None or isinstance(error.__cause__, TypeError)
+        return ("model", str(error)) if own or known else None
     return None
 
 
@@ -108,6 +132,7 @@ CROSS_CHECKS: tuple[Callable[[Values], Fault], ...] = (
     _cascade_fits,
     _some_level_on,
     _warmup_fits,
+    _some_epoch_has_a_rate,
     _nesterov_has_momentum,
     _batch_is_more_than_one,
     _subset_fills_a_batch,

@@ -85,7 +85,10 @@ def _local_recipe(label: str, recipe: Recipe, seed: int) -> Recipe:
     suffix = tail.rstrip("0123456789")
     number = tail.removeprefix(suffix)
     known = suffix in _VARIANTS and bool(plus) == bool(tail)
-    if not known or method in ("", BASELINE) or (number and not suffix.endswith("pff")):
+    bad_number = number != "" and (
+        not suffix.endswith("pff") or number.startswith("0") or len(number) > 9
+    )
+    if not known or method in ("", BASELINE) or bad_number:
         names = ", ".join(f"METHOD+{name}" if name else "METHOD" for name in _VARIANTS)
         raise UserError(
             f"{label}: unknown label in --methods, expected {BASELINE}, {names}; "

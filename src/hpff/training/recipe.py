@@ -16,6 +16,8 @@ from hpff.training.schema import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    Seed,
+    Threads,
     Values,
 )
 
@@ -69,6 +71,8 @@ class Recipe:
 
     `modules` is K or the names of the submodules after which to cut; `subset` a number of training
     images (null: all); `threads` of the CPU (null: torch's choice; 1 is quickest for tiny models).
+    `channels_last` sets how models and images lie in memory; false leaves a model as it comes, and
+    this library's own CIFAR ResNets (`resnet20` and its like) come channels-last.
     """
 
     model: Named
@@ -82,16 +86,16 @@ class Recipe:
     independent: bool = True
     patches: PositiveInt = 1
     patch_mode: Literal["auto", "together", "one-by-one"] = "auto"
-    independent_weight: NonNegativeFloat | None = None
-    cascade_weight: NonNegativeFloat | None = None
+    independent_weight: PositiveFloat | None = None
+    cascade_weight: PositiveFloat | None = None
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     augment: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
-    seed: CountFromZero = 0
+    seed: Seed = 0
     subset: PositiveInt | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: PositiveInt | None = None
+    threads: Threads | None = None
     step_per_module: bool = True
     evaluate_every: PositiveInt = 1
 

@@ -46,7 +46,10 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     plain = _read_with_bases(name, Path(), ())
     for override in overrides:
         _apply(plain, override)
-    return recipes.parse(plain, name)
+    try:
+        return recipes.parse(plain, name)
+    except RecursionError as error:  # Such as a YAML list that holds itself.
+        raise UserError(f"{name}: is nested too deeply") from error
 
 
 def names() -> list[tuple[str, str]]:
@@ -95,6 +98,10 @@ def _read_text(name: str, folder: Path) -> tuple[str, Path]:
 
 
 def _read_packaged(name: str) -> str:
+    if not name:
+        raise UserError(
+            "the recipe's name is empty, expected a name from `hpff list recipes` or a .yaml file"
+        )
     parts = name.split("/")
     file = _PACKAGED.joinpath(*parts[:-1], f"{parts[-1]}.yaml")
     if any(part in ("", ".", "..") for part in parts) or not file.is_file():
@@ -120,7 +127,16 @@ def _parse_yaml(text: str, source: str) -> Any:
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{source}: broken YAML{place}: {problem}") from error
+        raise UserError(f"{_short(source)}: broken YAML{place}: {problem}") from error
+    except RecursionError as error:
+        raise UserError(f"{_short(source)}: broken YAML: nested too deeply") from error
+    except ValueError as error:  # A date that is none, a number of thousands of digits.
+        problem = " ".join(str(error).split())
+        raise UserError(f"{_short(source)}: broken YAML: {problem}") from error
+
+
+def _short(source: str) -> str:
+    return source if len(source) <= 60 else source[:57] + "..."
 
 
 def _merge(base: Plain, own: Plain) -> Plain:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +20,23 @@ class Rule:
     expected: str
 
 
-PositiveInt = Annotated[int, Rule(lambda n: n >= 1, "a whole number of at least 1")]
-CountFromZero = Annotated[int, Rule(lambda n: n >= 0, "a whole number of at least 0")]
-PositiveFloat = Annotated[float, Rule(lambda x: x > 0, "a number above 0")]
-NonNegativeFloat = Annotated[float, Rule(lambda x: x >= 0, "a number of at least 0")]
+def _at_most(limit: float, words: str) -> Rule:
+    return Rule(lambda n: n <= limit, words)
+
+
+_COUNT_LIMIT = _at_most(10**9, "a whole number of at most 1000000000")
+_SEED_LIMIT = _at_most(2**63 - 1, f"a whole number of at most {2**63 - 1}")
+_THREADS_LIMIT = _at_most(1024, "a whole number of at most 1024")
+_FLOAT_LIMIT = _at_most(1e30, "a number of at most 1e30")  # 32-bit floats end at 3.4e38.
+
+_FROM_ONE = Rule(lambda n: n >= 1, "a whole number of at least 1")
+_FROM_ZERO = Rule(lambda n: n >= 0, "a whole number of at least 0")
+PositiveInt = Annotated[int, _FROM_ONE, _COUNT_LIMIT]
+CountFromZero = Annotated[int, _FROM_ZERO, _COUNT_LIMIT]
+Seed = Annotated[int, _FROM_ZERO, _SEED_LIMIT]
+Threads = Annotated[int, _FROM_ONE, _THREADS_LIMIT]
+PositiveFloat = Annotated[float, Rule(lambda x: x > 0, "a number above 0"), _FLOAT_LIMIT]
+NonNegativeFloat = Annotated[float, Rule(lambda x: x >= 0, "a number of at least 0"), _FLOAT_LIMIT]
 Fraction = Annotated[float, Rule(lambda x: 0 <= x < 1, "a number from 0 to below 1")]
 
 Values = dict[str, Any]
@@ -79,10 +93,19 @@ def build(cls: type, values: Values, prefix: str = "") -> Any:
 
 def shown(value: object) -> str:
     """A value as a message shows it: short, on one line."""
-    text = (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    )
+    text = _written(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _written(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits.
+        return "a value of thousands of digits"
 
 
 def _read_field(
@@ -101,8 +124,8 @@ def _convert(hint: Any, value: object) -> Any:
     """`value` as `hint` wants it; raises ValueError with the words for what was expected."""
     origin = typing.get_origin(hint)
     if origin is Annotated:
-        kind, rule = typing.get_args(hint)
-        return _convert_by_rule(kind, rule, value)
+        kind, *rules = typing.get_args(hint)
+        return _convert_by_rules(kind, rules, value)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(hint, value)
     if origin is Literal:
@@ -119,13 +142,18 @@ def _convert(hint: Any, value: object) -> Any:
     return _convert_scalar(hint, value)
 
 
-def _convert_by_rule(kind: Any, rule: Rule, value: object) -> Any:
+class _RuleError(ValueError):
+    """A value of the right type that breaks a rule."""
+
+
+def _convert_by_rules(kind: Any, rules: list[Rule], value: object) -> Any:
     try:
         converted = _convert(kind, value)
     except ValueError:
-        raise ValueError(rule.expected) from None
-    if not rule.holds(converted):
-        raise ValueError(rule.expected)
+        raise ValueError(rules[0].expected) from None
+    for rule in rules:
+        if not rule.holds(converted):
+            raise _RuleError(rule.expected)
     return converted
 
 
@@ -133,13 +161,23 @@ def _convert_union(hint: Any, value: object) -> Any:
     for option in typing.get_args(hint):
         try:
             return _convert(option, value)
+        except _RuleError:  # No other option takes a value of this type.
+            raise
         except ValueError:
             continue
     raise ValueError(_expected(hint))
 
 
+def _finite(value: object) -> TypeGuard[int | float]:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return isinstance(value, int) or math.isfinite(value)
+
+
 def _convert_scalar(kind: Any, value: object) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if _finite(value):
+        if kind is float and abs(value) > sys.float_info.max:  # An int beyond all floats.
+            return math.copysign(sys.float_info.max, 1 if value > 0 else -1)
         if kind is float or (kind is int and value == int(value)):
             return kind(value)
     elif kind in (type(None), bool, str) and isinstance(value, kind) and value != "":
