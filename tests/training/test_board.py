@@ -39,7 +39,7 @@ def test_going_on_hides_what_came_after(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "log").touch()
-    with pytest.raises(UserError, match="cannot write the TensorBoard log"):
+    with pytest.raises(UserError, match="log: is a file, expected the folder"):
         Board(tmp_path / "log", first_epoch=1)
     with pytest.raises(UserError, match="cannot write the TensorBoard log"):
         Board(tmp_path / "gone" / "log", first_epoch=1)

@@ -40,6 +40,11 @@ class Board:
     def __init__(self, folder: Path, first_epoch: int) -> None:
         self._folder = folder
         now = time.time()
+        if folder.exists() and not folder.is_dir():
+            raise UserError(
+                f"{folder}: is a file, expected the folder of the TensorBoard log; move it away, "
+                "then --resume"
+            )
         with self._disk_errors():
             folder.mkdir(exist_ok=True)
             path = folder / f"events.out.tfevents.{now:.6f}.{os.getpid()}"

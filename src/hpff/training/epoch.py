@@ -20,7 +20,10 @@ _CHECK_EVERY = {"cuda": 25}  # Steps between looks at the losses; a look makes C
 
 @dataclass(frozen=True)
 class EpochResult:
-    """Means over an epoch's images; `error` in percent, of the batches as they were trained on."""
+    """Means over an epoch's images; `error` in percent, of the batches as they were trained on.
+
+    `step_seconds` is the median of the `timed_steps` that nothing slowed, or of all if none is.
+    """
 
     loss: float
     final_loss: float
@@ -29,6 +32,7 @@ class EpochResult:
     error: float
     seconds: float
     step_seconds: float
+    timed_steps: int
     images: int
 
 
@@ -46,11 +50,13 @@ def train_epoch(
     parts.learner.train()
     parts.optimizers.set_rate(rate)
     tally, clock = _Tally(parts.device), StepClock(parts.device)
+    slowed = StepClock(parts.device)
+    memory.epoch_begins()
     every, steps = _CHECK_EVERY.get(parts.device.type, 1), len(parts.train)
     began = time.perf_counter()
     batches = parts.train.epoch(epoch_generator(parts.recipe.seed, epoch))
     for step, (images, targets) in enumerate(batches, 1):
-        with clock.step(), memory.step((images, targets)):
+        with (slowed if memory.slows_next_step else clock).step(), memory.step((images, targets)):
             losses = _step(parts, images, targets)
         tally.add(losses, targets)
         look = step % every == 0 or step == steps
@@ -59,7 +65,9 @@ def train_epoch(
         observer.stepped(step, steps, tally.last_loss if look else None)
     if not _all_finite(parts):
         raise _diverged(f"a weight after epoch {epoch}", epoch, rate)
-    return tally.result(seconds=time.perf_counter() - began, step_seconds=clock.median())
+    seconds = time.perf_counter() - began
+    typical = clock if clock.timed else slowed
+    return tally.result(seconds, step_seconds=typical.median(), timed_steps=clock.timed)
 
 
 def _step(parts: Parts, images: torch.Tensor, targets: torch.Tensor) -> Losses:
@@ -104,7 +112,7 @@ class _Tally:
         self.last_loss = rows[-1, 0].item()
         return first
 
-    def result(self, seconds: float, step_seconds: float) -> EpochResult:
+    def result(self, seconds: float, step_seconds: float, timed_steps: int) -> EpochResult:
         """The epoch's means."""
         assert self._sum is not None
         loss, final, *levels = (self._sum / self._steps).tolist()
@@ -117,6 +125,7 @@ class _Tally:
             error=100 * self._wrong.item() / self._images,
             seconds=seconds,
             step_seconds=step_seconds,
+            timed_steps=timed_steps,
             images=self._images,
         )
 

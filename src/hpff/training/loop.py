@@ -98,6 +98,7 @@ def _one_epoch(parts: Parts, epoch: int, memory: PeakMemory, observer: Observer)
         "test_error_percent": score.error if score else None,
         "images_per_second": result.images / result.seconds,
         "step_seconds": result.step_seconds,
+        "timed_steps": result.timed_steps,
         "seconds": result.seconds,
         "peak_memory_bytes": peak,
         "peak_memory_source": memory.source,
@@ -151,6 +152,13 @@ def _finish(parts: Parts, directory: RunDirectory, history: list[Metrics]) -> Me
     return report
 
 
+def _step_seconds(history: list[Metrics]) -> float:
+    """The median over the epochs that have steps which no counting of memory slowed."""
+    timed = [entry for entry in history if entry.get("timed_steps", 1)]
+    seconds: float = statistics.median(entry["step_seconds"] for entry in timed or history)
+    return seconds
+
+
 def _report(parts: Parts, history: list[Metrics]) -> Metrics:
     last = history[-1]
     backbone = sum(parameter.numel() for parameter in parts.learner.model.parameters())
@@ -162,7 +170,7 @@ def _report(parts: Parts, history: list[Metrics]) -> Metrics:
         "test_images": len(parts.dataset.test),
         "peak_memory_bytes": max(entry["peak_memory_bytes"] for entry in history),
         "peak_memory_source": last["peak_memory_source"],
-        "step_seconds": statistics.median(entry["step_seconds"] for entry in history),
+        "step_seconds": _step_seconds(history),
         "images_per_second": statistics.median(entry["images_per_second"] for entry in history),
         "train_seconds": sum(entry["seconds"] for entry in history),
         "backbone_parameters": backbone,

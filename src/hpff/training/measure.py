@@ -23,9 +23,14 @@ class StepClock:
         self._seconds: list[float] = []
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
+    @property
+    def timed(self) -> int:
+        """The number of steps timed so far."""
+        return len(self._seconds) + len(self._events)
+
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Time the steps inside."""
+        """Time the step inside."""
         if self._cuda:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
@@ -58,14 +63,23 @@ class PeakMemory:
         self._steps = 0
         self._peak = 0
         self.source = "allocator" if parts.device.type == "cuda" else "counted"
+
+    @property
+    def slows_next_step(self) -> bool:
+        """Whether the next step is counted, which takes time of its own."""
+        return self.source == "counted" and self._steps < _COUNTED_STEPS
+
+    def epoch_begins(self) -> None:
+        """Leave out what came since the last epoch's training: evaluation, saving."""
         if self.source == "allocator":
             torch.cuda.reset_peak_memory_stats()
 
     @contextmanager
     def step(self, batch: Iterable[torch.Tensor]) -> Iterator[None]:
         """Watch a step on `batch`."""
+        counted = self.slows_next_step
         self._steps += 1
-        if self.source == "allocator" or self._steps > _COUNTED_STEPS:
+        if not counted:
             yield
             return
         with AllocationCounter() as counter:
@@ -74,10 +88,11 @@ class PeakMemory:
         self._peak = max(self._peak, counter.peak)
 
     def bytes(self) -> int:
-        """The peak so far."""
-        if self.source == "counted":
-            return self._peak
-        return torch.cuda.max_memory_allocated() - self._parts.data_bytes
+        """The peak of training so far; to be read at the end of an epoch's training."""
+        if self.source == "allocator":
+            peak = torch.cuda.max_memory_allocated() - self._parts.data_bytes
+            self._peak = max(self._peak, peak)
+        return self._peak
 
     def _standing(self) -> list[torch.Tensor]:
         """Tensors that are there before the step."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def assemble(recipe: Recipe) -> Parts:
     torch.manual_seed(recipe.seed)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    dataset = _load_data(recipe.data)
+    dataset = _load_data(_absolute(recipe.data))
     images = dataset.train
     if recipe.subset is not None:
         images = images.subset(recipe.subset, seed=recipe.seed)
@@ -52,6 +53,12 @@ def assemble(recipe: Recipe) -> Parts:
         learner.module_parameters, recipe.optimizer, per_module=recipe.step_per_module
     )
     return Parts(recipe, device, dataset, learner, optimizers, train, test, held)
+
+
+def _absolute(name: str) -> str:
+    """`parquet:PATH` with the whole path, which stays true when the working folder changes."""
+    kind, _, path = name.partition(":")
+    return f"{kind}:{Path(path).absolute()}" if path else name
 
 
 @functools.lru_cache(maxsize=1)
