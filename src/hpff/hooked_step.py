@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch._functorch import config as functorch_config
 from hpff.errors import UserError
 from hpff.judges import image_of
 from hpff.schedule import Level, Step
-from hpff.tracing import call_model, logits_of
+from hpff.tracing import call_model, is_compiled, logits_of
 
 if TYPE_CHECKING:
     from hpff.learner import LocalLearner
@@ -60,12 +61,14 @@ class HookedStep:
         self._start = torch.empty(0)
         self._position = 0
         self._busy = False
+        self._compiled = any(is_compiled(module) for module in learner.model.modules())
         self._step = Step(
             reach=learner.reach,
             parameters=learner.backbone_parameters(),
             judge=self._judge,
             independent=learner.independent,
             on_done=on_done,
+            around_backward=_refusing_donation if self._compiled else nullcontext,
         )
 
     def run(self, inputs: Any) -> Losses:
@@ -73,9 +76,17 @@ class HookedStep:
         model = self._learner.model
         cuts = [(m.cut, model.get_submodule(m.cut)) for m in self._learner.partition if m.cut]
         try:
-            with _hooked(cuts, self._hook), _reusable_backward(), torch.enable_grad():
+            compiling = _compiling_for_reuse() if self._compiled else nullcontext()
+            with _hooked(cuts, self._hook), compiling, torch.enable_grad():
                 self._finish(logits_of(call_model(model, inputs)))
             return self._result()
+        except RuntimeError as error:
+            if "donated buffer" not in str(error):
+                raise
+            raise UserError(
+                "a block was compiled for plain backprop before the learner's first step, and "
+                "cannot be differentiated twice; call torch.compiler.reset() first"
+            ) from error
         finally:
             # This object and its step refer to each other: let go of the last tensors.
             del self._step, self._start, self._image
@@ -171,6 +182,23 @@ def _followed(call: Any, name: str, hook: Callable[[str, Any], Tensor]) -> Any:
     return lambda *args, **kwargs: hook(name, call(*args, **kwargs))
 
 
-def _reusable_backward() -> Any:
-    """Blocks that are first compiled in here can be differentiated more than once."""
-    return functorch_config.patch(donated_buffer=False)
+@contextmanager
+def _compiling_for_reuse() -> Iterator[None]:
+    """Blocks that are compiled in here can be differentiated more than once.
+
+    A compiled backward may overwrite ("donate") what the forward saved. Caches on disk are left
+    out of it, as they do not tell apart what was compiled with and without donation.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(
+            functorch_config.patch(donated_buffer=False, enable_autograd_cache=False)
+        )
+        inductor = sys.modules.get("torch._inductor.config")  # there if a block is to use it
+        if inductor is not None:
+            stack.enter_context(inductor.patch(fx_graph_cache=False))
+        yield
+
+
+def _refusing_donation() -> Any:
+    """PyTorch refuses to keep the graph of a backward that was compiled to overwrite it."""
+    return functorch_config.patch(donated_buffer=True)

@@ -206,6 +206,20 @@ def test_blocks_compiled_by_torch_compile(how: str) -> None:
     assert check_gradients(compiled, IMAGES.double(), TARGETS % 4) == {}
 
 
+def test_a_block_compiled_for_backprop_before_is_refused_and_mended_by_a_reset() -> None:
+    """Its backward overwrites what it saved: differentiated twice, it would be silently wrong."""
+    torch._dynamo.reset()
+    model = random_chain(0, 4, norm=True, side=16)
+    model[1] = torch.compile(model[1], backend="aot_eager")
+    model(IMAGES.double()).sum().backward()
+    learner = LocalLearner(model, modules=4, example=IMAGES[:2].double(), num_classes=4, patches=1)
+
+    with pytest.raises(UserError, match=r"torch\.compiler\.reset"):
+        learner.backward(IMAGES.double(), TARGETS % 4)
+    torch.compiler.reset()
+    assert check_gradients(learner, IMAGES.double(), TARGETS % 4) == {}
+
+
 def test_state_dict_round_trip() -> None:
     learner, other = small(), small()
     buffer = io.BytesIO()
