@@ -68,7 +68,6 @@ class HookedStep:
             judge=self._judge,
             independent=learner.independent,
             on_done=on_done,
-            around_backward=_refusing_donation if self._compiled else nullcontext,
         )
 
     def run(self, inputs: Any) -> Losses:
@@ -80,13 +79,6 @@ class HookedStep:
             with _hooked(cuts, self._hook), compiling, torch.enable_grad():
                 self._finish(logits_of(call_model(model, inputs)))
             return self._result()
-        except RuntimeError as error:
-            if "donated buffer" not in str(error):
-                raise
-            raise UserError(
-                "a block was compiled for plain backprop before the learner's first step, and "
-                "cannot be differentiated twice; call torch.compiler.reset() first"
-            ) from error
         finally:
             # This object and its step refer to each other: let go of the last tensors.
             del self._step, self._start, self._image
@@ -106,6 +98,8 @@ class HookedStep:
             )
         self._position += 1
         self._busy = True
+        if self._compiled and self._learner.reach.carried_through[module.index - 1]:
+            _refuse_donation(output)
         n = self._learner.fit_patches(module.index, output, self._image)
         seen = self._learner.method.read(output, n)
         self._start = self._step.boundary(self._start, output, seen)
@@ -199,6 +193,21 @@ def _compiling_for_reuse() -> Iterator[None]:
         yield
 
 
-def _refusing_donation() -> Any:
-    """PyTorch refuses to keep the graph of a backward that was compiled to overwrite it."""
-    return functorch_config.patch(donated_buffer=True)
+def _refuse_donation(output: Tensor) -> None:
+    """Refuse a graph whose compiled backward overwrites what it saved: it works only once.
+
+    PyTorch's own check is off while blocks are compiled for reuse.
+    """
+    waiting, seen = [output.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        compiled = getattr(getattr(node, "_forward_cls", None), "metadata", None)
+        if getattr(compiled, "bw_donated_idxs", None):
+            raise UserError(
+                "a block was compiled for plain backprop before the learner's first step, and "
+                "cannot be differentiated twice; call torch.compiler.reset() first"
+            )
+        waiting += [producer for producer, _ in node.next_functions]

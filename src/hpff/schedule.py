@@ -28,7 +28,6 @@ from torch import Tensor
 from hpff.errors import UserError
 
 Level = Literal["independent", "cascade", "final"]
-Context = Callable[[], AbstractContextManager[Any]]
 Judge = Callable[[Level, int, Tensor], Tensor]
 
 
@@ -90,7 +89,6 @@ class _LiveModule:
     output: Tensor
     seen: Tensor
     parameters: Sequence[Tensor]
-    around_backward: Context
     cotangents: dict[Literal["output", "seen"], Tensor] = field(default_factory=dict)
 
     def add(self, where: Literal["output", "seen"], cotangent: Tensor) -> None:
@@ -134,7 +132,7 @@ class _LiveModule:
         stored = [cotangents.pop(where) for where in live]
         root = _Cotangents.apply(stored, *tensors)  # type: ignore[no-untyped-call]
         del tensors
-        with _autocast_off(root.device), self.around_backward():
+        with _autocast_off(root.device):
             root.backward(inputs=wanted, retain_graph=keep_graph)
 
     def _take_input_gradient(self) -> Tensor:
@@ -152,7 +150,6 @@ class Step:
             given a leaf that requires grad. At the last module the level is ``"final"``.
         independent: whether the independent level is on.
         on_done: called with j when all the gradients of module j are final.
-        around_backward: gives the context in which every VJP of a module runs.
     """
 
     def __init__(
@@ -163,10 +160,8 @@ class Step:
         judge: Judge,
         independent: bool,
         on_done: Callable[[int], None],
-        around_backward: Context = nullcontext,
     ) -> None:
         self._reach = reach
-        self._around_backward = around_backward
         self._parameters = parameters
         self._judge = judge
         self._independent = independent
@@ -216,7 +211,7 @@ class Step:
     def _enter(self, start: Tensor, output: Tensor, seen: Tensor) -> _LiveModule:
         self._newest += 1
         parameters = self._parameters[self._newest - 1]
-        module = _LiveModule(self._newest, start, output, seen, parameters, self._around_backward)
+        module = _LiveModule(self._newest, start, output, seen, parameters)
         self._live[self._newest] = module
         return module
 

@@ -206,6 +206,7 @@ def test_blocks_compiled_by_torch_compile(how: str) -> None:
     assert check_gradients(compiled, IMAGES.double(), TARGETS % 4) == {}
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at it
 def test_a_block_compiled_for_backprop_before_is_refused_and_mended_by_a_reset() -> None:
     """Its backward overwrites what it saved: differentiated twice, it would be silently wrong."""
     torch._dynamo.reset()
