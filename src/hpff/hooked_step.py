@@ -92,9 +92,10 @@ class HookedStep:
                 "(checkpoints) blocks that are cut; turn that off, local modules save that memory"
             )
         if module.cut != name:
+            due = module.cut or "the head"
             raise UserError(
-                f"submodule {name!r} ran where {module.cut!r} was due: the model does not run "
-                "as it did on the example; every cut must run once, in the same order"
+                f"submodule {name!r} ran where {due!r} was due: the model does not run as it did "
+                "on the example; every cut must run once, in the same order"
             )
         self._position += 1
         self._busy = True

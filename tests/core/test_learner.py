@@ -340,6 +340,26 @@ def test_a_forward_that_changes_its_way_is_noticed() -> None:
     assert hooks(model) == 0
 
 
+def test_a_cut_that_runs_again_after_the_last_is_noticed() -> None:
+    class Loops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+            self.times = 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.blocks[0](x)
+            for _ in range(self.times):
+                x = torch.tanh(self.blocks[1](x))
+            return self.blocks[2](x)
+
+    model, x = Loops(), torch.randn(4, 4)
+    learner = LocalLearner(model, modules=["blocks.0", "blocks.1"], example=x, num_classes=4)
+    model.times = 2
+    with pytest.raises(UserError, match=r"'blocks\.1' ran where 'the head' was due"):
+        learner.backward(x, TARGETS[:4])
+
+
 def test_parameters_that_the_example_did_not_reach_are_trained_all_the_same() -> None:
     class Experts(nn.Module):
         def __init__(self) -> None:
