@@ -103,13 +103,15 @@ def test_graph_bytes_counts_what_backward_needs() -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 4])
-def test_norm_uses_each_positions_own_statistics(groups: int) -> None:
-    norm = BatchStatisticsNorm(3).double()
+@pytest.mark.parametrize("alternating", [False, True])
+def test_norm_uses_each_positions_own_statistics(groups: int, alternating: bool) -> None:
+    norm = BatchStatisticsNorm(3, alternating=alternating).double()
     norm.groups = groups
     x = torch.randn(5 * groups, 3, 2, 2, dtype=torch.float64)
-    out = norm(x).unflatten(0, (5, groups))
+    out = norm(x)
     for g in range(groups):
-        flat = out[:, g].transpose(0, 1).flatten(1)
+        position = out[g::groups] if alternating else out[5 * g : 5 * (g + 1)]
+        flat = position.transpose(0, 1).flatten(1)
         torch.testing.assert_close(flat.mean(1), torch.zeros(3, dtype=torch.float64))
         torch.testing.assert_close(
             flat.var(1, correction=0), torch.ones(3, dtype=torch.float64), rtol=1e-3, atol=1e-3

@@ -3,12 +3,14 @@
 from hpff.auxiliary.heads import ConvMLP, VectorMLP
 from hpff.auxiliary.norm import BatchStatisticsNorm, PatchAware
 from hpff.auxiliary.patches import PatchFusion, cut, patches_in_force
+from hpff.auxiliary.upsampling import UpsampledConv2d
 
 __all__ = [
     "BatchStatisticsNorm",
     "ConvMLP",
     "PatchAware",
     "PatchFusion",
+    "UpsampledConv2d",
     "VectorMLP",
     "cut",
     "patches_in_force",

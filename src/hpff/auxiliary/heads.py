@@ -37,8 +37,8 @@ class ConvMLP(PatchAware):
 
     def forward(self, maps: Tensor) -> Tensor:
         samples, channels, height, width = maps.shape
-        # Positions by patches by channels: the patches of a sample stay side by side.
-        grouped = maps.view(-1, self.groups, channels, height, width).permute(0, 3, 4, 1, 2)
+        # Positions by patches by channels: side by side, all patches are one normalization.
+        grouped = maps.view(self.groups, -1, channels, height, width).permute(1, 3, 4, 0, 2)
         rows = self.convolutions(grouped.reshape(-1, channels))
         maps = rows.view(grouped.shape).permute(0, 3, 4, 1, 2)
         maps = maps.reshape(samples, channels, height, width)
@@ -51,7 +51,8 @@ class ConvMLP(PatchAware):
             scores = F.linear(pooled.flatten(1), first.weight, first.bias)
         for layer in rest:
             scores = layer(scores)
-        return scores
+        by_sample = scores.view(-1, self.groups, scores.shape[1])
+        return by_sample.transpose(0, 1).reshape(scores.shape)
 
 
 class VectorMLP(nn.Sequential):
@@ -67,7 +68,8 @@ class VectorMLP(nn.Sequential):
 
 
 def _layer(width: int, *, bias: bool) -> list[nn.Module]:
-    return [nn.Linear(width, width, bias=bias), BatchStatisticsNorm(width), nn.ReLU(inplace=True)]
+    norm = BatchStatisticsNorm(width, alternating=True)
+    return [nn.Linear(width, width, bias=bias), norm, nn.ReLU(inplace=True)]
 
 
 def _of_repeated(layer: nn.Linear, values: Tensor) -> Tensor:

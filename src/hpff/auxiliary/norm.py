@@ -13,7 +13,8 @@ class PatchAware(nn.Module):
     """A layer whose work depends on which patch position a sample of its batch comes from.
 
     Attributes:
-        groups: how many patches of one sample stand side by side in the batch.
+        groups: how many patch positions the batch holds, one after another: first every sample's
+            first patch, then every sample's second, and so on.
     """
 
     groups: int = 1
@@ -22,24 +23,37 @@ class PatchAware(nn.Module):
 class BatchStatisticsNorm(PatchAware):
     """Batch normalization by the batch's own statistics, without running ones.
 
-    Takes (B·groups, C, ...) and normalizes each patch position by its own statistics over the
+    Takes (groups·B, C, ...) and normalizes each patch position by its own statistics over the
     batch: exactly what the network would do if it were given one patch position after another.
 
     Args:
         channels: C.
         affine: whether a scale and a shift are learned.
+        alternating: the patches of a sample stand side by side in the batch instead, (B·groups,
+            C, ...). On rows (B·groups, C) that is one normalization, of groups·C columns.
     """
 
-    def __init__(self, channels: int, *, affine: bool = True, eps: float = 1e-5) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        affine: bool = True,
+        eps: float = 1e-5,
+        alternating: bool = False,
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
         self.channels = channels
         self.eps = eps
+        self.alternating = alternating
 
     def forward(self, x: Tensor) -> Tensor:
         if self.groups == 1:
             return self._normalized(x, self.weight, self.bias)
+        if not self.alternating:
+            positions = x.chunk(self.groups)  # each is a whole batch, in the layout of x
+            return torch.cat([self._normalized(p, self.weight, self.bias) for p in positions])
         weight = None if self.weight is None else self.weight.repeat(self.groups)
         bias = None if self.bias is None else self.bias.repeat(self.groups)
         side_by_side = x.reshape(-1, self.groups * x.shape[1], *x.shape[2:])

@@ -31,10 +31,19 @@ def patches_in_force(wanted: int, *shapes: tuple[int, ...]) -> int:
 
 
 def cut(features: Tensor, n: int) -> Tensor:
-    """Cut maps (B, C, n·h, n·w) into patches (B, n², C, h, w), row by row."""
+    """Cut maps (B, C, n·h, n·w) into patches (B, n², C, h, w), row by row.
+
+    In memory one patch position follows another, and each is laid out as the features are.
+    """
     batch, channels, height, width = features.shape
-    grid = features.view(batch, channels, n, height // n, n, width // n)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch, n * n, channels, height // n, width // n)
+    h, w = height // n, width // n
+    if features.is_contiguous(memory_format=torch.channels_last):
+        grid = features.permute(0, 2, 3, 1).reshape(batch, n, h, n, w, channels)
+        patches = grid.permute(1, 3, 0, 2, 4, 5).reshape(n * n, batch, h, w, channels)
+        return patches.permute(1, 0, 4, 2, 3)
+    grid = features.reshape(batch, channels, n, h, n, w)
+    patches = grid.permute(2, 4, 0, 1, 3, 5).reshape(n * n, batch, channels, h, w)
+    return patches.transpose(0, 1)
 
 
 class PatchFusion(nn.Module):
@@ -71,8 +80,8 @@ class PatchFusion(nn.Module):
         count = self.patches**2
         cuts = [cut(maps, self.patches) for maps in inputs]
         if self.together:
-            outputs = self.network(*(patches.flatten(0, 1) for patches in cuts))
-            return tree_map(lambda out: out.view(-1, count, *out.shape[1:]).mean(1), outputs)
+            outputs = self.network(*(patches.transpose(0, 1).flatten(0, 1) for patches in cuts))
+            return tree_map(lambda out: out.unflatten(0, (count, -1)).mean(0), outputs)
         total = None
         for each in zip(*(patches.unbind(1) for patches in cuts), strict=True):
             output = checkpoint(self.network, *each, use_reentrant=False)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hpff.auxiliary import UpsampledConv2d
 from hpff.errors import UserError
 from hpff.methods.base import Method, Place
 
@@ -135,8 +136,8 @@ class InfoProNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.head = head
+        self.enlarge = UpsampledConv2d(channels, 12)
         self.decoder = nn.Sequential(
-            nn.Conv2d(channels, 12, 3, padding=1),
             nn.BatchNorm2d(12),
             nn.ReLU(inplace=True),
             nn.Conv2d(12, image_channels, 3, padding=1),
@@ -145,10 +146,11 @@ class InfoProNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, maps: Tensor, images: Tensor) -> dict[str, Tensor]:
-        large = F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=True)
-        wanted = (images * self.std + self.mean).clamp(0, 1).to(large.dtype)
-        error = F.binary_cross_entropy_with_logits(self.decoder(large), wanted, reduction="none")
-        return {"task": self.head(maps), "reconstruction": error.flatten(1).mean(1)}
+        height, width = images.shape[-2:]
+        decoded = self.decoder(self.enlarge(maps, (height, width)))
+        wanted = (images * self.std + self.mean).clamp(0, 1).to(decoded.dtype)
+        error = F.binary_cross_entropy_with_logits(decoded, wanted, reduction="none")
+        return {"task": self.head(maps), "reconstruction": error.mean((1, 2, 3))}
 
 
 def task_head(channels: int, kind: str, hidden: int, size: int) -> nn.Sequential:

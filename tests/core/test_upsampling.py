@@ -1,0 +1,50 @@
+"""The convolution of enlarged maps, against enlarging and convolving."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hpff.auxiliary import UpsampledConv2d
+from hpff.memory import AllocationCounter
+
+SIZES = [
+    ((1, 1), (3, 4)),
+    ((2, 5), (9, 15)),
+    ((4, 4), (16, 16)),
+    ((3, 4), (12, 7)),
+    ((6, 5), (6, 5)),
+]
+
+
+@pytest.mark.parametrize(("small", "large"), SIZES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_equals_enlarging_and_convolving(
+    small: tuple[int, int], large: tuple[int, int], layout: torch.memory_format
+) -> None:
+    layer = UpsampledConv2d(3, 5).double()
+    maps = torch.randn(2, 3, *small, dtype=torch.float64).contiguous(memory_format=layout)
+    maps.requires_grad_()
+    cotangent = torch.randn(2, 5, *large, dtype=torch.float64)
+    wanted = [maps, *layer.parameters()]
+
+    found = layer(maps, large)
+
+    enlarged = F.interpolate(maps, size=large, mode="bilinear", align_corners=True)
+    expected = F.conv2d(enlarged, layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(
+        torch.autograd.grad(found, wanted, cotangent),
+        torch.autograd.grad(expected, wanted, cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_never_holds_the_enlarged_maps() -> None:
+    layer = UpsampledConv2d(64, 12)
+    maps = torch.randn(4, 64, 8, 8, requires_grad=True)
+    with AllocationCounter() as counter:
+        layer(maps, (64, 64)).sum().backward()
+    assert counter.peak < 4 * 64 * 64 * 64 * 4
