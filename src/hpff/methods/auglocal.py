@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from hpff.auxiliary import GlobalAverage
 from hpff.errors import UserError
 from hpff.methods.base import Method, Place
 from hpff.models.cifar_resnet import BasicBlock
@@ -42,5 +43,5 @@ class AugLocal(Method):
             blocks.append(BasicBlock(channels, width, stride=2 if width > channels else 1))
             channels = width
         norm = [nn.BatchNorm1d(channels)] if depth == 1 else []
-        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *norm]
-        return nn.Sequential(*blocks, *head, nn.Linear(channels, place.num_classes))
+        classifier = nn.Linear(channels, place.num_classes)
+        return nn.Sequential(*blocks, GlobalAverage(), *norm, classifier)

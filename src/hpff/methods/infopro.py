@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpff.auxiliary import UpsampledConv2d
+from hpff.auxiliary import GlobalAverage, UpsampledConv2d
 from hpff.errors import UserError
 from hpff.methods.base import Method, Place
 
@@ -168,7 +168,7 @@ def task_head(channels: int, kind: str, hidden: int, size: int) -> nn.Sequential
             nn.ReLU(inplace=True),
         ]
         channels = width
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    layers.append(GlobalAverage())
     for _ in range(int(kind[2]) - 1):
         layers += [nn.Linear(channels, hidden), nn.ReLU(inplace=True)]
         channels = hidden

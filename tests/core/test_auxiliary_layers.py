@@ -1,4 +1,4 @@
-"""The convolution of enlarged maps, against enlarging and convolving."""
+"""Layers of auxiliary networks: the convolution of enlarged maps, and the global average."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hpff.auxiliary import UpsampledConv2d
+from hpff.auxiliary import GlobalAverage, UpsampledConv2d
 from hpff.memory import AllocationCounter
 
 SIZES = [
@@ -48,3 +48,14 @@ def test_never_holds_the_enlarged_maps() -> None:
     with AllocationCounter() as counter:
         layer(maps, (64, 64)).sum().backward()
     assert counter.peak < 4 * 64 * 64 * 64 * 4
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_global_average_keeps_the_layout_in_its_gradient(layout: torch.memory_format) -> None:
+    maps = torch.randn(3, 4, 5, 6, dtype=torch.float64).contiguous(memory_format=layout)
+    maps.requires_grad_()
+    assert torch.autograd.gradcheck(GlobalAverage(), maps)
+    found = GlobalAverage()(maps)
+    torch.testing.assert_close(found, F.adaptive_avg_pool2d(maps, 1).flatten(1))
+    (gradient,) = torch.autograd.grad(found.square().sum(), maps)
+    assert gradient.is_contiguous(memory_format=layout)
