@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
 from hpff.errors import UserError
+from hpff.features import mask_of
 from hpff.judges import image_of
 from hpff.schedule import Level, Step
 from hpff.tracing import call_model, is_compiled, logits_of
@@ -55,6 +56,7 @@ class HookedStep:
     ) -> None:
         self._learner = learner
         self._image = image_of(inputs)
+        self._mask = mask_of(learner.model, inputs)
         self._targets = targets
         self._scale = scale
         self._losses: dict[tuple[Level, int], Tensor] = {}
@@ -101,8 +103,7 @@ class HookedStep:
         self._busy = True
         if self._compiled and self._learner.reach.carried_through[module.index - 1]:
             _refuse_donation(output)
-        n = self._learner.fit_patches(module.index, output, self._image)
-        seen = self._learner.method.read(output, n)
+        seen = self._learner.see(module.index, output, self._image, self._mask)
         self._start = self._step.boundary(self._start, output, seen)
         self._busy = False
         return self._start.clone() if module.overwritten else self._start

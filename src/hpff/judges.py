@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,7 @@ class JudgeBuilder:
     """Builds the auxiliary network of any place.
 
     Args:
+        form: what methods would see of a block's output, by its shape.
         image: a batch of two images as the model sees them, or None where its input is none.
     """
 
@@ -30,37 +31,45 @@ class JudgeBuilder:
     partition: Partition
     num_classes: int
     criterion: Criterion
+    form: Callable[[tuple[int, ...]], tuple[int, ...]]
     image: Tensor | None
     patch_mode: PatchMode
 
     def build(self, level: str, module: LocalModule) -> tuple[PatchFusion, Place]:
         """The network of ``level`` at the output of ``module``, and its place."""
-        features = torch.zeros(2, *module.output_shape, dtype=module.dtype, device=module.device)
-        seen = self.method.read(features, module.patches)
-        place = self._place(level, module, seen)
-        network = _moved(self.method.auxiliary(place), features)
-        fusion = PatchFusion(network, module.patches, together=self.patch_mode != "one-by-one")
-        if self.patch_mode == "auto" and module.patches > 1 and self._too_much(fusion, seen):
-            fusion = PatchFusion(network, module.patches, together=False)
+        output = torch.zeros(2, *module.output_shape, dtype=module.dtype, device=module.device)
+        view = module.features.view(output, module.patches, sides_of(self.image), None)
+        given = seen(self.method, view, module.patches)
+        place = self._place(level, module, given)
+        network = _moved(self.method.auxiliary(place), output)
+        pieces = given.ndim != 4
+        fusion = PatchFusion(
+            network, module.patches, together=self.patch_mode != "one-by-one", pieces=pieces
+        )
+        if self.patch_mode == "auto" and module.patches > 1 and self._too_much(fusion, given):
+            fusion = PatchFusion(network, module.patches, together=False, pieces=pieces)
         return fusion, place
 
-    def _place(self, level: str, module: LocalModule, seen: Tensor) -> Place:
-        image = () if self.image is None else _part(self.image, module.patches)
+    def _place(self, level: str, module: LocalModule, given: Tensor) -> Place:
+        is_map = given.ndim == 4 and self.image is not None
         return Place(
             module=module.index,
             modules=len(self.partition),
             level=level,
-            features=_part(seen, module.patches),
-            image=image,
+            kind=module.features.kind,
+            features=_part(given, module.patches),
+            image=_part(self.image, module.patches) if is_map and self.image is not None else (),
             following=tuple(
-                shape for later in self.partition[module.index :] for shape in later.block_shapes
+                self.form(shape)
+                for later in self.partition[module.index :]
+                for shape in later.block_shapes
             ),
             num_classes=self.num_classes,
             patches=module.patches,
             criterion=self.criterion,
         )
 
-    def _too_much(self, fusion: PatchFusion, seen: Tensor) -> bool:
+    def _too_much(self, fusion: PatchFusion, given: Tensor) -> bool:
         """Whether all patches' graphs take more than a backward through the widest module.
 
         That is about three tensors of its output's size: the gradient that comes in, the one
@@ -68,15 +77,20 @@ class JudgeBuilder:
         """
         widest = max(math.prod(module.output_shape) for module in self.partition[:-1])
         images = [self.image] if self.method.needs_images and self.image is not None else []
-        allowed: int = 3 * widest * len(seen) * seen.element_size()
-        return graph_bytes(fusion, seen, *images) > allowed
+        allowed: int = 3 * widest * len(given) * given.element_size()
+        return graph_bytes(fusion, given, *images) > allowed
 
 
-def _part(maps: Tensor, patches: int) -> tuple[int, ...]:
-    """Shape of one of n×n patches, the batch left out."""
-    if patches == 1:
-        return tuple(maps.shape[1:])
-    _, channels, height, width = maps.shape
+def seen(method: Method, view: Tensor, patches: int) -> Tensor:
+    """What of a view the auxiliary networks see: of maps, what the method reads of them."""
+    return method.read(view, patches) if view.ndim == 4 else view
+
+
+def _part(view: Tensor, patches: int) -> tuple[int, ...]:
+    """Shape of one of n×n patches, or of one of n pieces, the batch left out."""
+    if view.ndim != 4:
+        return (view.shape[-1],)
+    _, channels, height, width = view.shape
     return channels, height // patches, width // patches
 
 
@@ -93,3 +107,8 @@ def image_of(inputs: object) -> Tensor | None:
     first = inputs[0] if isinstance(inputs, (tuple, list)) and inputs else inputs
     is_image = isinstance(first, torch.Tensor) and first.ndim == 4 and first.is_floating_point()
     return first if is_image else None  # type: ignore[return-value]
+
+
+def sides_of(image: Tensor | None) -> tuple[int, int] | None:
+    """Height and width of images (B, C, H, W)."""
+    return None if image is None else (image.shape[2], image.shape[3])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from hpff import methods
 from hpff.auxiliary import PatchFusion, patches_in_force
 from hpff.errors import UserError
+from hpff.features import Features, Finder, check_given
 from hpff.hooked_step import HookedStep, Losses
-from hpff.judges import JudgeBuilder, PatchMode, image_of
+from hpff.judges import JudgeBuilder, PatchMode, image_of, seen, sides_of
 from hpff.methods import Criterion, Method, Place
 from hpff.partition import Partition, partition
 from hpff.schedule import Level, Reach
@@ -40,7 +41,10 @@ class LocalLearner(nn.Module):
         cascade: k, how many modules a cascade trains; 1 turns the cascade level off.
         independent: False turns the independent level off.
         patches: n; 1 turns PFF off. Where n×n patches do not fit a map, n is the largest below
-            that divides its sides; ``learner.partition`` shows it.
+            that divides its sides; ``learner.partition`` shows it. Sequences are cut into n pieces.
+        smallest_patch: n falls where the sides of patches would be smaller, in positions of the
+            map (pieces of a sequence: shorter, on the example). The default, 2, never lowers the
+            n of the published experiments; 1 allows patches of a single position.
         independent_weight, cascade_weight: the levels' weights (the update rule's η, as factors of
             the optimizer's rate). By default 1 where only one level is on, otherwise
             ``HILO_WEIGHTS``.
@@ -48,6 +52,10 @@ class LocalLearner(nn.Module):
             a time), or "auto": one by one only where all patches together would take more memory
             than the backward through the widest module does anyway.
         criterion: the task's loss, ``criterion(logits, targets)`` -> scalar.
+        features: what the outputs at the cuts are, where it is found wrong (``learner.partition``
+            shows it): "map", "map-last" (B, H, W, C), "tokens", "sequence", "sequence-first"
+            (B, D, L), "vector", or a :class:`~hpff.features.Features`; or a dict of these by the
+            cut's name.
 
     Raises:
         UserError: an argument is out of its range, or the model cannot be cut as asked.
@@ -64,10 +72,12 @@ class LocalLearner(nn.Module):
         cascade: int = 2,
         independent: bool = True,
         patches: int = 2,
+        smallest_patch: int = 2,
         independent_weight: float | None = None,
         cascade_weight: float | None = None,
         patch_mode: PatchMode = "auto",
         criterion: Criterion = F.cross_entropy,
+        features: str | Features | Mapping[str, str | Features] | None = None,
     ) -> None:
         super().__init__()
         _check_model(model)
@@ -76,7 +86,7 @@ class LocalLearner(nn.Module):
         if not self.method.local:
             modules, cascade, independent, patches = 1, 1, True, 1
             independent_weight = cascade_weight = None
-        _check_levels(cascade, independent, patches, patch_mode, num_classes)
+        _check_levels(cascade, independent, patches, smallest_patch, patch_mode, num_classes)
         cut = partition(model, modules, example)
         if cascade > len(cut):
             raise UserError(
@@ -89,16 +99,24 @@ class LocalLearner(nn.Module):
         self.weights = _weights(independent_weight, cascade_weight, independent, cascade)
         self.reach = Reach.uniform(len(cut), cascade)
         self.patches = patches
+        self.smallest_patch = smallest_patch
         image = image_of(example)
         if self.method.needs_images and image is None:
             raise UserError("this method needs images (B, C, H, W) as the model's first input")
-        grid = [self._patches_for(m.output_shape, image) for m in cut[:-1]]
-        self.partition: Partition = cut.with_patches([*grid, 1])
+        check_given(features, [m.cut for m in cut[:-1]])
+        shapes = [shape for m in cut for shape in m.block_shapes]
+        finder = Finder(model, example, sides_of(image), shapes, features)
+        kinds = [finder.at(m.cut, m.output_shape) for m in cut[:-1]]
+        counts = [
+            self._patches_for(kind, m.output_shape, image)
+            for m, kind in zip(cut, kinds, strict=False)
+        ]
+        self.partition: Partition = cut.with_features(kinds, counts)
         self.patch_mode = patch_mode
         self.independent_auxiliary = nn.ModuleDict()
         self.cascade_auxiliary = nn.ModuleDict()
         self._places: dict[tuple[Level, int], Place] = {}
-        self._add_auxiliaries(example)
+        self._add_auxiliaries(image, finder)
 
     @property
     def cascade(self) -> int:
@@ -203,15 +221,25 @@ class LocalLearner(nn.Module):
         """
         module = self.partition[j - 1]
         shape = tuple(output.shape[1:])
-        n = module.patches if shape == module.output_shape else self._patches_for(shape, image)
+        fixed = shape == module.output_shape or module.features.kind == "sequence"
+        n = module.patches if fixed else self._patches_for(module.features, shape, image)
         for network in self._auxiliaries_at(j):
             if network.patches != n:
                 network.refit(n)
         return n
 
-    def _patches_for(self, shape: tuple[int, ...], image: Tensor | None) -> int:
+    def see(self, j: int, output: Tensor, image: Tensor | None, mask: Tensor | None) -> Tensor:
+        """What the auxiliary networks see of the output of module j: maps, vectors, or pieces."""
+        features = self.partition[j - 1].features
+        n = self.fit_patches(j, output, image)
+        return seen(self.method, features.view(output, n, sides_of(image), mask), n)
+
+    def _patches_for(self, features: Features, shape: tuple[int, ...], image: Tensor | None) -> int:
+        form = features.form(shape, sides_of(image))
+        if len(form) != 3:
+            return features.pieces(self.patches, self.smallest_patch, shape)
         also = [tuple(image.shape[1:])] if self.method.needs_images and image is not None else []
-        return patches_in_force(self.patches, shape, *also)
+        return patches_in_force(self.patches, form, *also, smallest=self.smallest_patch)
 
     def extra_repr(self) -> str:
         return (
@@ -227,11 +255,11 @@ class LocalLearner(nn.Module):
             if str(j) in networks:
                 yield self.auxiliary(level, j)  # type: ignore[arg-type]
 
-    def _add_auxiliaries(self, example: Any) -> None:
-        image = image_of(example)
+    def _add_auxiliaries(self, image: Tensor | None, finder: Finder) -> None:
         builder = JudgeBuilder(
             method=self.method,
             partition=self.partition,
+            form=finder.form,
             num_classes=self.num_classes,
             criterion=self.criterion,
             image=None if image is None else image[:1].expand(2, -1, -1, -1),
@@ -279,9 +307,20 @@ def _check_model(model: nn.Module) -> None:
 
 
 def _check_levels(
-    cascade: int, independent: bool, patches: int, patch_mode: str, num_classes: int
+    cascade: int,
+    independent: bool,
+    patches: int,
+    smallest_patch: int,
+    patch_mode: str,
+    num_classes: int,
 ) -> None:
-    for name, value in (("cascade", cascade), ("patches", patches), ("num_classes", num_classes)):
+    numbers = {
+        "cascade": cascade,
+        "patches": patches,
+        "smallest_patch": smallest_patch,
+        "num_classes": num_classes,
+    }
+    for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"{name}={value!r}; expected a whole number, 1 or more")
     if not isinstance(independent, bool):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hpff.errors import UserError
+from hpff.features import Features, Vectors
 from hpff.tracing import Separator, Trace, trace
 
 # Cuts of the published experiments: blocks in each stage -> K -> the last block of each module but
@@ -51,7 +52,9 @@ class LocalModule:
         parameters: how many numbers these are.
         output_shape: of its output on the example, the batch left out.
         dtype, device: of its output.
-        patches: n in force at its output (n×n patches); 1 where PFF is off or does not fit.
+        features: what its output is: a map, tokens, a sequence or a vector.
+        patches: n in force at its output (n×n patches, or n pieces of a sequence); 1 where PFF is
+            off or does not fit.
         overwritten: whether the next module modifies the output in place.
     """
 
@@ -64,6 +67,7 @@ class LocalModule:
     output_shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    features: Features = field(default_factory=Vectors)
     patches: int = 1
     overwritten: bool = False
 
@@ -83,18 +87,22 @@ class Partition(Sequence[LocalModule]):
     def __iter__(self) -> Iterator[LocalModule]:
         return iter(self.modules)
 
-    def with_patches(self, patches: Sequence[int]) -> Partition:
-        """The same cut with n in force at each module's output."""
-        return Partition(
-            tuple(replace(m, patches=n) for m, n in zip(self.modules, patches, strict=True))
+    def with_features(self, features: Sequence[Features], patches: Sequence[int]) -> Partition:
+        """The same cut with the features and n in force at each module's output but the last."""
+        described = tuple(
+            replace(m, features=kind, patches=n)
+            for m, kind, n in zip(self.modules, features, patches, strict=False)
         )
+        return Partition((*described, self.modules[-1]))
 
     def __str__(self) -> str:
-        rows = [("module", "ends after", "parameters", "output", "patches")]
+        rows = [("module", "ends after", "parameters", "output", "features", "patches")]
         for m in self.modules:
             shape = "×".join(map(str, m.output_shape))
-            grid = f"{m.patches}×{m.patches}"
-            rows.append((str(m.index), m.cut or "the head", f"{m.parameters:,}", shape, grid))
+            kind, n = str(m.features) if m.cut else "", str(m.patches)
+            cut = f"{n}×{n}" if m.features.kind in ("map", "tokens") else n
+            name = m.cut or "the head"
+            rows.append((str(m.index), name, f"{m.parameters:,}", shape, kind, cut))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

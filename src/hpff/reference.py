@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from hpff.auxiliary import PatchAware
-from hpff.judges import image_of
+from hpff.features import mask_of
+from hpff.judges import image_of, seen, sides_of
 from hpff.learner import LocalLearner
 from hpff.schedule import Level
 from hpff.tracing import call_model, logits_of, restored_state
@@ -126,12 +127,15 @@ def _judge(
     images = image_of(inputs)
     learner.fit_patches(j, output, images)
     fusion = learner.auxiliary(level, j)
-    parts = [_patches(output, fusion.patches)]
+    features = learner.partition[j - 1].features
+    mask = mask_of(learner.model, inputs)
+    view = features.view(output, fusion.patches, sides_of(images), mask)
+    parts = [_patches(view, fusion.patches)]
     if learner.method.needs_images and images is not None:
         parts.append(_patches(images, fusion.patches))
     with _one_patch_at_a_time(fusion.network):
         outputs = [
-            fusion.network(learner.method.read(patch, 1), *image)
+            fusion.network(seen(learner.method, patch, 1), *image)
             for patch, *image in zip(*parts, strict=True)
         ]
     fused = tree_map(lambda *each: torch.stack(each).mean(0), *outputs)
@@ -141,6 +145,8 @@ def _judge(
 def _patches(maps: Tensor, n: int) -> list[Tensor]:
     if n == 1:
         return [maps]
+    if maps.ndim == 3:
+        return list(maps.unbind(1))
     return [patch for row in maps.chunk(n, dim=2) for patch in row.chunk(n, dim=3)]
 
 

@@ -89,7 +89,12 @@ def _judge(learner: LocalLearner, level: str, j: int, x: Tensor, targets: Tensor
     networks = learner.cascade_auxiliary if level == "cascade" else learner.independent_auxiliary
     weights = dict(networks[str(j)].network.named_parameters())
     height, width = x.shape[2:]
-    n = next(n for n in range(learner.patches, 0, -1) if height % n == 0 and width % n == 0)
+    least = learner.smallest_patch
+    n = next(
+        n
+        for n in range(learner.patches, 0, -1)
+        if n == 1 or (height % n == width % n == 0 and min(height, width) >= n * least)
+    )
     scores = [
         _mlp_sr(
             x[

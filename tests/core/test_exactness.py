@@ -44,6 +44,7 @@ def gradients(learner: LocalLearner, images: Tensor, targets: Tensor) -> dict[st
     reach=st.sampled_from(["1", "2", "3", "K"]),
     independent=st.booleans(),
     patches=st.sampled_from([1, 2, 3]),
+    smallest=st.integers(1, 3),
     norm=st.booleans(),
     side=st.sampled_from([4, 6, 7, 12]),
     mode=st.sampled_from(["together", "one-by-one", "auto"]),

@@ -56,7 +56,10 @@ class ConvMLP(PatchAware):
 
 
 class VectorMLP(nn.Sequential):
-    """An MLP of constant width for vectors (B, D), giving (B, num_classes)."""
+    """An MLP of constant width for vectors (B, D), giving (B, num_classes).
+
+    Maps (B, D, h, w) are averaged over positions first.
+    """
 
     def __init__(
         self, width: int, num_classes: int, *, hidden_layers: int = 2, hidden_bias: bool = False
@@ -65,6 +68,12 @@ class VectorMLP(nn.Sequential):
         super().__init__(
             *(layer for layers in hidden for layer in layers), nn.Linear(width, num_classes)
         )
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        scores = vectors.mean((2, 3)) if vectors.ndim == 4 else vectors
+        for layer in self:
+            scores = layer(scores)
+        return scores
 
 
 def _layer(width: int, *, bias: bool) -> list[nn.Module]:

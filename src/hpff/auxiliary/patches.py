@@ -16,18 +16,23 @@ from torch.utils.checkpoint import checkpoint
 from hpff.auxiliary.norm import use_batch_statistics
 
 
-def patches_in_force(wanted: int, *shapes: tuple[int, ...]) -> int:
+def patches_in_force(wanted: int, *shapes: tuple[int, ...], smallest: int = 1) -> int:
     """The n that all maps allow: the largest up to ``wanted`` that divides all their sides.
 
     Args:
         wanted: the n asked for.
         shapes: of the maps that are cut alike, the batch left out. Only maps (C, H, W) can be
             cut: with any other shape n is 1.
+        smallest: what the sides of a patch of any of them are at least, unless n is 1.
     """
     if any(len(shape) != 3 for shape in shapes):
         return 1
     sides = [side for shape in shapes for side in shape[1:]]
-    return max(n for n in range(1, wanted + 1) if all(side % n == 0 for side in sides))
+
+    def fits(n: int) -> bool:
+        return all(side % n == 0 and (n == 1 or side // n >= smallest) for side in sides)
+
+    return max(n for n in range(1, wanted + 1) if fits(n))
 
 
 def cut(features: Tensor, n: int) -> Tensor:
@@ -59,26 +64,34 @@ class PatchFusion(nn.Module):
             :class:`~hpff.auxiliary.BatchStatisticsNorm`, with the same parameters.
         patches: n.
         together: the mode.
+        pieces: whether features come in n pieces (B, n, D) and not as maps to be cut.
     """
 
-    def __init__(self, network: nn.Module, patches: int, *, together: bool = True) -> None:
+    def __init__(
+        self, network: nn.Module, patches: int, *, together: bool = True, pieces: bool = False
+    ) -> None:
         super().__init__()
         self.patches = 1
         self.together = together
+        self.pieces = pieces
         self.network = network
         self.refit(patches)
 
     def refit(self, patches: int) -> None:
         """Use n×n patches from now on."""
         self.patches = patches
-        self.network = use_batch_statistics(self.network, patches**2 if self.together else 1)
+        self.network = use_batch_statistics(self.network, self._count if self.together else 1)
+
+    @property
+    def _count(self) -> int:
+        return self.patches if self.pieces else self.patches**2
 
     def forward(self, *inputs: Tensor) -> Any:
         """The mean of the outputs over patches; every input is a map, and is cut alike."""
         if self.patches == 1:
             return self.network(*inputs)
-        count = self.patches**2
-        cuts = [cut(maps, self.patches) for maps in inputs]
+        count = self._count
+        cuts = inputs if self.pieces else [cut(maps, self.patches) for maps in inputs]
         if self.together:
             outputs = self.network(*(patches.transpose(0, 1).flatten(0, 1) for patches in cuts))
             return tree_map(lambda out: out.unflatten(0, (count, -1)).mean(0), outputs)

@@ -21,13 +21,14 @@ class Place:
         modules: K.
         level: ``"independent"`` or ``"cascade"``.
         features: shape of one feature as the network sees it, the batch left out; under PFF
-            that of one patch.
+            that of one patch. Maps and tokens are seen as (C, H, W), the others as (D,).
         image: shape of the part of the image that belongs to it, the batch left out; empty where
-            the model's first input is no image.
-        following: output shapes of the blocks that come after, in order.
+            the model's first input is no image, or where features have no place in it.
+        following: what would be seen of the blocks that come after, in order.
         num_classes: of the task.
         patches: n in force here.
         criterion: the task's loss, ``criterion(logits, targets)`` -> scalar.
+        kind: of the features: ``"map"``, ``"tokens"``, ``"sequence"`` or ``"vector"``.
     """
 
     module: int
@@ -39,6 +40,7 @@ class Place:
     num_classes: int
     patches: int
     criterion: Criterion
+    kind: str = "map"
 
 
 class Method(ABC):
@@ -52,13 +54,13 @@ class Method(ABC):
     needs_images: ClassVar[bool] = False
 
     def read(self, features: Tensor, patches: int) -> Tensor:
-        """What of a module's output the auxiliary networks see.
+        """What of maps the auxiliary networks see; features without a grid are seen whole.
 
         All networks at one place share it. It has no parameters and leaves patches apart: reading
         the whole and then cutting it gives what reading each patch would.
 
         Args:
-            features: (B, C, H, W), n×n patches in each, or any other shape with n = 1.
+            features: (B, C, H, W), n×n patches in each.
             patches: n.
         """
         return features

@@ -35,8 +35,6 @@ class DGL(Method):
         self.hidden_bias = hidden_bias
 
     def read(self, features: Tensor, patches: int) -> Tensor:
-        if features.ndim != 4:
-            return features
         height, width = features.shape[-2:]
         rows = patches * math.ceil(height / patches / 4)
         columns = patches * math.ceil(width / patches / 4)
@@ -45,13 +43,7 @@ class DGL(Method):
         return F.adaptive_avg_pool2d(features, (rows, columns))
 
     def auxiliary(self, place: Place) -> nn.Module:
-        kinds = {3: ConvMLP, 1: VectorMLP}
-        kind = kinds.get(len(place.features))
-        if kind is None:
-            raise UserError(
-                f"dgl judges maps (B, C, H, W) and vectors (B, D); module {place.module} gives "
-                f"features of shape (B, {', '.join(map(str, place.features))}); cut elsewhere"
-            )
+        kind = ConvMLP if place.kind == "map" else VectorMLP
         return kind(
             place.features[0],
             place.num_classes,

@@ -1,0 +1,74 @@
+"""What a kind of features is, and what is known of a model before its outputs are read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+from torch import Tensor
+
+Shape = tuple[int, ...]
+Sides = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model and its example say about outputs whose shape alone does not tell.
+
+    Attributes:
+        sides: height and width of the images; None where the model's input is none.
+        length: of the sequences of token numbers; None where the input is none.
+        widths: sizes of the model's biases and of its normalizations' weights: channel counts.
+        prefix: how many class, distillation and register tokens the model learns.
+        channels_last: whether maps that could be read either way are (H, W, C).
+    """
+
+    sides: Sides | None
+    length: int | None
+    widths: frozenset[int]
+    prefix: int
+    channels_last: bool = False
+
+
+class Features(ABC):
+    """How the output of one module is laid out.
+
+    Methods see one of two forms, whatever the layout: maps (B, C, H, W), which PFF cuts into n×n
+    patches, or vectors (B, D), where a sequence gives n of them, one for each piece.
+    All shapes are of outputs, the batch left out; ``sides`` are those of the images, if any.
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def form(self, shape: Shape, sides: Sides | None) -> Shape:
+        """What the methods see, uncut: (C, H, W) or (D,)."""
+
+    @abstractmethod
+    def view(self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None) -> Tensor:
+        """The output as maps (B, C, H, W), as vectors (B, D), or as pieces (B, n, D) with n > 1.
+
+        Args:
+            output: (B, *shape).
+            pieces: n; maps come uncut.
+            mask: (B, L), True for the tokens of a sequence that are no padding; None: all are.
+        """
+
+    def pieces(self, wanted: int, smallest: int, shape: Shape) -> int:
+        """The n in force where the form is vectors; maps are cut by their sides."""
+        return 1
+
+
+def is_grid(height: int, width: int, sides: Sides | None) -> bool:
+    """Whether positions height×width can be those of images: the same aspect, or by one stride."""
+    if sides is None:
+        return True
+    return height * sides[1] == width * sides[0] or (height, width) in _strided(sides)
+
+
+@lru_cache(maxsize=64)
+def _strided(sides: Sides) -> frozenset[Sides]:
+    down = {(sides[0] // s, sides[1] // s) for s in range(1, max(sides) + 1)}
+    return frozenset(down | {(-(-sides[0] // s), -(-sides[1] // s)) for s in range(1, max(sides))})

@@ -1,0 +1,31 @@
+"""Vectors: no positions at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from hpff.features.base import Facts, Features, Shape, Sides
+
+
+@dataclass(frozen=True)
+class Vectors(Features):
+    """Vectors (B, D)."""
+
+    kind: ClassVar[str] = "vector"
+
+    def form(self, shape: Shape, sides: Sides | None) -> Shape:
+        return shape
+
+    def view(self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None) -> Tensor:
+        return output
+
+    def __str__(self) -> str:
+        return "vector"
+
+
+def recognize(shape: Shape, facts: Facts) -> Vectors | None:
+    """Every output of one dimension."""
+    return Vectors() if len(shape) == 1 else None
