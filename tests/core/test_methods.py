@@ -73,22 +73,6 @@ def test_a_method_of_ones_own(patch_mode: str) -> None:
     assert check_gradients(learner, images, targets) == {}
 
 
-def test_features_that_dgl_cannot_judge_are_named() -> None:
-    class Tokens(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
-            self.head = nn.Linear(4, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            for block in self.blocks:
-                x = torch.tanh(block(x))
-            return self.head(x.mean(1))
-
-    with pytest.raises(UserError, match=r"module 1 gives features of shape \(B, 7, 4\)"):
-        LocalLearner(Tokens(), modules=2, example=torch.randn(2, 7, 4), num_classes=2)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -26,12 +26,16 @@ def test_cut_gives_the_windows_row_by_row(n: int, h: int, w: int) -> None:
 
 
 @given(
-    shape=st.tuples(st.just(3), st.integers(1, 40), st.integers(1, 40)), wanted=st.integers(1, 6)
+    shape=st.tuples(st.just(3), st.integers(1, 40), st.integers(1, 40)),
+    wanted=st.integers(1, 6),
+    smallest=st.integers(1, 9),
 )
-def test_n_in_force_is_the_largest_that_fits(shape: tuple[int, int, int], wanted: int) -> None:
-    n = patches_in_force(wanted, shape)
-    fits = [m for m in range(1, wanted + 1) if shape[1] % m == 0 and shape[2] % m == 0]
-    assert n == max(fits)
+def test_n_in_force_is_the_largest_that_fits(
+    shape: tuple[int, int, int], wanted: int, smallest: int
+) -> None:
+    n = patches_in_force(wanted, shape, smallest=smallest)
+    fits = [m for m in range(2, wanted + 1) if shape[1] % m == 0 and shape[2] % m == 0]
+    assert n == max((m for m in fits if min(shape[1:]) // m >= smallest), default=1)
     assert patches_in_force(wanted, (7,)) == 1
 
 

@@ -51,11 +51,10 @@ class ConvMLP(PatchAware):
             scores = F.linear(pooled.flatten(1), first.weight, first.bias)
         for layer in rest:
             scores = layer(scores)
-        by_sample = scores.view(-1, self.groups, scores.shape[1])
-        return by_sample.transpose(0, 1).reshape(scores.shape)
+        return _by_patch(scores, self.groups)
 
 
-class VectorMLP(nn.Sequential):
+class VectorMLP(nn.Sequential, PatchAware):
     """An MLP of constant width for vectors (B, D), giving (B, num_classes).
 
     Maps (B, D, h, w) are averaged over positions first.
@@ -70,15 +69,21 @@ class VectorMLP(nn.Sequential):
         )
 
     def forward(self, vectors: Tensor) -> Tensor:
-        scores = vectors.mean((2, 3)) if vectors.ndim == 4 else vectors
+        rows = vectors.mean((2, 3)) if vectors.ndim == 4 else vectors
+        rows = rows.unflatten(0, (self.groups, -1)).transpose(0, 1).reshape(rows.shape)
         for layer in self:
-            scores = layer(scores)
-        return scores
+            rows = layer(rows)
+        return _by_patch(rows, self.groups)
 
 
 def _layer(width: int, *, bias: bool) -> list[nn.Module]:
     norm = BatchStatisticsNorm(width, alternating=True)
     return [nn.Linear(width, width, bias=bias), norm, nn.ReLU(inplace=True)]
+
+
+def _by_patch(rows: Tensor, groups: int) -> Tensor:
+    """Rows whose patches stand side by side, sample by sample, one patch position after another."""
+    return rows.view(-1, groups, rows.shape[1]).transpose(0, 1).reshape(rows.shape)
 
 
 def _of_repeated(layer: nn.Linear, values: Tensor) -> Tensor:

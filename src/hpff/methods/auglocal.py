@@ -29,7 +29,8 @@ class AugLocal(Method):
     def auxiliary(self, place: Place) -> nn.Module:
         if len(place.features) != 3:
             raise UserError(
-                f"auglocal judges maps (B, C, H, W), not what module {place.module} gives"
+                f"auglocal judges maps and tokens on a grid; module {place.module} gives a "
+                f"{place.kind} of width {place.features[0]}; use dgl or predsim, or cut elsewhere"
             )
         widths = [shape[0] for shape in place.following if len(shape) == 3] or [place.features[0]]
         shrunk = 0.5 * (place.module - 1) / max(place.modules - 2, 1)

@@ -70,8 +70,8 @@ class InfoPro(Method):
     def auxiliary(self, place: Place) -> nn.Module:
         if len(place.features) != 3 or len(place.image) != 3:
             raise UserError(
-                f"infopro judges maps (B, C, H, W) of images; module {place.module} gives features "
-                f"of shape (B, {', '.join(map(str, place.features))}); cut elsewhere"
+                f"infopro judges maps and tokens on a grid; module {place.module} gives a "
+                f"{place.kind} of width {place.features[0]}; use dgl or predsim, or cut elsewhere"
             )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, place.image[0]):

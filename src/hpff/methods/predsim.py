@@ -35,11 +35,6 @@ class PredSim(Method):
         self.feature_size = feature_size
 
     def auxiliary(self, place: Place) -> nn.Module:
-        if len(place.features) != 3:
-            raise UserError(
-                f"predsim judges maps (B, C, H, W); module {place.module} gives features of shape "
-                f"(B, {', '.join(map(str, place.features))}); cut elsewhere"
-            )
         return PredSimNetwork(place.features, place.num_classes, self.feature_size)
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor, place: Place) -> Tensor:
@@ -53,16 +48,22 @@ class PredSimNetwork(nn.Module):
     """Class scores from pooled features, and features whose similarity is matched.
 
     Takes (B, C, H, W), gives ``logits`` (B, num_classes) and ``similarity`` (B, C), or (B, C·H·W)
-    for maps of a single row.
+    for maps of a single row. Of vectors (B, D) nothing is pooled, and a linear layer stands for
+    the convolution, as in the original code.
     """
 
     def __init__(self, features: tuple[int, ...], num_classes: int, feature_size: int) -> None:
         super().__init__()
-        channels, height, width = features
-        self.pool, size = _pool(channels, height, width, feature_size)
+        channels = features[0]
+        if len(features) == 1:
+            size = channels
+            self.pool: nn.Module = nn.Identity()
+            self.convolution: nn.Module = nn.Linear(channels, channels, bias=False)
+        else:
+            self.pool, size = _pool(channels, features[1], features[2], feature_size)
+            self.convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.classifier = nn.Linear(size, num_classes)
         nn.init.zeros_(self.classifier.weight)
-        self.convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
 
     def forward(self, maps: Tensor) -> dict[str, Tensor]:
         logits = self.classifier(self.pool(maps).flatten(1))
@@ -73,9 +74,9 @@ def similarity_features(maps: Tensor) -> Tensor:
     """The standard deviation (unbiased) of each channel over positions, (B, C).
 
     As in the original code only where there are more than 3 channels and more than one row;
-    other maps are flattened.
+    other maps are flattened, and vectors stay as they are.
     """
-    if maps.shape[1] > 3 and maps.shape[2] > 1:
+    if maps.ndim == 4 and maps.shape[1] > 3 and maps.shape[2] > 1:
         positions = maps.flatten(2)
         centered = positions - positions.mean(2, keepdim=True)
         variance = centered.mul(centered).sum(2) / (positions.shape[2] - 1)
