@@ -52,4 +52,5 @@ def test_an_unknown_dataset_is_refused_with_the_known_ones():
 
 
 def test_names_lists_what_load_takes():
-    assert [name for name, _ in data.names()] == ["digits", "cifar10", "parquet:FOLDER"]
+    names = "digits cifar10 cifar100 svhn stl10 imagenet folder:PATH parquet:FOLDER"
+    assert [name for name, _ in data.names()] == names.split()

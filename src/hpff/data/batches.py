@@ -3,22 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from hpff.data.augmentation import Choices, augment, draw
+from hpff.data.augmentation import Augmentation, Choices, augment, draw
 from hpff.data.dataset import Dataset
 from hpff.data.image_set import ImageSet
 from hpff.errors import UserError
 
 
-class Batches:
-    """One split as batches of (images float32 (B, C, H, W), labels int64 (B,)) on the device.
+class ImageBatches(Protocol):
+    """One split as batches of (images float32 (B, C, H, W), labels int64 (B,)) on a device."""
 
-    The split is kept there as bytes. Raises UserError for a batch size below 1, for one that
-    leaves no batch at all, and for images too small for the reflection that augments them.
+    batch_size: int
+    device: torch.device
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """Return name to reason of the images that were left out."""
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+
+    def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return one pass over the split.
+
+        Order, crops and flips of the whole pass are drawn in this call, from the generator alone:
+        the same generator state gives the same images, whatever the batch size, the number of
+        workers and the device.
+        """
+
+
+class Normalization:
+    """From bytes (B, C, H, W) to normalized float32 on the same device."""
+
+    def __init__(self, dataset: Dataset, device: torch.device, *, channels_last: bool) -> None:
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        mean = torch.tensor(dataset.mean, dtype=torch.float64)[:, None, None]
+        std = torch.tensor(dataset.std, dtype=torch.float64)[:, None, None]
+        self._scale = (1 / (255 * std)).to(device, torch.float32)
+        self._shift = (-mean / std).to(device, torch.float32)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        pixels = images.to(torch.float32, memory_format=self._memory_format)
+        return pixels.mul_(self._scale).add_(self._shift)
+
+
+class Batches:
+    """`ImageBatches` of a split in memory, which is kept on the device as bytes.
+
+    With `image_size`, images are resized to that many pixels a side, bilinear with antialiasing.
+    Raises UserError for a batch size below 1, for one that leaves no batch at all, and for images
+    too small for the reflection that augments them.
     """
 
     def __init__(
@@ -32,37 +72,31 @@ class Batches:
         augment: bool,
         drop_last: bool,
         channels_last: bool = False,
+        image_size: int | None = None,
     ) -> None:
-        _check_batch_size(batch_size, len(images), drop_last)
-        if augment:
-            _check_padding(images, dataset)
+        check_batch_size(batch_size, len(images), drop_last=drop_last)
+        augmentation = dataset.augmentation
+        self._augmentation = augmentation if isinstance(augmentation, Augmentation) else None
+        if not augment:
+            self._augmentation = None
+        if self._augmentation is not None:
+            _check_padding(images, self._augmentation)
         self.batch_size = batch_size
         self.device = torch.device(device)
+        self.broken: Mapping[str, str] = {}
         self._images = images.to(self.device)
-        self._augmentation = dataset.augmentation if augment else None
         self._shuffle = shuffle
         self._drop_last = drop_last
-        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        mean = torch.tensor(dataset.mean, dtype=torch.float64)[:, None, None]
-        std = torch.tensor(dataset.std, dtype=torch.float64)[:, None, None]
-        self._scale = (1 / (255 * std)).to(self.device, torch.float32)
-        self._shift = (-mean / std).to(self.device, torch.float32)
+        self._normalize = Normalization(dataset, self.device, channels_last=channels_last)
+        self._size = None if image_size in (None, *images.shape[1:]) else image_size
 
     def __len__(self) -> int:
-        batches = len(self._images) / self.batch_size
-        return math.floor(batches) if self._drop_last else math.ceil(batches)
+        return batch_count(len(self._images), self.batch_size, drop_last=self._drop_last)
 
     def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return one pass over the split.
-
-        Order, crops and flips of the whole pass are drawn in this call, from the generator alone:
-        the same generator state gives the same batches, whatever the batch size and the device of
-        the images.
-        """
+        """Return one pass, as `ImageBatches.epoch` says."""
         count = len(self._images)
-        order = torch.arange(count)
-        if self._shuffle:
-            order = torch.randperm(count, generator=generator, device=generator.device)
+        order = image_order(count, generator, shuffle=self._shuffle)
         choices = None
         if self._augmentation is not None:
             choices = draw(self._augmentation, count, generator).to(self.device)
@@ -74,14 +108,28 @@ class Batches:
             images = self._images.images[chosen]
             if self._augmentation is not None and choices is not None:
                 images = augment(images, choices[chosen], self._augmentation)
-            yield self._normalize(images), self._images.labels[chosen]
+            yield self._resize(self._normalize(images)), self._images.labels[chosen]
 
-    def _normalize(self, images: Tensor) -> Tensor:
-        pixels = images.to(torch.float32, memory_format=self._memory_format)
-        return pixels.mul_(self._scale).add_(self._shift)
+    def _resize(self, pixels: Tensor) -> Tensor:
+        if self._size is None:
+            return pixels
+        return F.interpolate(pixels, (self._size,) * 2, mode="bilinear", antialias=True)
 
 
-def _check_batch_size(batch_size: int, count: int, drop_last: bool) -> None:
+def image_order(count: int, generator: torch.Generator, *, shuffle: bool) -> Tensor:
+    """Return the order of a pass, int64 (count,), on the generator's device if it is shuffled."""
+    if not shuffle:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator, device=generator.device)
+
+
+def batch_count(images: int, batch_size: int, *, drop_last: bool) -> int:
+    """Return how many batches a pass has."""
+    return math.floor(images / batch_size) if drop_last else math.ceil(images / batch_size)
+
+
+def check_batch_size(batch_size: int, count: int, *, drop_last: bool) -> None:
+    """Raise UserError for a batch size below 1 and for one that leaves no batch at all."""
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; expected 1 or more")
     if drop_last and batch_size > count:
@@ -91,9 +139,9 @@ def _check_batch_size(batch_size: int, count: int, drop_last: bool) -> None:
         )
 
 
-def _check_padding(images: ImageSet, dataset: Dataset) -> None:
-    padding, (_, height, width) = dataset.augmentation.padding, images.shape
-    if dataset.augmentation.padding_mode == "reflect" and padding >= min(height, width):
+def _check_padding(images: ImageSet, augmentation: Augmentation) -> None:
+    padding, (_, height, width) = augmentation.padding, images.shape
+    if augmentation.padding_mode == "reflect" and padding >= min(height, width):
         raise UserError(
             f"images of {height}x{width} cannot be reflected by {padding} pixels; "
             f"expected a padding below {min(height, width)}"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from hpff.data.augmentation import Augmentation
-from hpff.data.dataset import Dataset, channel_statistics
+from hpff.data.dataset import Dataset
 from hpff.data.image_set import ImageSet
+from hpff.data.treatment import channel_statistics
 
 _LARGEST_INK = 16
 
 
-def load_digits(root: Path | None = None) -> Dataset:
-    """Return 1437 training and 360 test images, always the same; nothing is read from root.
+def load_digits() -> Dataset:
+    """Return 1437 training and 360 test images, always the same.
 
     With the images sorted by class, every fifth is a test image.
     """

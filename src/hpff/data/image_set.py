@@ -51,20 +51,23 @@ class ImageSet:
         to the others. So subset(m) is the start of subset(n) for m < n. Raises UserError for an n
         below 1 or above the number of images.
         """
-        if not 1 <= n <= len(self):
-            raise UserError(f"a subset of {n} images was asked for; expected 1 to {len(self)}")
-        chosen = _class_by_class(self.labels.cpu(), seed)[:n].to(self.labels.device)
+        chosen = class_by_class(self.labels.cpu(), n, seed).to(self.labels.device)
         return ImageSet(self.images[chosen], self.labels[chosen])
 
 
-def _class_by_class(labels: Tensor, seed: int) -> Tensor:
-    """Return all indices, shuffled, so that the classes take turns."""
+def class_by_class(labels: Tensor, n: int, seed: int) -> Tensor:
+    """Return the indices of n labels, shuffled by the seed, so that the classes take turns.
+
+    Raises UserError for an n below 1 or above the number of labels.
+    """
+    if not 1 <= n <= len(labels):
+        raise UserError(f"a subset of {n} images was asked for; expected 1 to {len(labels)}")
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     counts = labels[by_class].unique_consecutive(return_counts=True)[1]
     starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
     turn = torch.arange(len(labels)) - starts
-    return by_class[turn.argsort(stable=True)]
+    return by_class[turn.argsort(stable=True)][:n]
 
 
 def _describe(tensor: Tensor) -> str:

@@ -2,55 +2,57 @@
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 
-from hpff.data.augmentation import Augmentation
-from hpff.data.dataset import (
-    CIFAR_AUGMENTATION,
-    CIFAR_MEAN,
-    CIFAR_STD,
-    Dataset,
-    channel_statistics,
-)
-from hpff.data.decode import Shape
-from hpff.data.image_set import ImageSet
+from hpff.data.broken import Policy
+from hpff.data.dataset import Dataset
+from hpff.data.encoded_set import EncodedSet, Packed
+from hpff.data.labeled import build_dataset
 from hpff.data.shard import Shard, read_shard
 from hpff.errors import UserError
 
 
-def load_parquet(folder: Path) -> Dataset:
+def load_parquet(folder: Path, treatment: str, broken: Policy) -> Dataset:
     """Return the data set whose splits are folder/train*.parquet and folder/test*.parquet.
 
     The classes are those that the files' metadata names; without it, as many as there are
-    different labels in the training split. Images of 3x32x32 get CIFAR's statistics and
-    augmentation; others get the statistics of the training split and crops of images padded with
-    zeros by an eighth of the shorter side, without flips.
+    different labels in the training split. Encoded images are held in memory.
 
-    Raises UserError, naming the file and where there is one the row, for what `read_shard` refuses,
-    for an empty or missing split, and for a label that is no class.
+    Raises UserError, naming the file and where there is one the row, for what `read_shard` and
+    `build_dataset` refuse, for an empty or missing split, and for a label that is no class.
     """
-    train = _read_split(folder, "train", None)
-    test = _read_split(folder, "test", train[0].shape)
+    train, test = _read_split(folder, "train"), _read_split(folder, "test")
     names = train[0].class_names or _number_classes(train)
     for shard in (*train, *test):
         _check_labels(shard, len(names))
-    train_images = _image_set(train)
-    mean, std, augmentation = _treatment(train_images)
-    return Dataset(
-        name=f"parquet:{folder}",
-        train=train_images,
-        test=_image_set(test),
-        num_classes=len(names),
-        class_names=names,
-        mean=mean,
-        std=std,
-        augmentation=augmentation,
+    return build_dataset(
+        f"parquet:{folder}", _encoded_set(train), _encoded_set(test), names, treatment, broken
     )
 
 
-def _read_split(folder: Path, split: str, shape: Shape | None) -> list[Shard]:
+class _Rows:
+    """The rows of several shards, counted through."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._paths = [shard.path for shard in shards]
+        self._ends = list(accumulate(len(shard) for shard in shards))
+        self._images = Packed(image for shard in shards for image in shard.images)
+
+    def read(self, index: int) -> bytes:
+        return self._images[index]
+
+    def where(self, index: int) -> str:
+        shard = bisect.bisect_right(self._ends, index)
+        first = self._ends[shard - 1] if shard else 0
+        return f"{self._paths[shard]}, row {index - first}"
+
+
+def _read_split(folder: Path, split: str) -> list[Shard]:
     """Return the split's files that hold any row; there is at least one."""
     if not folder.is_dir():
         kind = "is a file" if folder.exists() else "does not exist"
@@ -58,12 +60,7 @@ def _read_split(folder: Path, split: str, shape: Shape | None) -> list[Shard]:
     paths = sorted(folder.glob(f"{split}*.parquet"))
     if not paths:
         raise UserError(f"{folder} holds no {split}*.parquet; expected at least one such file")
-    shards: list[Shard] = []
-    for path in paths:
-        shard = read_shard(path, shape)
-        if len(shard):
-            shards.append(shard)
-            shape = shard.shape
+    shards = [shard for path in paths if len(shard := read_shard(path))]
     if not shards:
         raise UserError(f"{paths[0]}: the {split} split is empty; expected at least one row")
     return shards
@@ -84,13 +81,5 @@ def _check_labels(shard: Shard, num_classes: int) -> None:
         )
 
 
-def _image_set(shards: list[Shard]) -> ImageSet:
-    images = torch.cat([shard.images for shard in shards]).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(images, torch.cat([shard.labels for shard in shards]))
-
-
-def _treatment(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...], Augmentation]:
-    if images.shape == (3, 32, 32):
-        return CIFAR_MEAN, CIFAR_STD, CIFAR_AUGMENTATION
-    padding = min(images.shape[1:]) // 8
-    return *channel_statistics(images), Augmentation(padding, "zeros", flip=False)
+def _encoded_set(shards: list[Shard]) -> EncodedSet:
+    return EncodedSet.whole(_Rows(shards), torch.cat([shard.labels for shard in shards]))

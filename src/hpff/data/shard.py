@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from hpff.data.decode import Shape, decode
 from hpff.errors import UserError
 
 _IMAGE_COLUMNS = ("img", "image")
@@ -26,53 +24,42 @@ _LARGEST_LABEL = 2**63 - 1
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """What one file holds: uint8 (N, H, W, C) images, int64 (N,) labels, maybe the classes' names.
+    """What one file holds: N encoded images, int64 (N,) labels, maybe the classes' names.
 
-    Rows are counted from 0 in every message.
+    An image that is null has no bytes. Rows are counted from 0 in every message.
     """
 
     path: Path
-    images: Tensor
+    images: list[bytes]
     labels: Tensor
     class_names: tuple[str, ...] | None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def shape(self) -> Shape:
-        """Return (H, W, C) of one image."""
-        return _shape(self.images)
 
-
-def read_shard(path: Path, shape: Shape | None) -> Shard:
-    """Return the decoded file; shape is the (H, W, C) of every image, None if still unknown.
+def read_shard(path: Path) -> Shard:
+    """Return what the file holds.
 
     Raises UserError, naming the file and where there is one the row, for a file that is missing,
-    cut short or not Parquet, for a column that is missing or of another type, for an image that
-    cannot be decoded or is of another shape, and for a label that is null or negative.
+    cut short or not Parquet, for a column that is missing or of another type, and for a label that
+    is null or negative.
     """
     with _readable(path):
         file = pq.ParquetFile(path)
     image_column = _image_column(path, file.schema_arrow)
     _check_label_column(path, file.schema_arrow)
-    images: list[Tensor] = []
+    images: list[bytes] = []
     labels: list[int] = []
     for group in range(file.num_row_groups):
         with _readable(path):
             table = file.read_row_group(group, columns=[image_column, _LABEL_COLUMN])
             encoded = _encoded(table.column(image_column.partition(".")[0]))
             found = table.column(_LABEL_COLUMN).to_pylist()
-        decoded = _decode_all(path, len(labels), encoded, shape)
-        if len(decoded):
-            shape = _shape(decoded)
-            images.append(decoded)
         labels.extend(_checked(path, len(labels), found))
+        images.extend(image or b"" for image in encoded)
     return Shard(
-        path,
-        torch.cat(images) if images else _no_images(),
-        torch.tensor(labels, dtype=torch.int64),
-        _class_names(file.schema_arrow),
+        path, images, torch.tensor(labels, dtype=torch.int64), _class_names(file.schema_arrow)
     )
 
 
@@ -139,33 +126,6 @@ def _encoded(column: Any) -> list[bytes | None]:
     return encoded
 
 
-def _decode_all(
-    path: Path, first_row: int, encoded: list[bytes | None], shape: Shape | None
-) -> Tensor:
-    """Return the images as uint8 (N, H, W, C)."""
-    images = None
-    for index, item in enumerate(encoded):
-        try:
-            pixels = decode(_present(item), shape)
-        except UserError as error:
-            raise UserError(f"{path}, row {first_row + index}: {error}") from error
-        if images is None:
-            height, width, channels = shape = pixels.shape
-            images = np.empty((len(encoded), height, width, channels), dtype=np.uint8)
-        images[index] = pixels
-    return _no_images() if images is None else torch.from_numpy(images)
-
-
-def _no_images() -> Tensor:
-    return torch.empty(0, 0, 0, 0, dtype=torch.uint8)
-
-
-def _present(encoded: bytes | None) -> bytes:
-    if encoded is None:
-        raise UserError("the image's bytes are missing (null); expected whole JPEG or PNG bytes")
-    return encoded
-
-
 def _checked(path: Path, first_row: int, labels: list[int | None]) -> Iterator[int]:
     for row, label in enumerate(labels, first_row):
         if label is None:
@@ -173,11 +133,6 @@ def _checked(path: Path, first_row: int, labels: list[int | None]) -> Iterator[i
         if not 0 <= label <= _LARGEST_LABEL:
             raise UserError(f"{path}, row {row}: the label is {label}; expected a class from 0 up")
         yield label
-
-
-def _shape(images: Tensor) -> Shape:
-    height, width, channels = images.shape[1:]
-    return height, width, channels
 
 
 def _class_names(schema: Any) -> tuple[str, ...] | None:

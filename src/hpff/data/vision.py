@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hpff.data.dataset import CIFAR_AUGMENTATION, CIFAR_MEAN, CIFAR_STD, Dataset
+from hpff.data.dataset import Dataset
 from hpff.data.image_set import ImageSet
+from hpff.data.outline import OUTLINES
+from hpff.data.treatment import PUBLISHED
 from hpff.errors import UserError
 from hpff.torchvision_import import torchvision
+
+NAMES = ("cifar10", "cifar100", "svhn", "stl10")
 
 
 def default_root() -> Path:
@@ -20,47 +25,68 @@ def default_root() -> Path:
     return Path(os.environ.get("HPFF_DATA", Path.home() / ".cache" / "hpff"))
 
 
-def load_cifar10(root: Path | None = None) -> Dataset:
-    """Return CIFAR-10, 50,000 training and 10,000 test images of 3x32x32, downloaded if need be.
+def load_vision(name: str, root: Path | None = None) -> Dataset:
+    """Return the data set, one of NAMES, downloaded if need be.
 
-    Raises UserError where it is neither in root nor to be downloaded.
+    Of SVHN the training split without the extra images. Raises UserError where it is neither in
+    root nor to be downloaded: what to fetch, and where to put it.
     """
     root = root or default_root()
-    train = _fetch(root, train=True)
+    outline = OUTLINES[name]
+    treatment = PUBLISHED[outline.treatment]
+    train, test = (_fetch(name, root, split) for split in ("train", "test"))
     return Dataset(
-        name="cifar10",
+        name=name,
         train=_image_set(train),
-        test=_image_set(_fetch(root, train=False)),
-        num_classes=10,
-        class_names=tuple(train.classes),
-        mean=CIFAR_MEAN,
-        std=CIFAR_STD,
-        augmentation=CIFAR_AUGMENTATION,
+        test=_image_set(test),
+        num_classes=outline.num_classes,
+        class_names=outline.class_names or tuple(train.classes),
+        mean=treatment.mean,
+        std=treatment.std,
+        augmentation=treatment.augmentation,
     )
 
 
-def _fetch(root: Path, *, train: bool) -> Any:
-    """Return torchvision's CIFAR10; it unpickles only files whose checksums it knows."""
-    cifar10 = torchvision("datasets").CIFAR10
-    try:
-        return cifar10(root, train=train)
-    except (OSError, RuntimeError):
-        pass
+def _fetch(name: str, root: Path, split: str) -> Any:
+    """Return torchvision's data set; it unpickles only files whose checksums it knows."""
+    build, files = _builder(name, root, split)
+    with suppress(OSError, RuntimeError):
+        return build(download=False)
     existed = root.exists()
     try:
-        return cifar10(root, train=train, download=True)
+        return build(download=True)
     except (OSError, RuntimeError, EOFError) as error:
         if not existed:
             with suppress(OSError):
                 root.rmdir()
         reason = " ".join(str(error).split())
         raise UserError(
-            f"cifar10 is not in {root} and could not be downloaded ({reason}); put "
-            f"{cifar10.filename} (from {cifar10.url.rpartition('/')[0]}) there, "
+            f"{name} is not in {root} and could not be downloaded ({reason}); put {files} there, "
             "or use parquet:FOLDER"
         ) from error
 
 
+def _builder(name: str, root: Path, split: str) -> tuple[Callable[..., Any], str]:
+    """Return what makes torchvision's data set, and the files that it wants in root."""
+    datasets = torchvision("datasets")
+    if name == "svhn":
+        files = [datasets.SVHN.split_list[part][1] for part in ("train", "test")]
+        home = datasets.SVHN.split_list["train"][0].rpartition("/")[0]
+        wanted = f"{' and '.join(files)} (from {home})"
+        return lambda download: datasets.SVHN(root, split, download=download), wanted
+    kind = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}[name]
+    known = getattr(datasets, kind)
+    wanted = f"{known.filename} (from {known.url.rpartition('/')[0]})"
+    if name == "stl10":
+        # Its 2.6 GB of unlabeled images are left out: torchvision would check them at each load.
+        labeled = type("LabeledSTL10", (known,), {"train_list": known.train_list[:2]})
+        return lambda download: labeled(root, split, download=download), wanted
+    return lambda download: known(root, train=split == "train", download=download), wanted
+
+
 def _image_set(source: Any) -> ImageSet:
-    images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(images, torch.tensor(source.targets, dtype=torch.int64))
+    pixels = torch.from_numpy(source.data)
+    if pixels.shape[-1] == 3:
+        pixels = pixels.permute(0, 3, 1, 2).contiguous()
+    labels = source.targets if hasattr(source, "targets") else source.labels
+    return ImageSet(pixels, torch.as_tensor(labels).to(torch.int64))

@@ -97,6 +97,16 @@ def _data_is_known(values: Values) -> Fault:
     return "data", f"is {name}, expected a name from `hpff list datasets`{hint}"
 
 
+def _treatment_is_for_paths(values: Values) -> Fault:
+    treatment, name = values["treatment"], values["data"]
+    if treatment == "auto" or ":" in name:
+        return None
+    return "treatment", (
+        f"is {treatment}, but {name} has a published one of its own; expected auto (others are "
+        "for folder:PATH and parquet:FOLDER)"
+    )
+
+
 def _method_is_known(values: Values) -> Fault:
     method = values["method"]
     if "method" in method.settings:
@@ -137,6 +147,7 @@ CROSS_CHECKS: tuple[Callable[[Values], Fault], ...] = (
     _batch_is_more_than_one,
     _subset_fills_a_batch,
     _data_is_known,
+    _treatment_is_for_paths,
     _method_is_known,
     _model_is_known,
 )

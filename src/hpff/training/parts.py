@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hpff import data, methods, models
-from hpff.data import Batches, Dataset, ImageSet
+from hpff.data import Dataset, EncodedSet, ImageBatches, ImageSet, Policy
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.training.optimizer import ModuleOptimizers
@@ -27,27 +27,29 @@ class Parts:
     dataset: Dataset
     learner: LocalLearner
     optimizers: ModuleOptimizers
-    train: Batches
-    test: Batches
+    train: ImageBatches
+    test: ImageBatches
     data_bytes: int
 
 
-def assemble(recipe: Recipe) -> Parts:
+def assemble(recipe: Recipe, dataset: Dataset | None = None) -> Parts:
     """Build everything; raises UserError for what cannot be.
 
-    Seeds torch's global generators and sets its number of threads.
+    A dataset takes the place of the recipe's data. Seeds torch's global generators and sets its
+    number of threads.
     """
     device = choose_device(recipe.device)
     torch.manual_seed(recipe.seed)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    dataset = _load_data(_absolute(recipe.data))
+    if dataset is None:
+        dataset = _load_data(_absolute(recipe.data), recipe.treatment, recipe.broken_images)
     images = dataset.train
     if recipe.subset is not None:
         images = images.subset(recipe.subset, seed=recipe.seed)
     train = _batches(recipe, dataset, images, device, training=True)
     test = _batches(recipe, dataset, dataset.test, device, training=False)
-    held = sum(t.nbytes for s in (images, dataset.test) for t in (s.images, s.labels))
+    held = sum(_bytes_on_device(split) for split in (images, dataset.test))
     learner = _learner(recipe, dataset, device)
     optimizers = ModuleOptimizers(
         learner.module_parameters, recipe.optimizer, per_module=recipe.step_per_module
@@ -62,9 +64,14 @@ def _absolute(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _load_data(name: str) -> Dataset:
+def _load_data(name: str, treatment: str, broken: Policy) -> Dataset:
     """Several runs in one process decode their data once."""
-    return data.load(name)
+    return data.load(name, treatment=treatment, broken=broken)
+
+
+def _bytes_on_device(images: ImageSet | EncodedSet) -> int:
+    held = (images.images, images.labels) if isinstance(images, ImageSet) else ()
+    return sum(tensor.nbytes for tensor in held)
 
 
 def choose_device(name: str) -> torch.device:
@@ -82,7 +89,7 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
 
 
 def _learner(recipe: Recipe, dataset: Dataset, device: torch.device) -> LocalLearner:
-    example = dataset.train.images[:2].to(device, torch.float32) / 255
+    example = _example(dataset, recipe.image_size).to(device)
     model = models.create(
         recipe.model.name,
         num_classes=dataset.num_classes,
@@ -107,6 +114,15 @@ def _learner(recipe: Recipe, dataset: Dataset, device: torch.device) -> LocalLea
     )
 
 
+def _example(dataset: Dataset, image_size: int | None) -> torch.Tensor:
+    """Two images in 0..1 as the model will see them; gray ones where reading them takes work."""
+    shape = dataset.image_shape(image_size)
+    images = dataset.train
+    if isinstance(images, EncodedSet) or images.shape != shape:
+        return torch.full((2, *shape), 0.5)
+    return images.images[:2].to(torch.float32) / 255
+
+
 def _method(recipe: Recipe, dataset: Dataset) -> methods.Method:
     """The recipe's method; one that undoes the images' normalization is told the data's."""
     normalization = {"mean": dataset.mean, "std": dataset.std}
@@ -116,9 +132,14 @@ def _method(recipe: Recipe, dataset: Dataset) -> methods.Method:
 
 
 def _batches(
-    recipe: Recipe, dataset: Dataset, images: ImageSet, device: torch.device, *, training: bool
-) -> Batches:
-    return Batches(
+    recipe: Recipe,
+    dataset: Dataset,
+    images: ImageSet | EncodedSet,
+    device: torch.device,
+    *,
+    training: bool,
+) -> ImageBatches:
+    return data.batches(
         images,
         dataset,
         batch_size=recipe.batch_size,
@@ -127,4 +148,7 @@ def _batches(
         augment=training and recipe.augment,
         drop_last=training,
         channels_last=recipe.channels_last,
+        image_size=recipe.image_size,
+        workers=recipe.workers,
+        broken_images=recipe.broken_images,
     )

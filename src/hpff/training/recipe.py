@@ -7,18 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from hpff.data import Policy, TreatmentName
 from hpff.errors import UserError
 from hpff.training import schema
 from hpff.training.checks import CROSS_CHECKS
 from hpff.training.schema import (
     CountFromZero,
     Fraction,
+    ImageSize,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     Seed,
     Threads,
     Values,
+    Workers,
 )
 
 
@@ -71,6 +74,11 @@ class Recipe:
 
     `modules` is K or the names of the submodules after which to cut; `subset` a number of training
     images (null: all); `threads` of the CPU (null: torch's choice; 1 is quickest for tiny models).
+    `treatment` is the published normalization and augmentation for data given by a path (auto:
+    "imagenet" for folders, "cifar" for Parquet images of 3x32x32). `image_size` is what images are
+    resized or cropped to (null: as they are; 224 under "imagenet"). `workers` is the number of
+    processes that decode images (null: the cores, at most 16), where they are not held in memory.
+    `broken_images` says what to do with an image that cannot be read: stop, or skip it and count.
     `channels_last` sets how models and images lie in memory; false leaves a model as it comes, and
     this library's own CIFAR ResNets (`resnet20` and its like) come channels-last.
     """
@@ -90,6 +98,10 @@ class Recipe:
     cascade_weight: PositiveFloat | None = None
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     augment: bool = True
+    treatment: TreatmentName = "auto"
+    image_size: ImageSize | None = None
+    workers: Workers | None = None
+    broken_images: Policy = "stop"
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     seed: Seed = 0

@@ -1,0 +1,84 @@
+"""What is known of the data sets of the paper without having them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hpff.data.dataset import Dataset
+from hpff.data.image_set import ImageSet
+from hpff.data.treatment import PUBLISHED
+
+DIGITS = tuple(str(digit) for digit in range(10))
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A data set's published facts: (C, H, W) as a model sees it, classes, counts, treatment."""
+
+    title: str
+    shape: tuple[int, int, int]
+    num_classes: int
+    train: int
+    test: int
+    treatment: str
+    source: str
+    class_names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        _, height, width = self.shape
+        return (
+            f"{self.title}, {height}x{width} color, {self.num_classes} classes, "
+            f"{self.train} + {self.test} images, {self.source}"
+        )
+
+
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+_STL10 = "airplane bird car cat deer dog horse monkey ship truck"
+_LOADED = "downloaded"
+
+OUTLINES = {
+    "cifar10": Outline(
+        "CIFAR-10", (3, 32, 32), 10, 50_000, 10_000, "cifar", _LOADED, tuple(_CIFAR10.split())
+    ),
+    "cifar100": Outline("CIFAR-100", (3, 32, 32), 100, 50_000, 10_000, "cifar", _LOADED),
+    "svhn": Outline("SVHN", (3, 32, 32), 10, 73_257, 26_032, "svhn", _LOADED, DIGITS),
+    "stl10": Outline(
+        "STL-10", (3, 96, 96), 10, 5_000, 8_000, "stl10", _LOADED, tuple(_STL10.split())
+    ),
+    "imagenet": Outline(
+        "ImageNet", (3, 224, 224), 1000, 1_281_167, 50_000, "imagenet", "yours, in imagenet/"
+    ),
+}
+
+
+def blank(name: str, image_size: int | None = None) -> Dataset:
+    """Return a data set of the paper with its published sizes, but without what its images show.
+
+    Under torch's FakeTensorMode it takes no memory. ImageNet's images are of image_size, 224 by
+    default. KeyError for a name that is not in OUTLINES.
+    """
+    outline = OUTLINES[name]
+    treatment = PUBLISHED[outline.treatment]
+    channels, height, width = outline.shape
+    if outline.treatment == "imagenet" and image_size:
+        height = width = image_size
+    train, test = (
+        ImageSet(
+            torch.zeros(count, channels, height, width, dtype=torch.uint8),
+            torch.zeros(count, dtype=torch.int64),
+        )
+        for count in (outline.train, outline.test)
+    )
+    names = outline.class_names or tuple(str(index) for index in range(outline.num_classes))
+    return Dataset(
+        name=name,
+        train=train,
+        test=test,
+        num_classes=outline.num_classes,
+        class_names=names,
+        mean=treatment.mean,
+        std=treatment.std,
+        augmentation=treatment.augmentation,
+    )
