@@ -49,6 +49,7 @@ def test_a_run_leaves_everything(tmp_path: Path, make_recipe: Any, silent: Any) 
     assert names == {
         "recipe.yaml",
         "metrics.jsonl",
+        "metrics.csv",
         "checkpoint.pt",
         "model.safetensors",
         "report.json",

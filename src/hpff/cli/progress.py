@@ -125,6 +125,8 @@ def _numbers(metrics: Mapping[str, Any], *, with_loss: bool = True) -> str:
     parts = [f"loss {metrics['loss']:.4f}"] if with_loss else []
     if metrics["test_error_percent"] is not None:
         parts.append(f"error {metrics['test_error_percent']:.2f} %")
+    if metrics.get("broken_images"):
+        parts.append(f"{metrics['broken_images']} broken images left out")
     parts.append(f"{metrics['images_per_second']:.0f} images/s")
     parts.append(f"peak {megabytes(metrics['peak_memory_bytes'])}")
     return ", ".join(parts)

@@ -30,4 +30,9 @@ def train(
         f"{path}: {state}, test error {report['test_error_percent']:.2f} % after epoch "
         f"{report['epochs']}, peak memory {megabytes(report['peak_memory_bytes'])} "
         f"({report['peak_memory_source']}), {1000 * report['step_seconds']:.1f} ms a step"
+        + _left_out(report.get("broken_images", 0))
     )
+
+
+def _left_out(count: int) -> str:
+    return f"; {count} broken images were left out (broken_images.txt)" if count else ""

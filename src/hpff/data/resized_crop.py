@@ -43,9 +43,7 @@ class ResizedCrop:
         with opened(encoded) as image:
             box = random_box(image.width, image.height, chance)
             box = _draft(image, box, self.size)
-            part = (
-                image.convert("RGB").crop(box).resize((self.size,) * 2, Image.Resampling.BILINEAR)
-            )
+            part = _rgb(image).crop(box).resize((self.size,) * 2, Image.Resampling.BILINEAR)
         pixels = np.asarray(part)
         return np.ascontiguousarray(pixels[:, ::-1]) if chance.random() < 0.5 else pixels
 
@@ -55,9 +53,13 @@ class ResizedCrop:
         with opened(encoded) as image:
             short = min(image.size)
             width, height = (int(shorter * side / short) for side in image.size)
-            whole = image.convert("RGB").resize((width, height), _BILINEAR)
+            whole = _rgb(image).resize((width, height), _BILINEAR)
         left, top = (round((side - self.size) / 2) for side in whole.size)
         return np.asarray(whole.crop((left, top, left + self.size, top + self.size)))
+
+
+def _rgb(image: Any) -> Any:
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert() always copies.
 
 
 def random_box(width: int, height: int, chance: random.Random) -> Box:

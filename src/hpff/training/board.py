@@ -28,6 +28,8 @@ _SCALARS = {
     "test_loss": "loss/test",
     "train_error_percent": "error/train",
     "test_error_percent": "error/test",
+    "test_top5_error_percent": "error/test_top5",
+    "broken_images": "data/broken_images",
     "images_per_second": "speed/images_per_second",
     "step_seconds": "speed/step_seconds",
     "peak_memory_bytes": "memory/peak_bytes",
@@ -57,7 +59,9 @@ class Board:
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Log one epoch; raises UserError if the disk takes no more."""
-        values = {tag: metrics[key] for key, tag in _SCALARS.items() if metrics[key] is not None}
+        values = {
+            tag: metrics[key] for key, tag in _SCALARS.items() if metrics.get(key) is not None
+        }
         for level in ("independent", "cascade"):
             for module, loss in enumerate(metrics[f"{level}_losses"], 1):
                 values[f"{level}/{module}"] = loss

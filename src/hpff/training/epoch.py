@@ -72,7 +72,7 @@ def train_epoch(
 
 def _step(parts: Parts, images: torch.Tensor, targets: torch.Tensor) -> Losses:
     parts.optimizers.zero_grad()
-    with autocast(parts):
+    with autocast(parts.device, parts.recipe.precision):
         losses = parts.learner.backward(
             images, targets, on_module_done=parts.optimizers.module_done
         )

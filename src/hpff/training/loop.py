@@ -75,6 +75,7 @@ def _train_epochs(
             history.append(metrics)
             _save(parts, directory, history)
             directory.write_metrics(history)
+            directory.add_broken(parts.broken)
             board.write(metrics)
             observer.epoch_done(metrics)
 
@@ -96,6 +97,8 @@ def _one_epoch(parts: Parts, epoch: int, memory: PeakMemory, observer: Observer)
         "train_error_percent": result.error,
         "test_loss": score.loss if score else None,
         "test_error_percent": score.error if score else None,
+        "test_top5_error_percent": score.top5_error if score else None,
+        "broken_images": len(parts.broken),
         "images_per_second": result.images / result.seconds,
         "step_seconds": result.step_seconds,
         "timed_steps": result.timed_steps,
@@ -161,13 +164,17 @@ def _step_seconds(history: list[Metrics]) -> float:
 
 def _report(parts: Parts, history: list[Metrics]) -> Metrics:
     last = history[-1]
+    tested = [e["test_error_percent"] for e in history if e["test_error_percent"] is not None]
     backbone = sum(parameter.numel() for parameter in parts.learner.model.parameters())
     everything = sum(parameter.numel() for parameter in parts.learner.parameters())
     return {
         "epochs": last["epoch"],
         "test_error_percent": last["test_error_percent"],
         "test_loss": last["test_loss"],
-        "test_images": len(parts.dataset.test),
+        "test_top5_error_percent": last.get("test_top5_error_percent"),
+        "best_test_error_percent": min(tested, default=None),
+        "test_images": len(parts.dataset.test) - len(parts.test.broken),
+        "broken_images": last.get("broken_images", 0),
         "peak_memory_bytes": max(entry["peak_memory_bytes"] for entry in history),
         "peak_memory_source": last["peak_memory_source"],
         "step_seconds": _step_seconds(history),
@@ -175,6 +182,19 @@ def _report(parts: Parts, history: list[Metrics]) -> Metrics:
         "train_seconds": sum(entry["seconds"] for entry in history),
         "backbone_parameters": backbone,
         "auxiliary_parameters": everything - backbone,
+        "data": _described(parts),
         "recipe": parts.recipe.to_plain(),
         "machine": machine.describe(),
+    }
+
+
+def _described(parts: Parts) -> Metrics:
+    """What it takes to use the model on images: their size and normalization, and its classes."""
+    dataset = parts.dataset
+    return {
+        "name": parts.recipe.data,
+        "class_names": list(dataset.class_names),
+        "image_shape": list(dataset.image_shape(parts.recipe.image_size)),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
     }

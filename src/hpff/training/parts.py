@@ -31,6 +31,11 @@ class Parts:
     test: ImageBatches
     data_bytes: int
 
+    @property
+    def broken(self) -> dict[str, str]:
+        """Name to reason of the images that were left out because they cannot be read."""
+        return {**self.dataset.broken, **self.train.broken, **self.test.broken}
+
 
 def assemble(recipe: Recipe, dataset: Dataset | None = None) -> Parts:
     """Build everything; raises UserError for what cannot be.

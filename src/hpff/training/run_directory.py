@@ -15,6 +15,7 @@ from hpff.errors import UserError
 from hpff.training import recipe as recipes
 from hpff.training import recipe_files
 from hpff.training.files import is_leftover, remove_leftovers, write_atomically
+from hpff.training.metrics_table import as_csv
 from hpff.training.recipe import Recipe
 
 _NUMBERS = ("epochs", "test_error_percent", "peak_memory_bytes", "step_seconds")
@@ -24,21 +25,25 @@ _SOURCES = ("counted", "allocator")
 class RunDirectory:
     """Paths and small files of one run.
 
-    `recipe.yaml` (resolved), `metrics.jsonl` (a line an epoch), `checkpoint.pt`,
+    `recipe.yaml` (resolved), `metrics.jsonl` and `metrics.csv` (a line an epoch), `checkpoint.pt`,
     `model.safetensors` (the plain backbone), `report.json` (written last: the run is finished),
-    `tensorboard/`, and `.hpff.lock`, which the operating system lets go of even after kill -9.
+    `tensorboard/`, `broken_images.txt` if any were left out, and `.hpff.lock`, which the operating
+    system lets go of even after kill -9.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe = path / "recipe.yaml"
         self.metrics = path / "metrics.jsonl"
+        self.table = path / "metrics.csv"
+        self.broken = path / "broken_images.txt"
         self.checkpoint = path / "checkpoint.pt"
         self.weights = path / "model.safetensors"
         self.report = path / "report.json"
         self.tensorboard = path / "tensorboard"
         self._lock = path / ".hpff.lock"
-        files = (self.recipe, self.metrics, self.checkpoint, self.weights, self.report)
+        logs = (self.metrics, self.table, self.broken)
+        files = (self.recipe, *logs, self.checkpoint, self.weights, self.report)
         self._names = {file.name for file in files}
         self._lock_is_ours = False
 
@@ -91,9 +96,19 @@ class RunDirectory:
         return recipe_files.load(str(self.recipe))
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Write the metrics of all epochs so far, one JSON line each."""
+        """Write the metrics of all epochs so far, a line each: as JSON, and as a table."""
+        write_atomically(self.table, as_csv(history).encode())
         lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
         write_atomically(self.metrics, lines.encode())
+
+    def add_broken(self, broken: Mapping[str, str]) -> None:
+        """Add images that were left out to their list, `NAME: REASON`, each once."""
+        before = self.broken.read_text(encoding="utf-8") if self.broken.exists() else ""
+        lines = dict.fromkeys(before.splitlines())
+        lines |= dict.fromkeys(f"{name}: {reason}" for name, reason in broken.items())
+        text = "".join(f"{line}\n" for line in lines)
+        if text != before:
+            write_atomically(self.broken, text.encode())
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Write the report that marks the run as finished."""
