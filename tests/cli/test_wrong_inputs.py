@@ -281,7 +281,7 @@ def test_a_full_disk_while_writing_a_checkpoint(hpff_process: Hpff, folder: Path
     last = answer.err.splitlines()[-1]
     assert last.startswith("hpff: run/checkpoint.pt: cannot write this file (File too large)")
     left = {path.name for path in (folder / "run").iterdir()}
-    assert left == {"recipe.yaml", "metrics.jsonl", "tensorboard"}
+    assert left == {"recipe.yaml", "metrics.jsonl", "metrics.csv", "tensorboard"}
     assert hpff_process("train", "tiny.yaml", "--out", "run", "--resume").code == 0
 
 
