@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from hpff.auxiliary import PatchFusion
-from hpff.auxiliary.patches import graph_bytes
+from hpff.auxiliary.patches import graph_bytes, overwrites_inputs
 from hpff.methods import Criterion, Method, Place
 from hpff.partition import LocalModule, Partition
+from hpff.tracing import restored_state
 
 PatchMode = Literal["auto", "together", "one-by-one"]
 
@@ -42,13 +43,24 @@ class JudgeBuilder:
         given = seen(self.method, view, module.patches)
         place = self._place(level, module, given)
         network = _moved(self.method.auxiliary(place), output)
-        pieces = given.ndim != 4
         fusion = PatchFusion(
-            network, module.patches, together=self.patch_mode != "one-by-one", pieces=pieces
+            network,
+            module.patches,
+            together=self.patch_mode != "one-by-one",
+            pieces=given.ndim != 4,
+            overwrites=self._overwrites(network, place, given),
         )
         if self.patch_mode == "auto" and module.patches > 1 and self._too_much(fusion, given):
-            fusion = PatchFusion(network, module.patches, together=False, pieces=pieces)
+            fusion.together = False
+            fusion.refit(module.patches)
         return fusion, place
+
+    def _overwrites(self, network: nn.Module, place: Place, like: Tensor) -> bool:
+        shapes = [place.features]
+        if self.method.needs_images and self.image is not None:
+            shapes.append(place.image or tuple(self.image.shape[1:]))
+        with restored_state(network):
+            return overwrites_inputs(network, *(like.new_zeros(2, *shape) for shape in shapes))
 
     def _place(self, level: str, module: LocalModule, given: Tensor) -> Place:
         is_map = given.ndim == 4 and self.image is not None

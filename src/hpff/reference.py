@@ -135,7 +135,7 @@ def _judge(
         parts.append(_patches(images, fusion.patches))
     with _one_patch_at_a_time(fusion.network):
         outputs = [
-            fusion.network(seen(learner.method, patch, 1), *image)
+            fusion.network(seen(learner.method, patch, 1).clone(), *(x.clone() for x in image))
             for patch, *image in zip(*parts, strict=True)
         ]
     fused = tree_map(lambda *each: torch.stack(each).mean(0), *outputs)

@@ -73,6 +73,48 @@ def test_a_method_of_ones_own(patch_mode: str) -> None:
     assert check_gradients(learner, images, targets) == {}
 
 
+class Overwriting(Method):
+    """Its network begins with operations in place, and takes images too."""
+
+    needs_images = True
+
+    class Network(nn.Module):
+        def __init__(self, place: Place) -> None:
+            super().__init__()
+            self.relu = nn.ReLU(inplace=True)
+            self.drop = nn.Dropout(0.0, inplace=True)
+            self.classifier = nn.Linear(place.features[0] + 3, place.num_classes)
+
+        def forward(self, maps: Tensor, images: Tensor) -> Tensor:
+            both = (self.drop(self.relu(maps)).mean((2, 3)), images.mul_(2).mean((2, 3)))
+            return self.classifier(torch.cat(both, 1))
+
+    def auxiliary(self, place: Place) -> nn.Module:
+        return self.Network(place)
+
+
+@pytest.mark.parametrize(
+    ("patches", "patch_mode"), [(1, "auto"), (2, "together"), (2, "one-by-one")]
+)
+def test_networks_that_overwrite_their_input(patches: int, patch_mode: str) -> None:
+    model = random_chain(0, 4, norm=True, side=8)
+    images, targets = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.randint(4, (4,))
+    learner = LocalLearner(
+        model,
+        modules=3,
+        example=images[:2],
+        num_classes=4,
+        method=Overwriting(),
+        patches=patches,
+        patch_mode=patch_mode,
+    )
+    before = images.clone()
+    assert check_gradients(learner, images, targets) == {}
+    assert torch.equal(images, before)
+    learner.backward(images, targets)
+    assert torch.equal(images, before)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -65,15 +65,23 @@ class PatchFusion(nn.Module):
         patches: n.
         together: the mode.
         pieces: whether features come in n pieces (B, n, D) and not as maps to be cut.
+        overwrites: whether the network modifies its inputs in place: it is given copies then.
     """
 
     def __init__(
-        self, network: nn.Module, patches: int, *, together: bool = True, pieces: bool = False
+        self,
+        network: nn.Module,
+        patches: int,
+        *,
+        together: bool = True,
+        pieces: bool = False,
+        overwrites: bool = False,
     ) -> None:
         super().__init__()
         self.patches = 1
         self.together = together
         self.pieces = pieces
+        self.overwrites = overwrites
         self.network = network
         self.refit(patches)
 
@@ -89,20 +97,33 @@ class PatchFusion(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         """The mean of the outputs over patches; every input is a map, and is cut alike."""
         if self.patches == 1:
-            return self.network(*inputs)
+            return self._apply_network(*inputs)
         count = self._count
         cuts = inputs if self.pieces else [cut(maps, self.patches) for maps in inputs]
         if self.together:
-            outputs = self.network(*(patches.transpose(0, 1).flatten(0, 1) for patches in cuts))
+            side_by_side = [patches.transpose(0, 1).flatten(0, 1) for patches in cuts]
+            outputs = self._apply_network(*side_by_side)
             return tree_map(lambda out: out.unflatten(0, (count, -1)).mean(0), outputs)
         total = None
         for each in zip(*(patches.unbind(1) for patches in cuts), strict=True):
-            output = checkpoint(self.network, *each, use_reentrant=False)
+            output = checkpoint(self._apply_network, *each, use_reentrant=False)
             total = output if total is None else tree_map(torch.add, total, output)
         return tree_map(lambda out: out / count, total)
 
+    def _apply_network(self, *inputs: Tensor) -> Any:
+        return self.network(*(x.clone() for x in inputs) if self.overwrites else inputs)
+
     def extra_repr(self) -> str:
         return f"patches={self.patches}, together={self.together}"
+
+
+def overwrites_inputs(network: nn.Module, *inputs: Tensor) -> bool:
+    """Whether ``network(*inputs)`` modifies one of its inputs in place; it is run to see."""
+    copies = [x.clone() for x in inputs]
+    versions = [x._version for x in copies]
+    with torch.no_grad():
+        network(*copies)
+    return [x._version for x in copies] != versions
 
 
 def graph_bytes(network: nn.Module, features: Tensor, *others: Tensor) -> int:
