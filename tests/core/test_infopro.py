@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hpff import LocalLearner, check_gradients, methods, models
 from hpff.auxiliary import PatchFusion
 from hpff.errors import UserError
 from hpff.methods import InfoPro, Place
-from hpff.methods.infopro import InfoProNetwork, supervised_contrast, task_head
+from hpff.methods.infopro import Decoder, InfoProNetwork, supervised_contrast, task_head
 
 TARGETS = torch.tensor([0, 2, 1, 0, 2, 2])
 
@@ -40,13 +41,21 @@ def test_heads_have_the_published_size(channels: int, kind: str, parameters: int
     assert sum(p.numel() for p in head.parameters()) == parameters
 
 
-@pytest.mark.parametrize("kind", ["0c1f", "0c2f", "1c1f", "1c2f", "2c1f", "2c2f"])
+@pytest.mark.parametrize("kind", ["0c1f", "0c2f", "1c1f", "1c2f", "1c3f", "2c1f", "2c2f"])
 @pytest.mark.parametrize("channels", [3, 16, 48, 100])
 def test_heads_of_every_size_and_width(kind: str, channels: int) -> None:
     head = task_head(channels, kind, 128, 10)
     assert head(torch.randn(2, channels, 8, 8)).shape == (2, 10)
     assert sum(isinstance(layer, nn.Conv2d) for layer in head) == int(kind[0])
     assert sum(isinstance(layer, nn.Linear) for layer in head) == int(kind[2])
+
+
+def test_widening_is_a_factor_of_every_hidden_width() -> None:
+    """As in the public code: 16 to 64 channels, 64 to 256 features, and 24 in the decoder."""
+    network = InfoPro(head="2c3f", widen=2).auxiliary(replace(place(), features=(16, 8, 8)))
+    shapes = [tuple(p.shape[:2]) for p in network.parameters() if p.ndim > 1]
+    head = [(64, 16), (64, 64), (256, 64), (256, 256), (3, 256)]
+    assert shapes == [*head, (24, 16), (3, 24)]
 
 
 def test_contrast_equals_the_written_out_sum() -> None:
@@ -71,18 +80,24 @@ def test_contrast_without_positives_is_zero_and_has_a_gradient() -> None:
     assert torch.isfinite(vectors.grad).all()
 
 
+def plain_decoder(decoder: Decoder, maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Logits of the decoder as the paper has it: enlarge, then convolve twice."""
+    large = F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+    wide = F.conv2d(large, decoder.enlarge.weight, decoder.enlarge.bias, padding=1)
+    normal = F.batch_norm(wide, None, None, decoder.norm.weight, decoder.norm.bias, training=True)
+    return F.conv2d(normal.relu(), decoder.last.weight, decoder.last.bias, padding=1)
+
+
 def test_reconstruction_is_the_cross_entropy_of_denormalized_pixels() -> None:
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
-    network = InfoProNetwork(task_head(4, "0c1f", 8, 3), 4, 3, mean, std).double()
+    decoder = Decoder(4, 3)
+    network = InfoProNetwork(task_head(4, "0c1f", 8, 3), [decoder], mean, std).double()
     features = torch.randn(2, 4, 8, 8, dtype=torch.float64)
     pixels = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     shift, scale = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (mean, std))
     found = network(features, (pixels - shift) / scale)["reconstruction"]
 
-    large = F.interpolate(features, size=(16, 16), mode="bilinear", align_corners=True)
-    first = network.enlarge
-    wide = F.conv2d(large, first.weight, first.bias, padding=1)
-    decoded = torch.sigmoid(network.decoder(wide)).detach().numpy()
+    decoded = torch.sigmoid(plain_decoder(decoder, features, (16, 16))).detach().numpy()
     target = pixels.numpy()
     expected = -(target * np.log(decoded) + (1 - target) * np.log(1 - decoded))
     np.testing.assert_allclose(found.detach(), expected.reshape(2, -1).mean(1), rtol=1e-6)
@@ -123,6 +138,51 @@ def test_each_patch_reconstructs_its_own_patch_of_the_image(together: bool) -> N
     )
     fused = PatchFusion(Means(), 2, together=together)(maps, images)
     torch.testing.assert_close(fused, expected / 4)
+
+
+def test_separate_decoders_are_those_of_hpffs_code() -> None:
+    """Each has its own quarter; the errors are summed; the task's head sees the whole map."""
+    method = InfoPro(decoders=2, head="0c1f", reconstruction=(3, 0), classification=(2, 0))
+    network = method.auxiliary(place()).double()
+    maps, images = torch.randn(6, 4, 8, 8).double(), torch.rand(6, 3, 16, 16).double()
+    total = torch.zeros((), dtype=torch.float64)
+    for (r, c), decoder in zip([(0, 0), (0, 1), (1, 0), (1, 1)], network.decoders, strict=True):
+        logits = plain_decoder(decoder, maps[:, :, 4 * r :, 4 * c :][:, :, :4, :4], (8, 8))
+        target = images[:, :, 8 * r :, 8 * c :][:, :, :8, :8]
+        total += F.binary_cross_entropy(logits.sigmoid(), target)
+    scores = network.head[-1](maps.mean((2, 3)))
+    expected = 3 * total + 2 * F.cross_entropy(scores, TARGETS)
+    torch.testing.assert_close(method.loss(network(maps, images), TARGETS, place()), expected)
+    assert len({id(p) for p in network.decoders.parameters()}) == 4 * 6
+
+
+def test_separate_decoders_are_exact_and_fit_every_map() -> None:
+    images = torch.rand(6, 3, 24, 24, dtype=torch.float64)
+    learner = LocalLearner(
+        models.create("resnet20", width=4).double(),
+        modules=5,
+        example=images[:2],
+        num_classes=3,
+        method=InfoPro(decoders=4, head="0c1f"),
+        patches=1,
+    )
+    assert check_gradients(learner, images, TARGETS) == {}
+    counts = [len(net.network.decoders) for net in learner.cascade_auxiliary.values()]
+    assert counts == [16, 16, 9], "maps of 24, 12 and 6"
+    with pytest.raises(UserError, match="maps of 10×10 cannot be cut for 4×4 decoders"):
+        learner.backward(images[:, :, :20, :20], TARGETS)
+
+
+def test_separate_decoders_and_pff_exclude_each_other() -> None:
+    images = torch.rand(2, 3, 16, 16)
+    with pytest.raises(UserError, match="decoders is 2 with PFF's patches 2; expected patches 1"):
+        LocalLearner(
+            models.create("resnet20", width=4),
+            modules=5,
+            example=images,
+            num_classes=3,
+            method=InfoPro(decoders=2),
+        )
 
 
 @pytest.mark.parametrize("task", ["softmax", "contrast"])
@@ -173,7 +233,13 @@ def test_works_under_autocast() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"task": "guess"}, {"head": "3c2f"}, {"reconstruction": 5}, {"classification": (1, 2, 3)}],
+    [
+        {"task": "guess"},
+        {"head": "3c2f"},
+        {"reconstruction": 5},
+        {"classification": (1, 2, 3)},
+        {"decoders": 0},
+    ],
 )
 def test_wrong_settings_are_named(settings: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(settings))):

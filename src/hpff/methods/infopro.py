@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, cast
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpff.auxiliary import GlobalAverage, UpsampledConv2d
+from hpff.auxiliary import GlobalAverage, UpsampledConv2d, cut, patches_in_force
 from hpff.errors import UserError
 from hpff.methods.base import Method, Place
 
@@ -25,12 +26,16 @@ class InfoPro(Method):
     Args:
         task: ``"softmax"`` (the criterion on class scores) or ``"contrast"`` (supervised
             contrastive loss on unit vectors).
-        head: XcYf, X convolutions and Y linear layers: 0c1f to 2c2f.
+        head: XcYf, X convolutions and Y linear layers: 0c1f to 2c3f.
         hidden: F, width of the linear layers but a classifying last.
+        widen: factor of the widths of the head's hidden layers and of the decoder's.
         reconstruction: λ1 of the first and of the last module.
         classification: λ2 of the first and of the last module. The defaults of both are the
             published ones of ResNet-32 with K = 16 on CIFAR-10.
         temperature: of the contrastive loss.
+        decoders: n of HPFF's public code: the map is cut into n×n patches for n² separate decoders
+            alone, whose cross-entropies are summed; the task's head sees the whole map. Where n×n
+            patches do not fit a map, n is the largest below that does. Needs PFF off.
         mean, std: of the images' normalization, for each channel, which is undone before they are
             compared. By default the images are taken to be in [0, 1] already.
     """
@@ -42,26 +47,35 @@ class InfoPro(Method):
         task: str = "softmax",
         head: str = "1c2f",
         hidden: int = 128,
+        widen: float = 1.0,
         reconstruction: Sequence[float] = (5.0, 0.2),
         classification: Sequence[float] = (0.05, 0.5),
         temperature: float = 0.07,
+        decoders: int = 1,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
     ) -> None:
         if task not in ("softmax", "contrast"):
             raise UserError(f"infopro: task is {task!r}; expected 'softmax' or 'contrast'")
-        if not isinstance(head, str) or not re.fullmatch(r"[012]c[12]f", head):
+        if not isinstance(head, str) or not re.fullmatch(r"[012]c[123]f", head):
             raise UserError(f"infopro: head is {head!r}; expected 0c1f, 1c1f, 1c2f, 2c2f or alike")
-        if not isinstance(hidden, int) or isinstance(hidden, bool) or hidden < 1:
-            raise UserError(f"infopro: hidden is {hidden!r}; expected a whole number of at least 1")
+        if not _is_number(widen) or not 0.1 <= widen <= 100:
+            raise UserError(f"infopro: widen is {widen!r}; expected a number from 0.1 to 100")
+        for name, value in (("hidden", hidden), ("decoders", decoders)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UserError(
+                    f"infopro: {name} is {value!r}; expected a whole number of at least 1"
+                )
         if not _is_number(temperature) or temperature <= 0:
             raise UserError(f"infopro: temperature is {temperature!r}; expected a number above 0")
         self.task = task
         self.head = head
         self.hidden = hidden
+        self.widen = float(widen)
         self.reconstruction = _pair("reconstruction", reconstruction)
         self.classification = _pair("classification", classification)
         self.temperature = float(temperature)
+        self.decoders = decoders
         self.mean = _numbers("mean", mean, "a list of numbers, one for each channel")
         self.std = _numbers("std", std, "a list of numbers above 0, one for each channel")
         if min(self.std) <= 0:
@@ -79,9 +93,17 @@ class InfoPro(Method):
                     f"infopro: {name} has {len(values)} numbers; expected 1 or one for each of the "
                     f"images' channels ({place.image[0]})"
                 )
+        if self.decoders > 1 and place.patches > 1:
+            raise UserError(
+                f"infopro: decoders is {self.decoders} with PFF's patches {place.patches}; "
+                "expected patches 1, as separate decoders cut the maps themselves"
+            )
+        n = patches_in_force(self.decoders, place.features, place.image)
         size = place.num_classes if self.task == "softmax" else self.hidden
-        head = task_head(place.features[0], self.head, self.hidden, size)
-        return InfoProNetwork(head, place.features[0], place.image[0], self.mean, self.std)
+        channels = place.features[0]
+        head = task_head(channels, self.head, self.hidden, size, self.widen)
+        decoders = [Decoder(channels, place.image[0], self.widen) for _ in range(n**2)]
+        return InfoProNetwork(head, decoders, self.mean, self.std)
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor, place: Place) -> Tensor:
         share = (place.module - 1) / max(place.modules - 2, 1)
@@ -117,10 +139,11 @@ def _pair(name: str, values: object) -> tuple[float, float]:
 
 
 class InfoProNetwork(nn.Module):
-    """A task head, and a decoder back to the image.
+    """A task head, and decoders back to the image: one, or one for each of n×n patches.
 
     Takes features (B, C, h, w) and images (B, c, H, W); gives ``task`` (B, size) and
-    ``reconstruction`` (B,), the binary cross-entropy of each image's decoding, mean over pixels.
+    ``reconstruction`` (B,), the binary cross-entropy of each image's decoding, mean over pixels,
+    summed over decoders.
     """
 
     mean: Tensor
@@ -129,39 +152,73 @@ class InfoProNetwork(nn.Module):
     def __init__(
         self,
         head: nn.Module,
-        channels: int,
-        image_channels: int,
+        decoders: Sequence[Decoder],
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
         super().__init__()
         self.head = head
-        self.enlarge = UpsampledConv2d(channels, 12)
-        self.decoder = nn.Sequential(
-            nn.BatchNorm2d(12),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(12, image_channels, 3, padding=1),
-        )
+        self.decoders = nn.ModuleList(decoders)
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, maps: Tensor, images: Tensor) -> dict[str, Tensor]:
-        height, width = images.shape[-2:]
-        decoded = self.decoder(self.enlarge(maps, (height, width)))
-        wanted = (images * self.std + self.mean).clamp(0, 1).to(decoded.dtype)
-        error = F.binary_cross_entropy_with_logits(decoded, wanted, reduction="none")
-        return {"task": self.head(maps), "reconstruction": error.mean((1, 2, 3))}
+        n = math.isqrt(len(self.decoders))
+        wanted = (images * self.std + self.mean).clamp(0, 1)
+        errors = [
+            _decoding_error(decoder, *part)
+            for decoder, *part in zip(
+                self.decoders, _parts(maps, n), _parts(wanted, n), strict=True
+            )
+        ]
+        return {"task": self.head(maps), "reconstruction": sum(errors[1:], errors[0])}
 
 
-def task_head(channels: int, kind: str, hidden: int, size: int) -> nn.Sequential:
+class Decoder(nn.Module):
+    """Two 3×3 convolutions at the image's size. Takes (B, C, h, w) and (H, W), gives logits."""
+
+    def __init__(self, channels: int, image_channels: int, widen: float = 1.0) -> None:
+        super().__init__()
+        width = max(1, int(12 * widen))
+        self.enlarge = UpsampledConv2d(channels, width)
+        self.norm = nn.BatchNorm2d(width)
+        self.last = nn.Conv2d(width, image_channels, 3, padding=1)
+
+    def forward(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        logits: Tensor = self.last(F.relu(self.norm(self.enlarge(maps, size)), inplace=True))
+        return logits
+
+
+def _decoding_error(decoder: nn.Module, maps: Tensor, wanted: Tensor) -> Tensor:
+    height, width = wanted.shape[2:]
+    decoded = decoder(maps, (height, width))
+    error = F.binary_cross_entropy_with_logits(decoded, wanted.to(decoded.dtype), reduction="none")
+    return error.mean((1, 2, 3))
+
+
+def _parts(maps: Tensor, n: int) -> Sequence[Tensor]:
+    if n == 1:
+        return [maps]
+    if maps.shape[2] % n or maps.shape[3] % n:
+        raise UserError(
+            f"infopro: maps of {maps.shape[2]}×{maps.shape[3]} cannot be cut for {n}×{n} decoders; "
+            "give images of the example's size"
+        )
+    return cut(maps, n).unbind(1)
+
+
+def task_head(
+    channels: int, kind: str, hidden: int, size: int, widen: float = 1.0
+) -> nn.Sequential:
     """InfoPro's XcYf head: convolutions, global average pooling, linear layers.
 
     The first convolution doubles up to 64 channels at half the resolution; wider maps keep both.
+    ``widen`` is a factor of every hidden width.
     """
     layers: list[nn.Module] = []
     for position in range(int(kind[0])):
         grows = position == 0 and channels < 64
-        width = 2 * channels if grows else channels
+        width = channels if position else max(1, int(widen * channels * (2 if grows else 1)))
         layers += [
             nn.Conv2d(channels, width, 3, 2 if grows else 1, 1, bias=False),
             nn.BatchNorm2d(width),
@@ -170,8 +227,9 @@ def task_head(channels: int, kind: str, hidden: int, size: int) -> nn.Sequential
         channels = width
     layers.append(GlobalAverage())
     for _ in range(int(kind[2]) - 1):
-        layers += [nn.Linear(channels, hidden), nn.ReLU(inplace=True)]
-        channels = hidden
+        width = max(1, int(widen * hidden))
+        layers += [nn.Linear(channels, width), nn.ReLU(inplace=True)]
+        channels = width
     return nn.Sequential(*layers, nn.Linear(channels, size))
 
 
