@@ -115,13 +115,13 @@ def _mlp_sr(patch: Tensor, weights: dict[str, Tensor]) -> Tensor:
     """DGL's auxiliary network as its paper and code describe it, with real 1×1 convolutions."""
     height, width = patch.shape[2:]
     x = F.adaptive_avg_pool2d(patch, (-(-height // 4), -(-width // 4)))
-    for layer in (0, 3, 6):
-        x = F.conv2d(x, weights[f"convolutions.{layer}.weight"][:, :, None, None])
-        x = F.relu(_norm(x, weights, f"convolutions.{layer + 1}"))
+    for layer in range(3):
+        x = F.conv2d(x, weights[f"convolutions.{layer}.linear.weight"][:, :, None, None])
+        x = F.relu(_norm(x, weights, f"convolutions.{layer}.norm"))
     x = F.adaptive_avg_pool2d(x, 2).flatten(1)
-    for layer in (0, 3):
-        x = F.linear(x, weights[f"hidden.{layer}.weight"])
-        x = F.relu(_norm(x, weights, f"hidden.{layer + 1}"))
+    for layer in range(2):
+        x = F.linear(x, weights[f"hidden.{layer}.linear.weight"])
+        x = F.relu(_norm(x, weights, f"hidden.{layer}.norm"))
     return F.linear(x, weights["classifier.weight"], weights["classifier.bias"])
 
 

@@ -25,7 +25,8 @@ def test_auxiliary_network_has_the_published_size(channels: int, parameters: int
 def test_dgls_own_code_has_three_hidden_layers_with_bias() -> None:
     place = Place(1, 4, "independent", (16, 8, 8), (3, 32, 32), (), 10, 1, F.cross_entropy)
     network = DGL(hidden_layers=3, hidden_bias=True).auxiliary(place)
-    hidden = [layer for layer in network.hidden if isinstance(layer, nn.Linear)]
+    assert isinstance(network, ConvMLP)
+    hidden = [layer.linear for layer in network.hidden]
     assert [layer.weight.shape for layer in hidden] == [(64, 64)] * 3
     assert all(layer.bias is not None for layer in hidden)
 

@@ -1,10 +1,11 @@
 """Auxiliary networks, and patch feature fusion (PFF) around any of them."""
 
-from hpff.auxiliary.heads import ConvMLP, VectorMLP
+from hpff.auxiliary.conv_mlp import ConvMLP
 from hpff.auxiliary.norm import BatchStatisticsNorm, PatchAware
-from hpff.auxiliary.patches import PatchFusion, cut, patches_in_force
+from hpff.auxiliary.patches import PatchFusion, PatchNetwork, cut, patches_in_force
 from hpff.auxiliary.pooling import GlobalAverage
 from hpff.auxiliary.upsampling import UpsampledConv2d
+from hpff.auxiliary.vector_mlp import VectorMLP
 
 __all__ = [
     "BatchStatisticsNorm",
@@ -12,6 +13,7 @@ __all__ = [
     "GlobalAverage",
     "PatchAware",
     "PatchFusion",
+    "PatchNetwork",
     "UpsampledConv2d",
     "VectorMLP",
     "cut",

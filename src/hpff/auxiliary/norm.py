@@ -29,35 +29,34 @@ class BatchStatisticsNorm(PatchAware):
     Args:
         channels: C.
         affine: whether a scale and a shift are learned.
-        alternating: the patches of a sample stand side by side in the batch instead, (B·groups,
-            C, ...). On rows (B·groups, C) that is one normalization, of groups·C columns.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        affine: bool = True,
-        eps: float = 1e-5,
-        alternating: bool = False,
-    ) -> None:
+    def __init__(self, channels: int, *, affine: bool = True, eps: float = 1e-5) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
         self.channels = channels
         self.eps = eps
-        self.alternating = alternating
 
     def forward(self, x: Tensor) -> Tensor:
         if self.groups == 1:
             return self._normalized(x, self.weight, self.bias)
-        if not self.alternating:
-            positions = x.chunk(self.groups)  # each is a whole batch, in the layout of x
-            return torch.cat([self._normalized(p, self.weight, self.bias) for p in positions])
-        weight = None if self.weight is None else self.weight.repeat(self.groups)
-        bias = None if self.bias is None else self.bias.repeat(self.groups)
-        side_by_side = x.reshape(-1, self.groups * x.shape[1], *x.shape[2:])
-        return self._normalized(side_by_side, weight, bias).view(x.shape)
+        positions = x.chunk(self.groups)  # each is a whole batch, in the layout of x
+        return torch.cat([self._normalized(p, self.weight, self.bias) for p in positions])
+
+    def of_rows(self, rows: Tensor, groups: int) -> Tensor:
+        """The same for rows (B·groups, C) where the patches of a sample stand side by side.
+
+        That is one normalization, of groups·C columns.
+        """
+        if groups == 1:
+            return self._normalized(rows, self.weight, self.bias)
+        columns = rows.view(-1, groups * self.channels)
+        weight, bias = (
+            None if each is None else each.expand(groups, -1).reshape(-1)
+            for each in (self.weight, self.bias)
+        )
+        return self._normalized(columns, weight, bias).view(rows.shape)
 
     def _normalized(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         if x.numel() == x.shape[1]:
