@@ -15,8 +15,9 @@ from torch._functorch import config as functorch_config
 from hpff.errors import UserError
 from hpff.features import mask_of
 from hpff.judges import image_of
+from hpff.outputs import call_model, logits_of, replaced, tensor_at
 from hpff.schedule import Level, Step
-from hpff.tracing import call_model, is_compiled, logits_of
+from hpff.tracing import is_compiled
 
 if TYPE_CHECKING:
     from hpff.learner import LocalLearner
@@ -85,7 +86,7 @@ class HookedStep:
             # This object and its step refer to each other: let go of the last tensors.
             del self._step, self._start, self._image
 
-    def _hook(self, name: str, output: Any) -> Tensor:
+    def _hook(self, name: str, returned: Any) -> Any:
         """Take a cut submodule's output and give the next module its input."""
         module = self._learner.partition[self._position]
         if self._busy:
@@ -99,6 +100,12 @@ class HookedStep:
                 f"submodule {name!r} ran where {due!r} was due: the model does not run as it did "
                 "on the example; every cut must run once, in the same order"
             )
+        output = tensor_at(returned, module.path)
+        if output is None:
+            raise UserError(
+                f"submodule {name!r} returns no tensor where it did on the example: the model "
+                "does not run as it did on the example"
+            )
         self._position += 1
         self._busy = True
         if self._compiled and self._learner.reach.carried_through[module.index - 1]:
@@ -106,7 +113,8 @@ class HookedStep:
         seen = self._learner.see(module.index, output, self._image, self._mask)
         self._start = self._step.boundary(self._start, output, seen)
         self._busy = False
-        return self._start.clone() if module.overwritten else self._start
+        next_input = self._start.clone() if module.overwritten else self._start
+        return replaced(returned, output, next_input)
 
     def _finish(self, logits: Tensor) -> None:
         missed = [m.cut for m in self._learner.partition[self._position : -1]]
@@ -148,7 +156,7 @@ class HookedStep:
 
 @contextmanager
 def _hooked(
-    cuts: Sequence[tuple[str, nn.Module]], hook: Callable[[str, Any], Tensor]
+    cuts: Sequence[tuple[str, nn.Module]], hook: Callable[[str, Any], Any]
 ) -> Iterator[None]:
     """Let ``hook`` stand at the outputs of the cut submodules, and take it away whatever happens.
 
@@ -174,7 +182,7 @@ def _hooked(
             module._compiled_call_impl = inner
 
 
-def _followed(call: Any, name: str, hook: Callable[[str, Any], Tensor]) -> Any:
+def _followed(call: Any, name: str, hook: Callable[[str, Any], Any]) -> Any:
     return lambda *args, **kwargs: hook(name, call(*args, **kwargs))
 
 

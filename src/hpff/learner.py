@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hpff import methods
 from hpff.auxiliary import PatchFusion, patches_in_force
+from hpff.balance import Balance
 from hpff.errors import UserError
 from hpff.features import Features, Finder, check_given
 from hpff.hooked_step import HookedStep, Losses
@@ -37,6 +38,9 @@ class LocalLearner(nn.Module):
         example: one small input: a tensor, or a tuple or dict of forward's arguments. Give it two
             samples or more where the model has BatchNorm.
         num_classes: of the task.
+        balance: for a number K, how to share out the model's blocks: "blocks" (as published, or
+            evenly), "parameters" or "memory" (what a module saves for its backward): see
+            :func:`hpff.partition.partition`.
         method: "dgl" or "bp", or a :class:`~hpff.methods.Method`. "bp" is backprop: one module.
         cascade: k, how many modules a cascade trains; 1 turns the cascade level off.
         independent: False turns the independent level off.
@@ -68,6 +72,7 @@ class LocalLearner(nn.Module):
         modules: int | Sequence[str],
         example: Any,
         num_classes: int,
+        balance: Balance = "blocks",
         method: str | Method = "dgl",
         cascade: int = 2,
         independent: bool = True,
@@ -87,7 +92,7 @@ class LocalLearner(nn.Module):
             modules, cascade, independent, patches = 1, 1, True, 1
             independent_weight = cascade_weight = None
         _check_levels(cascade, independent, patches, smallest_patch, patch_mode, num_classes)
-        cut = partition(model, modules, example)
+        cut = partition(model, modules, example, balance=balance)
         if cascade > len(cut):
             raise UserError(
                 f"cascade={cascade} is more than modules={len(cut)}; expected 1 to {len(cut)} "

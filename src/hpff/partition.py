@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
+from hpff import balance as balancing
+from hpff.balance import Balance
 from hpff.errors import UserError
 from hpff.features import Features, Vectors
+from hpff.outputs import Path
 from hpff.tracing import Separator, Trace, trace
+from hpff.units import END, Unit, preferred_name, units_of
 
 # Cuts of the published experiments: blocks in each stage -> K -> the last block of each module but
 # the final one, as "stage.block" (InfoPro, AugLocal and HPFF's code; the paper's appendix).
@@ -50,9 +54,12 @@ class LocalModule:
         block_shapes: of the output of each, the batch left out.
         parameter_names: of the backbone's parameters that it uses.
         parameters: how many numbers these are.
-        output_shape: of its output on the example, the batch left out.
+        output_shape: of its output on the example, the batch left out. Where the submodule returns
+            several tensors, the output is the one that carries everything on.
         dtype, device: of its output.
         features: what its output is: a map, tokens, a sequence or a vector.
+        path: where in what the submodule returns the output lies; () where it returns a tensor.
+        saved: bytes that its forward saves for its backward, on the example.
         patches: n in force at its output (n×n patches, or n pieces of a sequence); 1 where PFF is
             off or does not fit.
         overwritten: whether the next module modifies the output in place.
@@ -68,6 +75,8 @@ class LocalModule:
     dtype: torch.dtype
     device: torch.device
     features: Features = field(default_factory=Vectors)
+    path: Path = ()
+    saved: int = 0
     patches: int = 1
     overwritten: bool = False
 
@@ -110,111 +119,74 @@ class Partition(Sequence[LocalModule]):
         )
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """The smallest piece that a cut leaves whole: it ends at ``separator`` (the last: None)."""
-
-    name: str
-    shape: tuple[int, ...]
-    separator: Separator | None
-
-
-def partition(model: nn.Module, modules: int | Sequence[str], example: Any) -> Partition:
+def partition(
+    model: nn.Module,
+    modules: int | Sequence[str],
+    example: Any,
+    *,
+    balance: Balance = "blocks",
+) -> Partition:
     """Cut ``model`` into local modules.
 
     Args:
         modules: K, or the names of the submodules after which to cut, in any order.
         example: a small input: a tensor, or a tuple or dict of forward's arguments.
-
-    For a number K the published split is used where there is one; otherwise blocks are shared
-    out evenly, later modules taking one more where K does not divide them. The stem (what runs
-    before the first block) belongs to module 1, unless K is one more than the number of blocks:
-    then it is a module of its own.
+        balance: for a number K, how to share out the model's blocks. "blocks": the published
+            split where there is one, otherwise as many for each module, later ones taking one
+            more where K does not divide them; the stem (what runs before the first block)
+            belongs to module 1, unless K is one more than the number of blocks: then it is a
+            module of its own. "parameters": the module with the most has as few as can be.
+            "memory": the same for the bytes that a module saves for its backward, measured on
+            the example.
 
     Raises:
         UserError: K is more than the model's blocks allow; a name is unknown, does not run
             exactly once, or its output does not separate the model (a leak, which is named).
     """
-    seen = trace(model, example)
-    units = _units(model, seen)
+    balancing.check(balance)
     if isinstance(modules, bool) or not isinstance(modules, (int, Sequence)):
         raise UserError(f"modules is {modules!r}; expected a number or a list of submodule names")
+    seen = trace(model, example)
+    units = units_of(model, seen)
     if isinstance(modules, int):
-        cuts = _cuts_for_number(seen, units, modules)
+        cuts = _cuts_for_number(seen, units, modules, balance)
     else:
         cuts = _cuts_by_name(model, seen, units, [modules] if isinstance(modules, str) else modules)
     return _describe(model, seen, units, cuts)
 
 
-def _units(model: nn.Module, seen: Trace) -> list[_Unit]:
-    """Stem, blocks and head: a unit ends where the next weight is about to be used.
-
-    The layer that maps pooled features to classes joins the last block, unless the model is a
-    plain ``nn.Sequential``, where each child that has a weight is a unit.
-    """
-    plain = isinstance(model, nn.Sequential)
-    units: list[_Unit] = []
-    start, name, shape = -1, "", seen.output_shape[1:]
-    separators = [s for s in seen.separators if not plain or _is_child(s)]
-    times = [*(s.time for s in separators), _FOREVER]
-    for separator, next_time in zip(separators, times[1:], strict=True):
-        if not name and seen.has_weight_between(start, separator.time):
-            name, shape = _preferred_name(model, separator), separator.shape[1:]
-        if name and seen.has_weight_between(separator.time, next_time):
-            units.append(_Unit(name, shape, separator))
-            start, name = separator.time, ""
-    if units and not plain and _is_classifier(model, seen, start):
-        return [*units[:-1], replace(units[-1], separator=None)]
-    return [*units, _Unit(name or "head", shape, None)]
-
-
-_FOREVER = 1 << 62
-
-
-def _is_child(separator: Separator) -> bool:
-    return any("." not in name for name in separator.names)
-
-
-def _is_classifier(model: nn.Module, seen: Trace, start: int) -> bool:
-    """Whether a single matrix is all that is used after ``start``."""
-    weights = dict(model.named_parameters())
-    return sum(weights[name].ndim >= 2 for name in seen.parameters_between(start, _FOREVER)) <= 1
-
-
-def _preferred_name(model: nn.Module, separator: Separator) -> str:
-    """Of the submodules that share an output, the outermost that is an item of a container."""
-    items = [
-        name
-        for name in separator.names
-        if isinstance(model.get_submodule(name.rpartition(".")[0]), (nn.Sequential, nn.ModuleList))
-    ]
-    return items[-1] if items else separator.names[-1]
-
-
-def _cuts_for_number(seen: Trace, units: Sequence[_Unit], count: int) -> list[Separator]:
+def _cuts_for_number(
+    seen: Trace, units: Sequence[Unit], count: int, balance: Balance
+) -> list[Separator]:
     if not 1 <= count <= len(units):
-        leak = seen.find_leak(seen.leaking[0]) if len(units) < 3 and seen.leaking else None
-        why = f"; a cut after {seen.leaking[0]!r} would leak: {leak}" if leak else ""
         raise UserError(
             f"modules={count}: this model can be cut into 1 to {len(units)} modules "
-            f"({len(units)} blocks, the stem counted as one); lower modules or name the cuts{why}"
+            f"({len(units)} blocks, the stem counted as one); lower modules or name the cuts"
+            f"{_why_no_more(seen)}"
         )
-    published = _published(units, count)
+    published = _published(units, count) if balance == "blocks" else None
     if published is not None:
         return published
-    ends = [unit.separator for unit in units if unit.separator is not None]
-    if count == len(units):
-        return ends
-    blocks = len(units) - 1
-    sizes = [blocks // count + (j >= count - blocks % count) for j in range(count)]
-    position, cuts = 0, []
-    for size in sizes[:-1]:
-        position += size
-        cuts.append(ends[position])
-    return cuts
+    if balance == "blocks":
+        sizes = balancing.evenly(len(units), count)
+    else:
+        costs = [unit.saved if balance == "memory" else unit.parameters for unit in units]
+        sizes = balancing.lightest(costs, count)
+    ends = [units[last - 1].separator for last in accumulate(sizes)]
+    return [end for end in ends if end is not None]
 
 
-def _published(units: Sequence[_Unit], count: int) -> list[Separator] | None:
+def _why_no_more(seen: Trace) -> str:
+    """What stands in the way of a further cut."""
+    for name, shape in seen.other_order.items():
+        shown = "×".join(map(str, shape))
+        return f"; the output of {name!r} ({shown} on the example) does not have the batch first"
+    for name in seen.leaks:
+        return f"; a cut after {name!r} would leak: {seen.find_leak(name)}"
+    return ""
+
+
+def _published(units: Sequence[Unit], count: int) -> list[Separator] | None:
     """The published split, for a model whose blocks are named layer1.0, layer1.1, ..."""
     ends: dict[str, Separator | None] = {}
     stages: dict[str, int] = {}
@@ -231,7 +203,7 @@ def _published(units: Sequence[_Unit], count: int) -> list[Separator] | None:
 
 
 def _cuts_by_name(
-    model: nn.Module, seen: Trace, units: Sequence[_Unit], names: Sequence[str]
+    model: nn.Module, seen: Trace, units: Sequence[Unit], names: Sequence[str]
 ) -> list[Separator]:
     cuts: dict[int, Separator] = {}
     for name in names:
@@ -240,51 +212,68 @@ def _cuts_by_name(
             raise UserError(_why_not(model, seen, units, name))
         if separator.time in cuts:
             raise UserError(f"modules: {name!r} names the same cut twice; name each cut once")
-        cuts[separator.time] = replace(separator, names=(name,))
+        cuts[separator.time] = replace(separator, paths={name: separator.paths[name]})
     return [cuts[time] for time in sorted(cuts)]
 
 
-def _why_not(model: nn.Module, seen: Trace, units: Sequence[_Unit], name: Any) -> str:
+def _why_not(model: nn.Module, seen: Trace, units: Sequence[Unit], name: Any) -> str:
     known = dict(model.named_modules())
-    working = [unit.name for unit in units if unit.separator is not None]
-    listed = f"{', '.join(working[:6])}{', ...' if len(working) > 6 else ''}"
-    advice = f"cuts that work: {listed or 'none but the whole model'}"
     if name not in known or not name:
         near = get_close_matches(str(name), [n for n in known if n], n=1)
         guess = f"did you mean {near[0]!r}? " if near else ""
-        return f"modules: the model has no submodule {name!r}; {guess}{advice}"
+        return f"modules: the model has no submodule {name!r}; {guess}{_cuts_that_work(units)}"
     leak = seen.find_leak(name)
     if leak is not None:
-        return f"cannot cut after {name!r}: {leak}; {advice}"
+        return f"cannot cut after {name!r}: {leak}; {_nearest_cuts(model, seen, seen.leaks[name])}"
     runs = seen.calls.get(name, 0)
+    why = "its output ends the model or has no gradient"
     if runs != 1:
-        return f"cannot cut after {name!r}: it runs {runs} times in a step, not once; {advice}"
-    return f"cannot cut after {name!r}: its output ends the model or has no gradient; {advice}"
+        why = f"it runs {runs} times in a step, not once"
+    elif name in seen.other_order:
+        shape = "×".join(map(str, seen.other_order[name]))
+        why = f"its output ({shape} on the example) does not have the batch first"
+    return f"cannot cut after {name!r}: {why}; {_cuts_that_work(units)}"
+
+
+def _cuts_that_work(units: Sequence[Unit]) -> str:
+    cuts = [unit.separator.names[-1] for unit in units if unit.separator is not None]
+    listed = ", ".join(cuts[:6]) + (", ..." if len(cuts) > 6 else "")
+    return f"cuts that work: {listed or 'none but the whole model'}"
+
+
+def _nearest_cuts(model: nn.Module, seen: Trace, time: int) -> str:
+    before = [s for s in seen.separators if s.time < time][-1:]
+    after = [s for s in seen.separators if s.time > time][:1]
+    cuts = ", ".join(preferred_name(model, separator) for separator in (*before, *after))
+    return f"nearest cuts that work: {cuts or 'none but the whole model'}"
 
 
 def _describe(
-    model: nn.Module, seen: Trace, units: Sequence[_Unit], cuts: Sequence[Separator]
+    model: nn.Module, seen: Trace, units: Sequence[Unit], cuts: Sequence[Separator]
 ) -> Partition:
     numbers = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    bounds = [-1, *(cut.time for cut in cuts), _FOREVER]
+    blocks = {unit.name for unit in units}
+    bounds = [-1, *(cut.time for cut in cuts), END]
+    saved = [0, *(cut.saved for cut in cuts), seen.saved]
     modules = []
     for index, (start, end) in enumerate(pairwise(bounds)):
         cut = cuts[index] if index < len(cuts) else None
+        name = preferred_name(model, cut, blocks) if cut else None
         names = seen.parameters_between(start, end)
-        inside = [
-            u for u in units if start < (u.separator.time if u.separator else _FOREVER) <= end
-        ]
+        inside = [unit for unit in units if start < unit.end <= end]
         modules.append(
             LocalModule(
                 index=index + 1,
-                cut=_preferred_name(model, cut) if cut else None,
-                submodules=tuple(u.name for u in inside) or ((cut.names[0],) if cut else ()),
-                block_shapes=tuple(u.shape for u in inside),
+                cut=name,
+                submodules=tuple(unit.name for unit in inside) or ((name,) if name else ()),
+                block_shapes=tuple(unit.shape for unit in inside),
                 parameter_names=tuple(names),
                 parameters=sum(numbers[name] for name in names),
                 output_shape=(cut.shape if cut else seen.output_shape)[1:],
                 dtype=cut.dtype if cut else seen.output_dtype,
                 device=cut.device if cut else seen.output_device,
+                path=cut.paths[name] if cut and name else (),
+                saved=saved[index + 1] - saved[index],
                 overwritten=bool(cut and cut.overwritten),
             )
         )

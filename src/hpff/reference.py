@@ -18,8 +18,10 @@ from hpff.auxiliary import PatchAware
 from hpff.features import mask_of
 from hpff.judges import image_of, seen, sides_of
 from hpff.learner import LocalLearner
+from hpff.outputs import call_model, logits_of, replaced, tensor_at
+from hpff.partition import LocalModule
 from hpff.schedule import Level
-from hpff.tracing import call_model, logits_of, restored_state
+from hpff.tracing import restored_state
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
 _COARSE = 0.1  # bfloat16 and float16
@@ -152,12 +154,17 @@ def _patches(maps: Tensor, n: int) -> list[Tensor]:
 
 @contextmanager
 def _at_cuts(learner: LocalLearner, act: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+    def hook(cut: LocalModule, returned: Any) -> Any:
+        output = tensor_at(returned, cut.path)
+        assert output is not None
+        return replaced(returned, output, act(cut.index, output))
+
     handles = []
     try:
         for module in learner.partition[:-1]:
             handles.append(
                 learner.model.get_submodule(module.cut).register_forward_hook(
-                    lambda _m, _a, output, j=module.index: act(j, output)
+                    lambda _m, _a, returned, cut=module: hook(cut, returned)
                 )
             )
         with torch.compiler.set_stance("force_eager"):

@@ -8,7 +8,6 @@ everything later depends on everything earlier only through it.
 from __future__ import annotations
 
 import bisect
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves
 
+from hpff.autograd_graph import Call, Graph, Leak, Value
 from hpff.errors import UserError
+from hpff.outputs import Path, call_model, logits_of, tensors_in
 
 
 @dataclass(frozen=True)
@@ -27,47 +27,52 @@ class Separator:
     """A point where the network can be cut.
 
     Attributes:
-        names: the submodules whose output it is, outermost last.
+        paths: the submodules whose output carries everything on, outermost last, and for each
+            where in its output the tensor that does so lies.
         time: its place in the order of computation.
-        shape: of the output, the batch first.
-        overwritten: whether a later operation modifies the output in place.
+        shape: of the tensor, the batch first.
+        overwritten: whether a later operation modifies the tensor in place.
+        saved: bytes that the forward up to here saves for the backward, on the example.
     """
 
-    names: tuple[str, ...]
+    paths: Mapping[str, Path]
     time: int
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
     overwritten: bool
+    saved: int
 
-
-@dataclass(frozen=True)
-class Leak:
-    """A value that reaches past a submodule's output without going through it."""
-
-    producer: str
-    consumer: str
-
-    def __str__(self) -> str:
-        return (
-            f"a value made in {self.producer or 'the model'!r} reaches "
-            f"{self.consumer or 'the model'!r} without going through it"
-        )
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The submodules, outermost last."""
+        return tuple(self.paths)
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The separators in the order of computation, and when each parameter is used."""
+    """The separators in the order of computation, and when each parameter is used.
+
+    Attributes:
+        calls: how often each submodule ran.
+        leaks: for each submodule past whose output a value reaches, the time of that output.
+        find_leak: that value, by the submodule's name.
+        other_order: for each submodule whose output would separate the model, but does not have
+            the batch first, its shape.
+        saved: bytes that the whole forward saves for the backward, on the example.
+    """
 
     separators: tuple[Separator, ...]
     parameter_times: Mapping[str, tuple[int, ...]]
     weight_times: tuple[int, ...]
     calls: Mapping[str, int]
-    leaking: tuple[str, ...]
+    leaks: Mapping[str, int]
     find_leak: Callable[[str], Leak | None]
+    other_order: Mapping[str, tuple[int, ...]]
     output_shape: tuple[int, ...]
     output_dtype: torch.dtype
     output_device: torch.device
+    saved: int
 
     def parameters_between(self, start: int, end: int) -> list[str]:
         """Names of the parameters that are used in the half-open interval (start, end]."""
@@ -83,37 +88,8 @@ class Trace:
         return position < len(self.weight_times) and self.weight_times[position] <= end
 
     def find(self, name: str) -> Separator | None:
-        return next((s for s in self.separators if name in s.names), None)
-
-
-@dataclass
-class _Call:
-    name: str
-    begin: int
-    end: int
-    node: Node | None = None
-    output: Tensor | None = None
-    version: int = 0
-
-
-def call_model(model: nn.Module, example: Any) -> Any:
-    """The model on a tensor, a tuple of arguments or a dict of keyword arguments."""
-    if isinstance(example, Mapping):
-        return model(**example)
-    if isinstance(example, (tuple, list)):
-        return model(*example)
-    return model(example)
-
-
-def logits_of(output: Any) -> Tensor:
-    """The tensor that the loss is taken of."""
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor):
-        raise UserError(
-            f"the model returns {type(output).__name__}; expected a tensor of logits, "
-            "or an object with a tensor in .logits"
-        )
-    return logits
+        """The separator that is the output of the submodule ``name``."""
+        return next((s for s in self.separators if name in s.paths), None)
 
 
 def trace(model: nn.Module, example: Any) -> Trace:
@@ -125,42 +101,93 @@ def trace(model: nn.Module, example: Any) -> Trace:
         UserError: the model's output carries no gradient, or is no tensor.
     """
     with _undisturbed(model):
-        calls, logits = _watch(model, example)
+        watched = _Watched(model, example)
+        logits = watched.logits
         if logits.grad_fn is None:
             raise UserError("the model's output depends on no parameter: nothing can be trained")
-        return _Graph(model, calls, logits).trace()
+        graph = Graph(model, watched.calls, logits)
+        found = [_separator(calls) for calls in graph.separators]
+        batch = {len(logits), *(len(tensor) for _, tensor in tensors_in(example) if tensor.ndim)}
+        return Trace(
+            separators=tuple(s for s in found if s.shape and s.shape[0] in batch),
+            parameter_times=graph.parameter_times,
+            weight_times=graph.weight_times,
+            calls=graph.counts,
+            leaks={name: value.time for name, value in graph.leaks.items()},
+            find_leak=graph.find_leak,
+            other_order={
+                n: s.shape for s in found for n in s.paths if not s.shape or s.shape[0] not in batch
+            },
+            output_shape=tuple(logits.shape),
+            output_dtype=logits.dtype,
+            output_device=logits.device,
+            saved=watched.saved,
+        )
 
 
-def _watch(model: nn.Module, example: Any) -> tuple[list[_Call], Tensor]:
-    calls: list[_Call] = []
-    running: list[_Call] = []
-    probe = torch.zeros((), requires_grad=True)
+def _separator(at: list[tuple[Call, Value]]) -> Separator:
+    """A separator from the calls that share it, innermost first."""
+    tensor = at[0][1].tensor
+    return Separator(
+        paths={call.name: value.path for call, value in at},
+        time=at[0][1].time,
+        shape=tuple(tensor.shape),
+        dtype=tensor.dtype,
+        device=tensor.device,
+        overwritten=tensor._version != at[-1][1].version,
+        saved=at[0][0].saved,
+    )
 
-    def now() -> int:
-        node = probe.view_as(probe).grad_fn
+
+class _Watched:
+    """One run of a model: its submodules' calls in the order of their ends, and its logits."""
+
+    def __init__(self, model: nn.Module, example: Any) -> None:
+        self.calls: list[Call] = []
+        self._running: list[Call] = []
+        self._probe = torch.zeros((), requires_grad=True)
+        standing = [*model.parameters(), *model.buffers(), *tree_leaves(example)]
+        self._known = {t.untyped_storage()._cdata for t in standing if isinstance(t, Tensor)}
+        self.saved = 0
+        try:
+            with (
+                _hooks(model, self._before, self._after),
+                torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor),
+            ):
+                output = call_model(model, example)
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(
+                f"the model does not run on the example ({_shapes(example)}): {reason}; "
+                "give an example, and data, of the size that the model takes"
+            ) from error
+        self.logits = logits_of(output)
+
+    def _now(self) -> int:
+        node = self._probe.view_as(self._probe).grad_fn
         assert node is not None
         return node._sequence_nr()
 
-    def before(name: str) -> None:
-        running.append(_Call(name, begin=now(), end=0))
+    def _before(self, name: str) -> None:
+        self._running.append(Call(name, begin=self._now()))
 
-    def after(output: Any) -> None:
-        call = running.pop()
-        call.end = now()
-        if isinstance(output, Tensor):
-            call.node, call.output, call.version = output.grad_fn, output, output._version
-        calls.append(call)
+    def _after(self, output: Any) -> None:
+        call = self._running.pop()
+        call.end = self._now()
+        call.saved = self.saved
+        call.values = [
+            Value.of(path, tensor)
+            for path, tensor in tensors_in(output)
+            if tensor.grad_fn is not None
+        ]
+        self.calls.append(call)
 
-    try:
-        with _hooks(model, before, after):
-            output = call_model(model, example)
-    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(
-            f"the model does not run on the example ({_shapes(example)}): {reason}; "
-            "give an example, and data, of the size that the model takes"
-        ) from error
-    return calls, logits_of(output)
+    def _count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._known:
+            self._known.add(storage._cdata)
+            self.saved += storage.nbytes()
+        return tensor.detach()  # the tensor itself would make a cycle that is never collected
 
 
 def _shapes(example: Any) -> str:
@@ -240,114 +267,3 @@ def _eager(model: nn.Module) -> AbstractContextManager[Any]:
 def is_compiled(module: nn.Module) -> bool:
     """Whether torch.compile was applied to this very module, by either of its two forms."""
     return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
-
-
-class _Graph:
-    """The autograd graph of one run, its nodes placed in time by their sequence numbers."""
-
-    def __init__(self, model: nn.Module, calls: list[_Call], logits: Tensor) -> None:
-        self._calls = calls
-        self._logits = logits
-        self._names = {parameter: name for name, parameter in model.named_parameters()}
-        self._edges: list[tuple[int, int]] = []  # (time of the producer, time of its consumer)
-        self._parameter_times: dict[str, set[int]] = defaultdict(set)
-        self._weight_times: set[int] = set()
-        self._nodes: set[Node] = set()
-        assert logits.grad_fn is not None
-        self._walk(logits.grad_fn)
-        self._end = logits.grad_fn._sequence_nr()
-
-    def trace(self) -> Trace:
-        counts: dict[str, int] = defaultdict(int)
-        for call in self._calls:
-            counts[call.name] += 1
-        crossed = self._crossed()
-        found: dict[Node, list[_Call]] = defaultdict(list)
-        leaking: dict[str, int] = {}
-        for call in self._calls:
-            if call.node is None or not call.name or counts[call.name] > 1:
-                continue
-            time = call.node._sequence_nr()
-            hands_its_input_on = time < call.begin
-            if hands_its_input_on or call.node not in self._nodes or time >= self._end:
-                continue
-            if crossed(time):
-                leaking[call.name] = time
-            else:
-                found[call.node].append(call)
-        return Trace(
-            separators=tuple(
-                sorted((_separator(node, at) for node, at in found.items()), key=lambda s: s.time)
-            ),
-            parameter_times={name: tuple(sorted(t)) for name, t in self._parameter_times.items()},
-            weight_times=tuple(sorted(self._weight_times)),
-            calls=counts,
-            leaking=tuple(leaking),
-            find_leak=lambda name: self._leak(leaking[name]) if name in leaking else None,
-            output_shape=tuple(self._logits.shape),
-            output_dtype=self._logits.dtype,
-            output_device=self._logits.device,
-        )
-
-    def _walk(self, root: Node) -> None:
-        waiting = [root]
-        self._nodes.add(root)
-        while waiting:
-            consumer = waiting.pop()
-            time = consumer._sequence_nr()
-            for producer, _ in consumer.next_functions:
-                if producer is None:
-                    continue
-                parameter = getattr(producer, "variable", None)
-                if parameter is not None:
-                    self._note_parameter(parameter, time)
-                    continue
-                self._edges.append((producer._sequence_nr(), time))
-                if producer not in self._nodes:
-                    self._nodes.add(producer)
-                    waiting.append(producer)
-
-    def _note_parameter(self, parameter: Tensor, time: int) -> None:
-        name = self._names.get(parameter)  # type: ignore[call-overload]
-        if name is not None:
-            self._parameter_times[name].add(time)
-            if parameter.ndim >= 2:
-                self._weight_times.add(time)
-
-    def _crossed(self) -> Any:
-        """Whether an edge jumps over a point in time, for all times, by one sweep."""
-        steps: dict[int, int] = defaultdict(int)
-        for producer, consumer in self._edges:
-            steps[producer + 1] += 1
-            steps[consumer] -= 1
-        times, open_edges, depth = sorted(steps), [], 0
-        for time in times:
-            depth += steps[time]
-            open_edges.append(depth)
-
-        def crossed(time: int) -> bool:
-            position = bisect.bisect_right(times, time) - 1
-            return position >= 0 and open_edges[position] > 0
-
-        return crossed
-
-    def _leak(self, time: int) -> Leak:
-        producer, consumer = next((p, c) for p, c in self._edges if p < time < c)
-        return Leak(self._innermost(producer), self._innermost(consumer))
-
-    def _innermost(self, time: int) -> str:
-        around = [call for call in self._calls if call.begin < time < call.end]
-        return min(around, key=lambda call: call.end - call.begin).name if around else ""
-
-
-def _separator(node: Node, calls: list[_Call]) -> Separator:
-    output = calls[0].output
-    assert output is not None
-    return Separator(
-        names=tuple(call.name for call in calls),
-        time=node._sequence_nr(),
-        shape=tuple(output.shape),
-        dtype=output.dtype,
-        device=output.device,
-        overwritten=output._version != calls[-1].version,
-    )

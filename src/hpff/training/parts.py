@@ -107,6 +107,7 @@ def _learner(recipe: Recipe, dataset: Dataset, device: torch.device) -> LocalLea
     return LocalLearner(
         model,
         modules=1 if recipe.modules is None else recipe.modules,  # Only bp goes without.
+        balance=recipe.balance,
         example=example,
         num_classes=dataset.num_classes,
         method=_method(recipe, dataset),

@@ -72,8 +72,10 @@ class ScheduleRecipe:
 class Recipe:
     """One run.
 
-    `modules` is K or the names of the submodules after which to cut; `subset` a number of training
-    images (null: all); `threads` of the CPU (null: torch's choice; 1 is quickest for tiny models).
+    `modules` is K or the names of the submodules after which to cut, `balance` what K modules
+    share out evenly (blocks, or as published; parameters; activation memory); `subset` a number of
+    training images (null: all); `threads` of the CPU (null: torch's choice; 1 is quickest for tiny
+    models).
     `treatment` is the published normalization and augmentation for data given by a path (auto:
     "imagenet" for folders, "cifar" for Parquet images of 3x32x32). `image_size` is what images are
     resized or cropped to (null: as they are; 224 under "imagenet"). `workers` is the number of
@@ -90,6 +92,7 @@ class Recipe:
     batch_size: PositiveInt
     optimizer: OptimizerRecipe
     modules: PositiveInt | tuple[str, ...] | None = None
+    balance: Literal["blocks", "parameters", "memory"] = "blocks"
     cascade: PositiveInt = 1
     independent: bool = True
     patches: PositiveInt = 1
