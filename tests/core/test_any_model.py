@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.probe import MeanProbe
 from hpff import LocalLearner, check_gradients
 from hpff.errors import UserError
+from hpff.features import Features
 from hpff.memory import AllocationCounter
+from hpff.methods import Method, Place
 from hpff.partition import partition
 
 TOKENS = torch.randint(1, 11, (4, 6), generator=torch.Generator().manual_seed(0))
@@ -89,7 +90,7 @@ class Text(nn.Module):
 
 
 def learner(model: nn.Module, example: Any, **settings: Any) -> LocalLearner:
-    given = {"modules": 3, "example": example, "num_classes": 3, "method": MeanProbe()}
+    given = {"modules": 3, "example": example, "num_classes": 3}
     return LocalLearner(model.double(), **(given | {"patches": 1} | settings))
 
 
@@ -324,19 +325,41 @@ def test_wrong_balance_is_named() -> None:
         learner(Text(), TOKENS, balance="bytes")
 
 
-def test_a_criterion_over_every_position() -> None:
-    """A language model's loss, with the embedding tied: (B, N, V) logits."""
+class Positions(Features):
+    """A sequence (B, L, D) as a map of one row, so that nothing is averaged over positions."""
+
+    kind = "positions"
+
+    def form(self, shape: tuple[int, ...], sides: object) -> tuple[int, ...]:
+        return (shape[1], 1, shape[0])
+
+    def view(self, output: Tensor, pieces: int, sides: object, mask: Tensor | None) -> Tensor:
+        return output.mT.unsqueeze(2)
+
+
+def test_a_language_model() -> None:
+    """Logits (B, N, V) by the tied embedding, a loss for every position at every module."""
 
     class Language(Text):
         def forward(self, tokens: Tensor, mask: Tensor | None = None) -> dict[str, Any]:
             return {"logits": self.head(super().forward(tokens, mask)["states"])}
 
-    class PerPosition(MeanProbe):
-        def auxiliary(self, place: Any) -> nn.Module:
-            return nn.Linear(place.features[-1], place.num_classes)
+    class Following(Method):
+        def auxiliary(self, place: Place) -> nn.Module:
+            return nn.Conv2d(place.features[0], place.num_classes, 1)
+
+        def loss(self, outputs: Tensor, targets: Tensor, place: Place) -> Tensor:
+            return following(outputs.squeeze(2).mT, targets)
 
     def following(logits: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten())
 
-    found = learner(Language(), TOKENS, num_classes=11, method=PerPosition(), criterion=following)
+    found = learner(
+        Language(),
+        TOKENS,
+        num_classes=11,
+        method=Following(),
+        criterion=following,
+        features=Positions(),
+    )
     assert check_gradients(found, TOKENS, TOKENS) == {}
