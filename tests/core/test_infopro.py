@@ -257,3 +257,29 @@ def test_needs_images() -> None:
             method="infopro",
             cascade=1,
         )
+
+
+@pytest.mark.parametrize(
+    ("network", "data", "modules", "reconstruction", "classification"),
+    [
+        ("resnet32", "cifar10", 16, [5, 0.2], [0.05, 0.5]),
+        ("resnet32", "parquet:../data/cifar10", 4, [6, 1], [0, 2]),
+        ("resnet110", "cifar10", 55, [5, 0.5], [0, 1]),
+        ("resnet110", "stl10", 8, [20, 5], [0.2, 1]),
+        ("resnet110", "svhn", 3, [1, 1], [0.1, 0.1]),
+        ("torchvision/resnet152", "imagenet", 2, [5, 5], [1, 1]),
+    ],
+)
+def test_published_weights(
+    network: str, data: str, modules: int, reconstruction: list[float], classification: list[float]
+) -> None:
+    found = methods.published("infopro", network=network, data=data, modules=modules)
+    assert found == {"reconstruction": reconstruction, "classification": classification}
+    method = methods.create("infopro", **found)
+    assert isinstance(method, InfoPro)
+    assert method.classification == tuple(classification)
+
+
+def test_nothing_is_published_for_other_networks_and_data() -> None:
+    for network, data in (("resnet20", "cifar10"), ("resnet32", "svhn"), ("resnet32", "digits")):
+        assert methods.published("infopro", network=network, data=data, modules=4) == {}

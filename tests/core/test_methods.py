@@ -144,6 +144,15 @@ def auglocal_blocks(module: int, modules: int, following: list[int], channels: i
     return [layer.conv2.out_channels for layer in network if isinstance(layer, BasicBlock)]
 
 
+def test_published_depths_of_auglocal() -> None:
+    depths = {"resnet32": 2, "resnet110": 3, "timm/resnet34": 4}
+    for network, depth in depths.items():
+        found = methods.published("auglocal", network=network, data="cifar10", modules=16)
+        assert found == {"depth": depth}
+    assert methods.published("auglocal", network="resnet20", data="cifar10", modules=10) == {}
+    assert methods.published("dgl", network="resnet32", data="cifar10", modules=16) == {}
+
+
 def test_auglocal_chooses_evenly_from_the_rest_and_shrinks() -> None:
     widths = [16] * 5 + [32] * 5 + [64] * 5
     # Of the 15 blocks that follow, the 4th, 8th (7.5, half to even), 11th and 15th.

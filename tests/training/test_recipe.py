@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from hpff import LocalLearner, data, models
 from hpff.errors import UserError
@@ -201,3 +202,16 @@ def test_headers_give_the_command() -> None:
 def test_recipe_is_complete_in_plain_form() -> None:
     plain = recipes.parse(SMALL, "small").to_plain()
     assert plain.keys() == {field.name for field in dataclasses.fields(Recipe)}
+
+
+def test_published_settings_are_in_force_where_the_recipe_gives_none(tmp_path: Path) -> None:
+    name = "cifar10/resnet110-k55-infopro-hpff"
+    recipe = recipe_files.load(name)
+    weights = {"reconstruction": [5, 0.5], "classification": [0, 1]}
+    assert recipe.method.settings == weights
+    assert yaml.safe_load(recipe_files.dump(recipe))["method"] == {"name": "infopro", **weights}
+    given = recipe_files.load(name, ["method.reconstruction=[7, 8]", "modules=4"])
+    assert given.method.settings == {"reconstruction": [7, 8], "classification": [0, 1]}
+    path = write(tmp_path, "copy.yaml", recipe_files.dump(given))
+    assert recipe_files.load(path, ["modules=16"]).method == given.method, "now they are given"
+    assert recipes.parse({**SMALL, "method": "infopro"}, "mine").method.settings == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from difflib import get_close_matches
+from pathlib import PurePath
 from typing import Any
 
 from hpff.errors import UserError
@@ -25,6 +26,7 @@ __all__ = [
     "PredSim",
     "create",
     "names",
+    "published",
 ]
 
 _METHODS: dict[str, type[Method]] = {
@@ -60,6 +62,17 @@ def create(method: str | Method, **settings: Any) -> Method:
 def setting_names(method: str) -> list[str]:
     """What a method can be set to by keyword; empty for a name that is not known."""
     return list(inspect.signature(_METHODS[method]).parameters) if method in _METHODS else []
+
+
+def published(method: str, *, network: str, data: str, modules: int) -> dict[str, Any]:
+    """The settings published for a model's name, a data set's and K, by :meth:`Method.published`.
+
+    ``methods.create(name, **methods.published(name, network=..., data=..., modules=...))`` is the
+    method with them. A model may be named with its library, data by ``kind:path``.
+    """
+    folder = PurePath(data.rpartition(":")[2]).name
+    kind = _METHODS[method]
+    return kind.published(network.rpartition("/")[2], folder, modules)
 
 
 def names() -> list[tuple[str, str]]:

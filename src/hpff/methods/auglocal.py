@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from hpff.auxiliary import GlobalAverage
 from hpff.errors import UserError
 from hpff.methods.base import Method, Place
 from hpff.models.cifar_resnet import BasicBlock
+
+_DEPTHS = {"resnet32": 2, "resnet110": 3, "resnet34": 4}
 
 
 class AugLocal(Method):
@@ -18,13 +22,18 @@ class AugLocal(Method):
     task's. Chains shrink from ``depth`` blocks at the first module to about half at the last.
 
     Args:
-        depth: d, blocks of the first chain. AugLocal's code has 2 for ResNet-32, 3 for ResNet-110.
+        depth: d, blocks of the first chain.
     """
 
     def __init__(self, depth: int = 2) -> None:
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
             raise UserError(f"auglocal: depth is {depth!r}; expected 1 or more")
         self.depth = depth
+
+    @classmethod
+    def published(cls, network: str, data: str, modules: int) -> dict[str, Any]:
+        """The depths of AugLocal's code."""
+        return {"depth": _DEPTHS[network]} if network in _DEPTHS else {}
 
     def auxiliary(self, place: Place) -> nn.Module:
         if len(place.features) != 3:

@@ -53,6 +53,19 @@ class Method(ABC):
     local: ClassVar[bool] = True
     needs_images: ClassVar[bool] = False
 
+    @classmethod
+    def published(cls, network: str, data: str, modules: int) -> dict[str, Any]:
+        """The settings that were published for a network, a data set and K; often none.
+
+        Recipes take them where they give no value of their own.
+
+        Args:
+            network: a model's name without its library: ``"resnet110"``.
+            data: a data set's name; for one given by a path, its folder's.
+            modules: K.
+        """
+        return {}
+
     def read(self, features: Tensor, patches: int) -> Tensor:
         """What of maps the auxiliary networks see; features without a grid are seen whole.
 

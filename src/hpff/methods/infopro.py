@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,38 @@ from torch import Tensor, nn
 from hpff.auxiliary import GlobalAverage, UpsampledConv2d, cut, patches_in_force
 from hpff.errors import UserError
 from hpff.methods.base import Method, Place
+
+# (λ1, λ2) of the first and of the last module, by data set, network and K.
+_Weights = tuple[tuple[float, float], tuple[float, float]]
+_PUBLISHED: dict[tuple[str, str], dict[int, _Weights]] = {
+    ("cifar10", "resnet32"): {
+        2: ((5, 1), (5, 1)),
+        4: ((6, 0), (1, 2)),
+        8: ((5, 0), (0, 2)),
+        16: ((5, 0.05), (0.2, 0.5)),
+    },
+    ("cifar10", "resnet110"): {
+        2: ((5, 0.5), (5, 0.5)),
+        4: ((1, 0), (0, 1)),
+        8: ((5, 0), (0, 1)),
+        16: ((5, 0), (0.5, 1)),
+    },
+    ("stl10", "resnet110"): {
+        2: ((10, 1), (10, 1)),
+        4: ((20, 0.2), (5, 2)),
+        8: ((20, 0.2), (5, 1)),
+        16: ((20, 0.5), (10, 0.1)),
+    },
+    ("svhn", "resnet110"): {
+        2: ((1, 0.1), (1, 0.1)),
+        4: ((5, 0), (0.5, 1)),
+        8: ((5, 0), (0.5, 2)),
+        16: ((5, 0.2), (0.5, 1)),
+    },
+    ("imagenet", "resnet101"): {2: ((5, 0.75), (5, 0.75))},
+    ("imagenet", "resnet152"): {2: ((5, 1), (5, 1))},
+    ("imagenet", "resnext101_32x8d"): {2: ((5, 0.75), (5, 0.75))},
+}
 
 
 class InfoPro(Method):
@@ -30,8 +62,8 @@ class InfoPro(Method):
         hidden: F, width of the linear layers but a classifying last.
         widen: factor of the widths of the head's hidden layers and of the decoder's.
         reconstruction: λ1 of the first and of the last module.
-        classification: λ2 of the first and of the last module. The defaults of both are the
-            published ones of ResNet-32 with K = 16 on CIFAR-10.
+        classification: λ2 of the first and of the last module. The defaults of both are those
+            published for ResNet-32 with K = 16 on CIFAR-10; :meth:`published` has the others.
         temperature: of the contrastive loss.
         decoders: n of HPFF's public code: the map is cut into n×n patches for n² separate decoders
             alone, whose cross-entropies are summed; the task's head sees the whole map. Where n×n
@@ -80,6 +112,15 @@ class InfoPro(Method):
         self.std = _numbers("std", std, "a list of numbers above 0, one for each channel")
         if min(self.std) <= 0:
             raise UserError(f"infopro: std is {std!r}; expected numbers above 0")
+
+    @classmethod
+    def published(cls, network: str, data: str, modules: int) -> dict[str, Any]:
+        """The paper's λ; those of the nearest K, as AugLocal's code takes K = 16's for K = 55."""
+        known = _PUBLISHED.get((data, network), {})
+        if not known:
+            return {}
+        first, last = known[min(known, key=lambda k: abs(k - modules))]
+        return {"reconstruction": [first[0], last[0]], "classification": [first[1], last[1]]}
 
     def auxiliary(self, place: Place) -> nn.Module:
         if len(place.features) != 3 or len(place.image) != 3:

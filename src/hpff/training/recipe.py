@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from hpff import methods
 from hpff.data import Policy, TreatmentName
 from hpff.errors import UserError
 from hpff.training import schema
@@ -72,6 +73,8 @@ class ScheduleRecipe:
 class Recipe:
     """One run.
 
+    `method` has the settings that were published for the network, the data and K, unless the recipe
+    gives its own.
     `modules` is K or the names of the submodules after which to cut, `balance` what K modules
     share out evenly (blocks, or as published; parameters; activation memory); `subset` a number of
     training images (null: all); `threads` of the CPU (null: torch's choice; 1 is quickest for tiny
@@ -143,7 +146,17 @@ def parse(data: object, source: str) -> Recipe:
     if faults:
         raise UserError("\n".join(f"{source}: {key}: {text}" for key, text in faults.items()))
     recipe: Recipe = schema.build(Recipe, values)
-    return recipe
+    return dataclasses.replace(recipe, method=_in_force(recipe))
+
+
+def _in_force(recipe: Recipe) -> Named:
+    """The method with the settings published for the network, data and K, where none are given."""
+    modules = recipe.modules if isinstance(recipe.modules, int) else len(recipe.modules or ()) + 1
+    method = recipe.method
+    published = methods.published(
+        method.name, network=recipe.model.name, data=recipe.data, modules=modules
+    )
+    return Named(method.name, {**published, **method.settings})
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
