@@ -16,31 +16,9 @@ from hpff.balance import Balance
 from hpff.errors import UserError
 from hpff.features import Features, Vectors
 from hpff.outputs import Path
+from hpff.published import published_cuts
 from hpff.tracing import Separator, Trace, trace
 from hpff.units import END, Unit, preferred_name, units_of
-
-# Cuts of the published experiments: blocks in each stage -> K -> the last block of each module but
-# the final one, as "stage.block" (InfoPro, AugLocal and HPFF's code; the paper's appendix).
-_PUBLISHED: dict[tuple[int, ...], dict[int, str]] = {
-    (5, 5, 5): {
-        2: "2.1",
-        3: "1.4 2.4",
-        4: "1.2 2.1 3.0",
-        8: "1.0 1.2 1.4 2.1 2.3 3.0 3.2",
-    },
-    (18, 18, 18): {
-        2: "2.8",
-        3: "1.17 2.17",
-        4: "1.11 2.7 3.3",
-        8: "1.4 1.11 2.0 2.7 2.14 3.3 3.10",
-        16: "1.1 1.4 1.7 1.10 1.13 1.16 2.1 2.4 2.7 2.11 2.15 3.1 3.5 3.9 3.13",
-        32: "1.1 1.2 1.4 1.5 1.7 1.9 1.11 1.13 1.14 1.16 1.17 "
-        "2.1 2.2 2.4 2.5 2.7 2.9 2.11 2.13 2.14 2.16 2.17 "
-        "3.1 3.3 3.4 3.6 3.7 3.9 3.11 3.13 3.15",
-    },
-    (3, 4, 23, 3): {4: "3.0 3.9 3.17", 8: "2.0 3.1 3.5 3.9 3.13 3.17 3.21"},
-    (3, 8, 36, 3): {4: "3.0 3.9 3.17"},
-}
 
 
 @dataclass(frozen=True)
@@ -164,7 +142,7 @@ def _cuts_for_number(
             f"({len(units)} blocks, the stem counted as one); lower modules or name the cuts"
             f"{_why_no_more(seen)}"
         )
-    published = _published(units, count) if balance == "blocks" else None
+    published = published_cuts(units, count) if balance == "blocks" else None
     if published is not None:
         return published
     if balance == "blocks":
@@ -184,22 +162,6 @@ def _why_no_more(seen: Trace) -> str:
     for name in seen.leaks:
         return f"; a cut after {name!r} would leak: {seen.find_leak(name)}"
     return ""
-
-
-def _published(units: Sequence[Unit], count: int) -> list[Separator] | None:
-    """The published split, for a model whose blocks are named layer1.0, layer1.1, ..."""
-    ends: dict[str, Separator | None] = {}
-    stages: dict[str, int] = {}
-    for unit in units[1:]:
-        stage, _, block = unit.name.rpartition(".")
-        if not (stage.removeprefix("layer").isdigit() and block.isdigit()):
-            return None
-        stages[stage] = stages.get(stage, 0) + 1
-        ends[f"{stage.removeprefix('layer')}.{block}"] = unit.separator
-    names = _PUBLISHED.get(tuple(stages.values()), {}).get(count)
-    if names is None:
-        return None
-    return [end for name in names.split() if (end := ends[name]) is not None]
 
 
 def _cuts_by_name(

@@ -144,7 +144,7 @@ def graph_bytes(network: nn.Module, features: Tensor, *others: Tensor) -> int:
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         saved[storage._cdata] = int(storage.nbytes())
-        return tensor
+        return tensor.detach()  # the tensor itself would make a cycle that is never collected
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         output = network(features.detach().requires_grad_(), *others)

@@ -12,30 +12,36 @@ from hpff import torchvision_import
 from hpff.errors import UserError
 from hpff.models.cifar_resnet import DEPTHS, CifarResNet
 
-__all__ = ["CifarResNet", "create", "names"]
+__all__ = ["CifarResNet", "create", "names", "resolve"]
 
 _OWN = {f"resnet{depth}": depth for depth in DEPTHS}
+# Their auxiliary classifiers, an early form of local losses, are off unless asked for.
+_DEFAULTS = {
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
 
 
 def create(name: str, num_classes: int = 10, *, in_channels: int = 3, **settings: Any) -> nn.Module:
     """A backbone with random weights.
 
     Args:
-        name: ``resnet32`` and its like (CIFAR ResNets), ``torchvision/NAME`` or ``timm/NAME``.
+        name: ``resnet32`` and its like (CIFAR ResNets), ``torchvision/NAME``, ``timm/NAME``, or
+            NAME alone: torchvision's model of that name, or if it has none timm's.
         in_channels: of the images; other than 3 only where the family allows it.
-        settings: further arguments of the family, such as ``width=8``.
+        settings: further arguments of the family, such as ``width=8``, or where a model's images
+            have one size ``image_size=32`` (torchvision) and ``img_size=32`` (timm).
 
     Raises:
         UserError: there is no such model, or it does not take these arguments.
     """
-    library, _, rest = name.rpartition("/")
+    library, rest = resolve(name)
     try:
         if library == "torchvision":
             return _torchvision(rest, num_classes, in_channels, settings)
         if library == "timm":
             return _timm(rest, num_classes, in_channels, settings)
-        if name in _OWN:
-            return CifarResNet(_OWN[name], num_classes, in_channels=in_channels, **settings)
+        return CifarResNet(_OWN[name], num_classes, in_channels=in_channels, **settings)
     except TypeError as error:
         raise UserError(f"model {name!r} does not take these arguments: {error}") from error
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError) as error:
@@ -43,7 +49,26 @@ def create(name: str, num_classes: int = 10, *, in_channels: int = 3, **settings
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"model {name!r} cannot be built with these arguments: {reason}") from error
-    raise UserError(f"unknown model {name!r}{_guess(name, [known for known, _ in names()])}")
+
+
+def resolve(name: str) -> tuple[str, str]:
+    """Where a model's name leads: "hpff", "torchvision" or "timm", and its name there.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if name in _OWN:
+        return "hpff", name
+    prefix, _, rest = name.rpartition("/")
+    near = [] if prefix else list(_OWN)
+    for library, list_names in (("torchvision", _torchvision_names), ("timm", _timm_names)):
+        if prefix not in ("", library):
+            continue
+        known = list_names()
+        if rest in known or (library == "timm" and rest.partition(".")[0] in known):  # name.tag
+            return library, rest
+        near += [f"{prefix}/{each}" if prefix else each for each in known]
+    raise UserError(f"unknown model {name!r}{_guess(name, near)}")
 
 
 def names() -> list[tuple[str, str]]:
@@ -56,7 +81,19 @@ def names() -> list[tuple[str, str]]:
         *own,
         ("torchvision/NAME", "any torchvision classification model, such as torchvision/resnet101"),
         ("timm/NAME", "any timm model, such as timm/vit_tiny_patch16_224"),
+        ("NAME", "torchvision's model of that name, or else timm's, such as vgg13 or vit_b_16"),
     ]
+
+
+def _torchvision_names() -> list[str]:
+    library = torchvision_import.torchvision("models")
+    found: list[str] = library.list_models(module=library)
+    return found
+
+
+def _timm_names() -> list[str]:
+    found: list[str] = torchvision_import.timm().list_models()
+    return found
 
 
 def _torchvision(
@@ -65,17 +102,13 @@ def _torchvision(
     library = torchvision_import.torchvision("models")
     if in_channels != 3:
         raise UserError(f"torchvision/{name} takes images of 3 channels, not {in_channels}")
-    known = library.list_models(module=library)
-    if name not in known:
-        raise UserError(f"unknown model 'torchvision/{name}'{_guess(name, known)}")
+    settings = {**_DEFAULTS.get(name, {}), **settings}
     model: nn.Module = library.get_model(name, weights=None, num_classes=num_classes, **settings)
     return model
 
 
 def _timm(name: str, num_classes: int, in_channels: int, settings: dict[str, Any]) -> nn.Module:
     library = torchvision_import.timm()
-    if not library.is_model(name):
-        raise UserError(f"unknown model 'timm/{name}'{_guess(name, library.list_models())}")
     model: nn.Module = library.create_model(
         name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **settings
     )

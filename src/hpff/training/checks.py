@@ -131,9 +131,9 @@ def _model_is_known(values: Values) -> Fault:
         with torch.device("meta"):
             models.create(model.name, **model.settings)
     except UserError as error:
-        own = "/" not in model.name
         known = error.__cause__ is None or isinstance(error.__cause__, TypeError)
-        return ("model", str(error)) if own or known else None
+        own = known or models.resolve(model.name)[0] == "hpff"
+        return ("model", str(error)) if own else None
     return None
 
 
