@@ -114,6 +114,7 @@ def _learner(recipe: Recipe, dataset: Dataset, device: torch.device) -> LocalLea
         cascade=recipe.cascade,
         independent=recipe.independent,
         patches=recipe.patches,
+        smallest_patch=recipe.smallest_patch,
         patch_mode=recipe.patch_mode,
         independent_weight=recipe.independent_weight,
         cascade_weight=recipe.cascade_weight,

@@ -99,6 +99,7 @@ class Recipe:
     cascade: PositiveInt = 1
     independent: bool = True
     patches: PositiveInt = 1
+    smallest_patch: PositiveInt = 2
     patch_mode: Literal["auto", "together", "one-by-one"] = "auto"
     independent_weight: PositiveFloat | None = None
     cascade_weight: PositiveFloat | None = None
