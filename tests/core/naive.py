@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.naive_methods import JUDGEMENTS
 from hpff import LocalLearner
 
 
@@ -57,6 +58,7 @@ def naive_gradients(
     k: int,
     independent: bool,
     weights: tuple[float, float],
+    method: str = "dgl",
 ) -> dict[str, Tensor]:
     """Gradients of every parameter of ``learner`` whose local modules are ``modules``, by name."""
     count = len(modules)
@@ -74,7 +76,9 @@ def naive_gradients(
             for module in modules[first - 1 : j]:
                 x = module(x)
             loss = (
-                F.cross_entropy(x, targets) if j == count else _judge(learner, level, j, x, targets)
+                F.cross_entropy(x, targets)
+                if j == count
+                else _judge(learner, method, level, j, x, images, targets)
             )
             total = total + weight * loss
     named = dict(learner.named_parameters())
@@ -85,47 +89,35 @@ def naive_gradients(
     }
 
 
-def _judge(learner: LocalLearner, level: str, j: int, x: Tensor, targets: Tensor) -> Tensor:
+def _judge(
+    learner: LocalLearner,
+    method: str,
+    level: str,
+    j: int,
+    x: Tensor,
+    images: Tensor,
+    targets: Tensor,
+) -> Tensor:
     networks = learner.cascade_auxiliary if level == "cascade" else learner.independent_auxiliary
     weights = dict(networks[str(j)].network.named_parameters())
-    height, width = x.shape[2:]
-    least = learner.smallest_patch
+    cut_alike = [x, images] if method == "infopro" else [x]
+    sides = [side for maps in cut_alike for side in maps.shape[2:]]
     n = next(
         n
         for n in range(learner.patches, 0, -1)
-        if n == 1 or (height % n == width % n == 0 and min(height, width) >= n * least)
+        if n == 1 or all(s % n == 0 and s >= n * learner.smallest_patch for s in sides)
     )
-    scores = [
-        _mlp_sr(
-            x[
-                :,
-                :,
-                row * height // n : (row + 1) * height // n,
-                column * width // n : (column + 1) * width // n,
-            ],
-            weights,
-        )
+    outputs, loss = JUDGEMENTS[method]
+    judged = [
+        outputs(_patch(x, n, row, column), _patch(images, n, row, column), weights)
         for row in range(n)
         for column in range(n)
     ]
-    return F.cross_entropy(sum(scores) / n**2, targets)
+    fused = tuple(sum(each) / n**2 for each in zip(*judged, strict=True))
+    return loss(fused, targets, (j - 1) / max(len(learner.partition) - 2, 1))
 
 
-def _mlp_sr(patch: Tensor, weights: dict[str, Tensor]) -> Tensor:
-    """DGL's auxiliary network as its paper and code describe it, with real 1×1 convolutions."""
-    height, width = patch.shape[2:]
-    x = F.adaptive_avg_pool2d(patch, (-(-height // 4), -(-width // 4)))
-    for layer in range(3):
-        x = F.conv2d(x, weights[f"convolutions.{layer}.linear.weight"][:, :, None, None])
-        x = F.relu(_norm(x, weights, f"convolutions.{layer}.norm"))
-    x = F.adaptive_avg_pool2d(x, 2).flatten(1)
-    for layer in range(2):
-        x = F.linear(x, weights[f"hidden.{layer}.linear.weight"])
-        x = F.relu(_norm(x, weights, f"hidden.{layer}.norm"))
-    return F.linear(x, weights["classifier.weight"], weights["classifier.bias"])
-
-
-def _norm(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
-    return F.batch_norm(
-        x, None, None, weights[f"{name}.weight"], weights[f"{name}.bias"], training=True
-    )
+def _patch(maps: Tensor, n: int, row: int, column: int) -> Tensor:
+    height, width = maps.shape[2] // n, maps.shape[3] // n
+    rows, columns = slice(row * height, (row + 1) * height), slice(column * width, None)
+    return maps[:, :, rows, columns][..., :width]

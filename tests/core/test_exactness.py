@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from core.naive import naive_gradients, random_chain
+from core.naive_methods import JUDGEMENTS
 from hpff import LocalLearner, check_gradients, models, reference_gradients
 from hpff.errors import UserError
 
@@ -37,8 +38,9 @@ def gradients(learner: LocalLearner, images: Tensor, targets: Tensor) -> dict[st
     }
 
 
-@settings(max_examples=80)
+@settings(max_examples=120)
 @given(
+    method=st.sampled_from(sorted(JUDGEMENTS)),
     seed=st.integers(0, 10_000),
     count=st.sampled_from([2, 3, 4, 5]),
     reach=st.sampled_from(["1", "2", "3", "K"]),
@@ -51,6 +53,7 @@ def gradients(learner: LocalLearner, images: Tensor, targets: Tensor) -> dict[st
     weights=st.tuples(st.floats(0.1, 2), st.floats(0.1, 2)),
 )
 def test_gradients_equal_the_naive_rule(
+    method: str,
     seed: int,
     count: int,
     reach: str,
@@ -74,6 +77,7 @@ def test_gradients_equal_the_naive_rule(
         modules=[str(end) for end in ends],
         example=images[:2],
         num_classes=4,
+        method=method,
         cascade=k,
         independent=independent,
         patches=patches,
@@ -82,13 +86,23 @@ def test_gradients_equal_the_naive_rule(
         independent_weight=weights[0],
         cascade_weight=weights[1],
     )
+    for network in (*learner.independent_auxiliary.values(), *learner.cascade_auxiliary.values()):
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, parameter.mean().item(), 0.3)  # PredSim's begin as zeros
     bounds = [0, *(end + 1 for end in ends), len(model)]
     modules = [model[a:b] for a, b in pairwise(bounds)]
 
     found = gradients(learner, images, targets)
 
     expected = naive_gradients(
-        learner, modules, images, targets, k=k, independent=independent, weights=weights
+        learner,
+        modules,
+        images,
+        targets,
+        k=k,
+        independent=independent,
+        weights=weights,
+        method=method,
     )
     assert_same(found, expected, 1e-9)
     assert_same(reference_gradients(learner, images, targets), expected, 1e-9)
