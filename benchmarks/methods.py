@@ -22,25 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpff import LocalLearner, models
+from hpff import LocalLearner, methods, models
 from hpff.models import CifarResNet
 from hpff.training import machine
 
 HERE = Path(__file__).parent
-METHODS: dict[str, dict[str, Any]] = {
-    f"{label}{'+HPFF' if hpff else ''}": {
-        "method": name,
-        "cascade": 2 if hpff else 1,
-        "patches": 2 if hpff else 1,
-    }
-    for label, name in (
-        ("DGL", "dgl"),
-        ("PredSim", "predsim"),
-        ("InfoPro", "infopro"),
-        ("AugLocal", "auglocal"),
-    )
-    for hpff in (False, True)
-}
+METHODS = {"DGL": "dgl", "PredSim": "predsim", "InfoPro": "infopro", "AugLocal": "auglocal"}
 Step = Callable[[Tensor, Tensor], object]
 
 
@@ -51,19 +38,16 @@ def main() -> None:
     given = parser.parse_args()
     lines = ["| network | method | peak, GiB | of BP | step over BP |", "| --- |" + " --- |" * 4]
     for network, modules in memory.NETWORKS.items():
+        local = {"BP": {"method": "bp"}, **_local_settings(network, modules)}
         segments = memory.best_segments(network)
-        peaks = {
-            "BP": memory.local_peak(network, modules, method="bp"),
-            f"BP + checkpointing, {segments} segments": memory.checkpointed_peak(network, segments),
-            **{name: memory.local_peak(network, modules, **kw) for name, kw in METHODS.items()},
-        }
-        steps: dict[str, Step] = {
-            "BP": _local_step(network, modules, method="bp"),
-            f"BP + checkpointing, {segments} segments": _checkpointed_step(network, segments),
-            **{name: _local_step(network, modules, **kw) for name, kw in METHODS.items()},
-        }
+        checkpointing = f"BP + checkpointing, {segments} segments"
+        peaks = {name: memory.local_peak(network, modules, **kw) for name, kw in local.items()}
+        peaks[checkpointing] = memory.checkpointed_peak(network, segments)
+        steps = {name: _local_step(network, modules, **kw) for name, kw in local.items()}
+        steps[checkpointing] = _checkpointed_step(network, segments)
         ratios = _ratios(steps, given.rounds)
-        for name, peak in peaks.items():
+        for name in ("BP", checkpointing, *list(local)[1:]):
+            peak = peaks[name]
             lines.append(
                 f"| {network}, K = {modules} | {name} | {peak / 2**30:.2f} "
                 f"| {peak / peaks['BP']:.2f} | {ratios[name]:.2f} |"
@@ -72,6 +56,17 @@ def main() -> None:
     print(table)
     if given.write:
         (HERE / "methods.md").write_text(f"{__doc__}\n{table}\n\n{machine.describe()}\n")
+
+
+def _local_settings(network: str, modules: int) -> dict[str, dict[str, Any]]:
+    """Each method with the settings published for the network, alone and with HPFF."""
+    settings = {}
+    for label, name in METHODS.items():
+        known = methods.published(name, network=network, data="cifar10", modules=modules)
+        method = methods.create(name, **known)
+        settings[label] = {"method": method, "cascade": 1, "patches": 1}
+        settings[f"{label}+HPFF"] = {"method": method, "cascade": 2, "patches": 2}
+    return settings
 
 
 def _local_step(network: str, modules: int, **settings: Any) -> Step:

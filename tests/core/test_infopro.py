@@ -13,10 +13,10 @@ from sklearn.metrics import log_loss
 from torch import nn
 
 from hpff import LocalLearner, check_gradients, methods, models
-from hpff.auxiliary import PatchFusion
+from hpff.auxiliary import Decoder, DeepDecoder, PatchFusion, deep_head, task_head
 from hpff.errors import UserError
 from hpff.methods import InfoPro, Place
-from hpff.methods.infopro import Decoder, InfoProNetwork, supervised_contrast, task_head
+from hpff.methods.infopro import InfoProNetwork, supervised_contrast
 
 TARGETS = torch.tensor([0, 2, 1, 0, 2, 2])
 
@@ -56,6 +56,24 @@ def test_widening_is_a_factor_of_every_hidden_width() -> None:
     shapes = [tuple(p.shape[:2]) for p in network.parameters() if p.ndim > 1]
     head = [(64, 16), (64, 64), (256, 64), (256, 256), (3, 256)]
     assert shapes == [*head, (24, 16), (3, 24)]
+
+
+def test_heads_and_decoders_of_imagenet() -> None:
+    """Written out from the public code for ResNet-101 with K = 2: 512 channels at 28×28."""
+    head = deep_head(512, 1000)
+    widths = [(m.in_channels, m.out_channels) for m in head if isinstance(m, nn.Conv2d)]
+    assert widths == [(512, 128), (128, 256), (256, 512), (512, 2048)]
+    assert head(torch.randn(2, 512, 14, 14)).shape == (2, 1000)
+
+    decoder = DeepDecoder(8, 3).double()
+    maps = torch.randn(2, 8, 7, 7, dtype=torch.float64)
+    first, *others = (layer for layer in decoder.modules() if isinstance(layer, nn.Conv2d))
+    expected = F.conv2d(maps, first.weight, first.bias)
+    for side, norm, layer in zip((14, 28, 56), decoder.norms, others, strict=True):
+        expected = F.batch_norm(expected, None, None, norm.weight, norm.bias, training=True).relu()
+        expected = F.interpolate(expected, size=side, mode="bilinear", align_corners=True)
+        expected = F.conv2d(expected, layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(decoder(maps, (56, 56)), expected)
 
 
 def test_contrast_equals_the_written_out_sum() -> None:
@@ -198,6 +216,19 @@ def test_gradcheck(task: str) -> None:
     assert torch.autograd.gradcheck(loss, maps, fast_mode=True)
 
 
+@pytest.mark.parametrize("head", ["0c1f", "1c1f", "2c2f", "imagenet"])
+def test_exact_with_every_head(head: str) -> None:
+    images = torch.rand(6, 3, 16, 16, dtype=torch.float64)
+    learner = LocalLearner(
+        models.create("resnet20", width=4).double(),
+        modules=4,
+        example=images[:2],
+        num_classes=3,
+        method=InfoPro(head=head, hidden=16, widen=0.25),
+    )
+    assert check_gradients(learner, images, TARGETS) == {}
+
+
 @pytest.mark.parametrize(("k", "independent"), [(1, True), (2, True), (3, False), (5, True)])
 @pytest.mark.parametrize("n", [1, 2, 4])
 @pytest.mark.parametrize("task", ["softmax", "contrast"])
@@ -274,7 +305,8 @@ def test_published_weights(
     network: str, data: str, modules: int, reconstruction: list[float], classification: list[float]
 ) -> None:
     found = methods.published("infopro", network=network, data=data, modules=modules)
-    assert found == {"reconstruction": reconstruction, "classification": classification}
+    weights = {"reconstruction": reconstruction, "classification": classification}
+    assert found == ({"head": "imagenet", **weights} if data == "imagenet" else weights)
     method = methods.create("infopro", **found)
     assert isinstance(method, InfoPro)
     assert method.classification == tuple(classification)

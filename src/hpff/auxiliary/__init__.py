@@ -1,15 +1,19 @@
 """Auxiliary networks, and patch feature fusion (PFF) around any of them."""
 
 from hpff.auxiliary.conv_mlp import ConvMLP
+from hpff.auxiliary.decoders import Decoder, DeepDecoder
 from hpff.auxiliary.norm import BatchStatisticsNorm, PatchAware
 from hpff.auxiliary.patches import PatchFusion, PatchNetwork, cut, patches_in_force
 from hpff.auxiliary.pooling import GlobalAverage
+from hpff.auxiliary.task_heads import deep_head, task_head
 from hpff.auxiliary.upsampling import UpsampledConv2d
 from hpff.auxiliary.vector_mlp import VectorMLP
 
 __all__ = [
     "BatchStatisticsNorm",
     "ConvMLP",
+    "Decoder",
+    "DeepDecoder",
     "GlobalAverage",
     "PatchAware",
     "PatchFusion",
@@ -17,5 +21,7 @@ __all__ = [
     "UpsampledConv2d",
     "VectorMLP",
     "cut",
+    "deep_head",
     "patches_in_force",
+    "task_head",
 ]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpff.auxiliary import GlobalAverage, UpsampledConv2d, cut, patches_in_force
+from hpff.auxiliary import Decoder, DeepDecoder, cut, deep_head, patches_in_force, task_head
 from hpff.errors import UserError
 from hpff.methods.base import Method, Place
 
@@ -58,7 +58,8 @@ class InfoPro(Method):
     Args:
         task: ``"softmax"`` (the criterion on class scores) or ``"contrast"`` (supervised
             contrastive loss on unit vectors).
-        head: XcYf, X convolutions and Y linear layers: 0c1f to 2c3f.
+        head: XcYf, X convolutions and Y linear layers: 0c1f to 2c3f; or ``"imagenet"``, the
+            head and the decoder of the paper's experiments on ImageNet.
         hidden: F, width of the linear layers but a classifying last.
         widen: factor of the widths of the head's hidden layers and of the decoder's.
         reconstruction: λ1 of the first and of the last module.
@@ -89,8 +90,10 @@ class InfoPro(Method):
     ) -> None:
         if task not in ("softmax", "contrast"):
             raise UserError(f"infopro: task is {task!r}; expected 'softmax' or 'contrast'")
-        if not isinstance(head, str) or not re.fullmatch(r"[012]c[123]f", head):
-            raise UserError(f"infopro: head is {head!r}; expected 0c1f, 1c1f, 1c2f, 2c2f or alike")
+        if not isinstance(head, str) or not re.fullmatch(r"[012]c[123]f|imagenet", head):
+            raise UserError(
+                f"infopro: head is {head!r}; expected 0c1f, 1c1f, 1c2f, 2c2f or alike, or imagenet"
+            )
         if not _is_number(widen) or not 0.1 <= widen <= 100:
             raise UserError(f"infopro: widen is {widen!r}; expected a number from 0.1 to 100")
         for name, value in (("hidden", hidden), ("decoders", decoders)):
@@ -115,12 +118,16 @@ class InfoPro(Method):
 
     @classmethod
     def published(cls, network: str, data: str, modules: int) -> dict[str, Any]:
-        """The paper's λ; those of the nearest K, as AugLocal's code takes K = 16's for K = 55."""
+        """The paper's λ, on ImageNet its head and decoder too.
+
+        Another K takes the nearest one's, as AugLocal's code takes K = 16's for K = 55.
+        """
         known = _PUBLISHED.get((data, network), {})
         if not known:
             return {}
         first, last = known[min(known, key=lambda k: abs(k - modules))]
-        return {"reconstruction": [first[0], last[0]], "classification": [first[1], last[1]]}
+        weights = {"reconstruction": [first[0], last[0]], "classification": [first[1], last[1]]}
+        return {"head": "imagenet", **weights} if data == "imagenet" else weights
 
     def auxiliary(self, place: Place) -> nn.Module:
         if len(place.features) != 3 or len(place.image) != 3:
@@ -139,11 +146,15 @@ class InfoPro(Method):
                 f"infopro: decoders is {self.decoders} with PFF's patches {place.patches}; "
                 "expected patches 1, as separate decoders cut the maps themselves"
             )
-        n = patches_in_force(self.decoders, place.features, place.image)
+        count = patches_in_force(self.decoders, place.features, place.image) ** 2
         size = place.num_classes if self.task == "softmax" else self.hidden
-        channels = place.features[0]
-        head = task_head(channels, self.head, self.hidden, size, self.widen)
-        decoders = [Decoder(channels, place.image[0], self.widen) for _ in range(n**2)]
+        channels, colors = place.features[0], place.image[0]
+        decoder: type[nn.Module]
+        if self.head == "imagenet":
+            decoder, head = DeepDecoder, deep_head(channels, size, self.widen)
+        else:
+            decoder, head = Decoder, task_head(channels, self.head, self.hidden, size, self.widen)
+        decoders = [decoder(channels, colors, self.widen) for _ in range(count)]
         return InfoProNetwork(head, decoders, self.mean, self.std)
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor, place: Place) -> Tensor:
@@ -193,7 +204,7 @@ class InfoProNetwork(nn.Module):
     def __init__(
         self,
         head: nn.Module,
-        decoders: Sequence[Decoder],
+        decoders: Sequence[nn.Module],
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
@@ -215,21 +226,6 @@ class InfoProNetwork(nn.Module):
         return {"task": self.head(maps), "reconstruction": sum(errors[1:], errors[0])}
 
 
-class Decoder(nn.Module):
-    """Two 3×3 convolutions at the image's size. Takes (B, C, h, w) and (H, W), gives logits."""
-
-    def __init__(self, channels: int, image_channels: int, widen: float = 1.0) -> None:
-        super().__init__()
-        width = max(1, int(12 * widen))
-        self.enlarge = UpsampledConv2d(channels, width)
-        self.norm = nn.BatchNorm2d(width)
-        self.last = nn.Conv2d(width, image_channels, 3, padding=1)
-
-    def forward(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        logits: Tensor = self.last(F.relu(self.norm(self.enlarge(maps, size)), inplace=True))
-        return logits
-
-
 def _decoding_error(decoder: nn.Module, maps: Tensor, wanted: Tensor) -> Tensor:
     height, width = wanted.shape[2:]
     decoded = decoder(maps, (height, width))
@@ -246,32 +242,6 @@ def _parts(maps: Tensor, n: int) -> Sequence[Tensor]:
             "give images of the example's size"
         )
     return cut(maps, n).unbind(1)
-
-
-def task_head(
-    channels: int, kind: str, hidden: int, size: int, widen: float = 1.0
-) -> nn.Sequential:
-    """InfoPro's XcYf head: convolutions, global average pooling, linear layers.
-
-    The first convolution doubles up to 64 channels at half the resolution; wider maps keep both.
-    ``widen`` is a factor of every hidden width.
-    """
-    layers: list[nn.Module] = []
-    for position in range(int(kind[0])):
-        grows = position == 0 and channels < 64
-        width = channels if position else max(1, int(widen * channels * (2 if grows else 1)))
-        layers += [
-            nn.Conv2d(channels, width, 3, 2 if grows else 1, 1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        ]
-        channels = width
-    layers.append(GlobalAverage())
-    for _ in range(int(kind[2]) - 1):
-        width = max(1, int(widen * hidden))
-        layers += [nn.Linear(channels, width), nn.ReLU(inplace=True)]
-        channels = width
-    return nn.Sequential(*layers, nn.Linear(channels, size))
 
 
 def supervised_contrast(vectors: Tensor, targets: Tensor, temperature: float) -> Tensor:
