@@ -8,7 +8,7 @@ everything later depends on everything earlier only through it.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -146,14 +146,9 @@ class _Watched:
         self.calls: list[Call] = []
         self._running: list[Call] = []
         self._probe = torch.zeros((), requires_grad=True)
-        standing = [*model.parameters(), *model.buffers(), *tree_leaves(example)]
-        self._known = {t.untyped_storage()._cdata for t in standing if isinstance(t, Tensor)}
-        self.saved = 0
+        self._saved = _SavedBytes([*model.parameters(), *model.buffers(), *tree_leaves(example)])
         try:
-            with (
-                _hooks(model, self._before, self._after),
-                torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor),
-            ):
+            with _hooks(model, self._before, self._after), self._saved.counted():
                 output = call_model(model, example)
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -162,6 +157,11 @@ class _Watched:
                 "give an example, and data, of the size that the model takes"
             ) from error
         self.logits = logits_of(output)
+
+    @property
+    def saved(self) -> int:
+        """Bytes saved for the backward so far."""
+        return self._saved.total
 
     def _now(self) -> int:
         node = self._probe.view_as(self._probe).grad_fn
@@ -182,12 +182,28 @@ class _Watched:
         ]
         self.calls.append(call)
 
+
+class _SavedBytes:
+    """Counts what a forward saves for its backward, some tensors apart.
+
+    The graph keeps it alive, so it must hold nothing of the graph: Python's garbage collector does
+    not see cycles through a graph.
+    """
+
+    def __init__(self, apart: Sequence[Any]) -> None:
+        self.total = 0
+        self._known = {t.untyped_storage()._cdata for t in apart if isinstance(t, Tensor)}
+
+    def counted(self) -> AbstractContextManager[Any]:
+        """What runs inside is counted."""
+        return torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor)
+
     def _count(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in self._known:
             self._known.add(storage._cdata)
-            self.saved += storage.nbytes()
-        return tensor.detach()  # the tensor itself would make a cycle that is never collected
+            self.total += storage.nbytes()
+        return tensor.detach()  # the tensor itself would make such a cycle
 
 
 def _shapes(example: Any) -> str:

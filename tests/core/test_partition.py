@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -225,3 +228,12 @@ def test_an_example_of_the_wrong_size_is_named() -> None:
         partition(model, 3, torch.randn(2, 1, 8, 8))
     with pytest.raises(UserError, match="no tensor"):
         partition(model, 3, ())
+
+
+def test_nothing_of_the_example_outlives_the_cut() -> None:
+    model = models.create("resnet20", width=4)
+    weight = weakref.ref(model.get_parameter("fc.weight"))
+    partition(model, 4, torch.randn(2, 3, 32, 32))
+    del model
+    gc.collect()
+    assert weight() is None
