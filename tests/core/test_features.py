@@ -89,7 +89,10 @@ def test_tokens_become_maps(height: int, width: int, prefix: int, given_grid: bo
     assert seen.shape[1:] == features.form(tuple(tokens.shape[1:]), sides)
     for row in range(height):
         for column in range(width):
-            assert torch.equal(seen[:, :, row, column], tokens[:, prefix + row * width + column])
+            expected = tokens[:, prefix + row * width + column]
+            if prefix:
+                expected = expected + tokens[:, :prefix].mean(1)
+            assert torch.equal(seen[:, :, row, column], expected)
 
 
 def pieces_by_hand(rows: Tensor, valid: Tensor, n: int) -> Tensor:

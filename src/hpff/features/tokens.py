@@ -17,7 +17,8 @@ MOST_PREFIX = 16
 class Tokens(Features):
     """Tokens (B, prefix + h·w, D) of an image, row by row.
 
-    The prefix (class and register tokens) belongs to no patch; auxiliary networks do not see it.
+    The prefix (class and register tokens) belongs to no patch and stands for the whole image: its
+    mean is added at every position. So what the model's head will read is trained in each module.
 
     Args:
         prefix: how many tokens stand in front of the grid.
@@ -34,8 +35,10 @@ class Tokens(Features):
 
     def view(self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None) -> Tensor:
         grid = self._grid(output.shape[1], sides)
-        positions: Tensor = output[:, self.prefix :].unflatten(1, grid)
-        return positions.permute(0, 3, 1, 2)
+        positions = output[:, self.prefix :]
+        if self.prefix:
+            positions = positions + output[:, : self.prefix].mean(1, keepdim=True)
+        return positions.unflatten(1, grid).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
     def _grid(self, count: int, sides: Sides | None) -> Sides:
         positions = count - self.prefix
