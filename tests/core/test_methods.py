@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,6 +45,9 @@ def test_reading_the_whole_and_cutting_equals_reading_each_patch(n: int, side: i
     each = cut(features, n)
     for position in range(n * n):
         torch.testing.assert_close(read[:, position], DGL().read(each[:, position], 1))
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Squares(Method):
@@ -175,3 +183,63 @@ def test_auglocal_is_exact(k: int, n: int) -> None:
         patches=n,
     )
     assert check_gradients(learner, images, targets) == {}
+
+
+def test_auglocal_gradcheck() -> None:
+    shapes = ((4, 4, 4), (6, 2, 2))
+    place = Place(1, 3, "independent", (4, 4, 4), (), shapes, 3, 1, F.cross_entropy)
+    method = methods.create("auglocal")
+    network = method.auxiliary(place).double()
+    maps = torch.randn(5, 4, 4, 4, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, 2, 1, 1, 2])
+    assert torch.autograd.gradcheck(
+        lambda x: method.loss(network(x), targets, place), maps, fast_mode=True
+    )
+
+
+def test_the_page_on_adding_a_method_is_true(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "add-a-method.md").read_text()
+    method_of_page, use = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(method_of_page.splitlines()) <= 30, "a screen of code"
+    (tmp_path / "page.py").write_text(
+        "import torch\nimport hpff\nfrom hpff import LocalLearner\n"
+        f"{method_of_page}\nmodel = hpff.models.create('resnet32', width=4)\n"
+        "images, targets = torch.rand(6, 3, 16, 16), torch.arange(6)\n"
+        f"{use}\n"
+        "assert hpff.check_gradients(learner, images.double(), targets) == {}\n"
+        "from hpff import methods\n"
+        "ours = LocalLearner(hpff.models.create('resnet32', width=4), modules=16, "
+        "example=images[:2], num_classes=10, method='auglocal')\n"
+        "count = lambda learner: sum(p.numel() for p in learner.parameters() if p.ndim > 1)\n"
+        "assert count(ours) == count(learner)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("method", ["dgl", "predsim", "infopro", "auglocal"])
+@pytest.mark.parametrize(
+    ("patches", "patch_mode"), [(1, "auto"), (2, "together"), (2, "one-by-one")]
+)
+def test_every_method_works_in_bfloat16(method: str, patches: int, patch_mode: str) -> None:
+    images, targets = torch.rand(8, 3, 16, 16), torch.arange(8) % 3
+    learner = LocalLearner(
+        models.create("resnet20", width=4),
+        modules=4,
+        example=images[:2],
+        num_classes=3,
+        method=method,
+        patches=patches,
+        patch_mode=patch_mode,
+    )
+    exact = learner.backward(images, targets)
+    learner.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = learner.backward(images, targets)
+    torch.testing.assert_close(losses.total, exact.total, rtol=0.1, atol=0.0, check_dtype=False)
+    for parameter in learner.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.dtype == torch.float32
+        assert torch.isfinite(parameter.grad).all()
