@@ -243,3 +243,23 @@ def test_every_method_works_in_bfloat16(method: str, patches: int, patch_mode: s
         assert parameter.grad is not None
         assert parameter.grad.dtype == torch.float32
         assert torch.isfinite(parameter.grad).all()
+
+
+@pytest.mark.parametrize("method", [methods.PredSim(), methods.InfoPro(task="contrast")])
+def test_methods_that_compare_labels_need_indices(method: Method) -> None:
+    place = Place(1, 3, "independent", (4, 4, 4), (3, 8, 8), (), 3, 1, F.cross_entropy)
+    outputs = {name: torch.rand(5, 3) for name in ("logits", "task", "similarity")}
+    with pytest.raises(UserError, match=r"float32 of shape \(5, 3\); expected class indices"):
+        method.loss(outputs, torch.rand(5, 3), place)
+
+
+def test_the_page_on_methods_names_every_setting() -> None:
+    page = (REPOSITORY / "docs" / "methods.md").read_text().split("##")[0]
+    told_by_data = {"mean", "std"}
+    for name, _ in methods.names():
+        missing = [
+            setting
+            for setting in methods.setting_names(name)
+            if f"`{setting}`" not in page and setting not in told_by_data
+        ]
+        assert not missing, name

@@ -108,7 +108,8 @@ class PatchFusion(nn.Module):
         if self.patches == 1:
             return self._apply_network(*inputs)
         if self.together and isinstance(self.network, PatchNetwork) and not self.pieces:
-            return self.network.over_patches(inputs[0], self.patches)
+            maps = inputs[0].clone() if self.overwrites else inputs[0]
+            return self.network.over_patches(maps, self.patches)
         count = self._count
         cuts = inputs if self.pieces else [cut(maps, self.patches) for maps in inputs]
         if self.together:

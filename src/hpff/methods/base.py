@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from hpff.errors import UserError
+
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -90,3 +92,13 @@ class Method(ABC):
     def loss(self, outputs: Any, targets: Tensor, place: Place) -> Tensor:
         """The loss (a scalar) of an auxiliary network's fused outputs."""
         return place.criterion(outputs, targets)
+
+
+def check_indices(method: str, targets: Tensor) -> None:
+    """Raise UserError where targets are not class indices (B,), which ``method`` compares."""
+    if targets.ndim != 1 or targets.is_floating_point():
+        kind = str(targets.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{method}: the targets are {kind} of shape {tuple(targets.shape)}; expected class "
+            "indices (B,)"
+        )

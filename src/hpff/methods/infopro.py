@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hpff.auxiliary import Decoder, DeepDecoder, cut, deep_head, patches_in_force, task_head
 from hpff.errors import UserError
-from hpff.methods.base import Method, Place
+from hpff.methods.base import Method, Place, check_indices
 
 # (λ1, λ2) of the first and of the last module, by data set, network and K.
 _Weights = tuple[tuple[float, float], tuple[float, float]]
@@ -161,6 +161,7 @@ class InfoPro(Method):
         share = (place.module - 1) / max(place.modules - 2, 1)
         (r_first, r_last), (c_first, c_last) = self.reconstruction, self.classification
         if self.task == "contrast":
+            check_indices("infopro with task 'contrast'", targets)
             task = supervised_contrast(outputs["task"], targets, self.temperature)
         else:
             task = place.criterion(outputs["task"], targets)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpff.errors import UserError
-from hpff.methods.base import Method, Place
+from hpff.methods.base import Method, Place, check_indices
 
 
 class PredSim(Method):
@@ -38,6 +38,7 @@ class PredSim(Method):
         return PredSimNetwork(place.features, place.num_classes, self.feature_size)
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor, place: Place) -> Tensor:
+        check_indices("predsim", targets)
         wanted = F.one_hot(targets, place.num_classes).to(outputs["similarity"].dtype)
         difference = similarity_matrix(outputs["similarity"]) - similarity_matrix(wanted)
         prediction = place.criterion(outputs["logits"], targets)
