@@ -18,8 +18,11 @@ from hpff.errors import UserError
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
-    """Each gradient to ``tolerance`` of its own size (or of a millionth of the largest)."""
-    floor = 1e-6 * max(float(gradient.norm()) for gradient in expected.values())
+    """Each gradient to ``tolerance`` of its own size (or of a ten-thousandth of the largest).
+
+    A bias before a BatchNorm has gradient 0 but for rounding.
+    """
+    floor = 1e-4 * max(float(gradient.norm()) for gradient in expected.values())
     assert found.keys() == expected.keys()
     wrong = {
         name: float((found[name] - gradient).norm())
