@@ -71,6 +71,7 @@ class HookedStep:
             judge=self._judge,
             independent=learner.independent,
             on_done=on_done,
+            position=learner.position,
         )
 
     def run(self, inputs: Any) -> Losses:
@@ -85,6 +86,7 @@ class HookedStep:
         finally:
             # This object and its step refer to each other: let go of the last tensors.
             del self._step, self._start, self._image
+            self._learner.position.set("", 0)
 
     def _hook(self, name: str, returned: Any) -> Any:
         """Take a cut submodule's output and give the next module its input."""

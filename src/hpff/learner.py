@@ -19,7 +19,7 @@ from hpff.hooked_step import HookedStep, Losses
 from hpff.judges import JudgeBuilder, PatchMode, image_of, seen, sides_of
 from hpff.methods import Criterion, Method, Place
 from hpff.partition import Partition, partition
-from hpff.schedule import Level, Reach
+from hpff.schedule import Level, Position, Reach
 from hpff.tracing import is_compiled
 
 # Found by the sweep in benchmarks/level_weights.md.
@@ -103,6 +103,7 @@ class LocalLearner(nn.Module):
         self.independent = independent
         self.weights = _weights(independent_weight, cascade_weight, independent, cascade)
         self.reach = Reach.uniform(len(cut), cascade)
+        self.position = Position()
         self.patches = patches
         self.smallest_patch = smallest_patch
         image = image_of(example)

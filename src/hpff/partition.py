@@ -99,7 +99,7 @@ class Partition(Sequence[LocalModule]):
 
 def partition(
     model: nn.Module,
-    modules: int | Sequence[str],
+    modules: int | Sequence[str] | None,
     example: Any,
     *,
     balance: Balance = "blocks",
@@ -107,7 +107,8 @@ def partition(
     """Cut ``model`` into local modules.
 
     Args:
-        modules: K, or the names of the submodules after which to cut, in any order.
+        modules: K, or the names of the submodules after which to cut, in any order, or None for
+            the finest cut: as many modules as there are blocks, the stem counted as one.
         example: a small input: a tensor, or a tuple or dict of forward's arguments.
         balance: for a number K, how to share out the model's blocks. "blocks": the published
             split where there is one, otherwise as many for each module, later ones taking one
@@ -122,10 +123,12 @@ def partition(
             exactly once, or its output does not separate the model (a leak, which is named).
     """
     balancing.check(balance)
-    if isinstance(modules, bool) or not isinstance(modules, (int, Sequence)):
+    if isinstance(modules, bool) or not isinstance(modules, (int, Sequence, type(None))):
         raise UserError(f"modules is {modules!r}; expected a number or a list of submodule names")
     seen = trace(model, example)
     units = units_of(model, seen)
+    if modules is None:
+        modules = len(units)
     if isinstance(modules, int):
         cuts = _cuts_for_number(seen, units, modules, balance)
     else:

@@ -65,6 +65,24 @@ class Reach:
         return sorted(range(1, len(self.lengths) + 1), key=lambda j: (self.last_use[j - 1], -j))
 
 
+@dataclass
+class Position:
+    """What a step is doing at the moment, for those who watch it.
+
+    Attributes:
+        doing: "forward" (of the module), "judge" (the auxiliary networks at its output, or the
+            final loss), "carry" (its input gradient alone), "complete" (its weight gradients), or
+            "" outside a step.
+        module: j, from 1; 0 outside a step.
+    """
+
+    doing: Literal["", "forward", "judge", "carry", "complete"] = ""
+    module: int = 0
+
+    def set(self, doing: Literal["", "forward", "judge", "carry", "complete"], j: int) -> None:
+        self.doing, self.module = doing, j
+
+
 class _Cotangents(torch.autograd.Function):
     """A scalar whose backward hands out stored cotangents and keeps none of them alive."""
 
@@ -150,6 +168,7 @@ class Step:
             given a leaf that requires grad. At the last module the level is ``"final"``.
         independent: whether the independent level is on.
         on_done: called with j when all the gradients of module j are final.
+        position: kept up to date.
     """
 
     def __init__(
@@ -160,12 +179,15 @@ class Step:
         judge: Judge,
         independent: bool,
         on_done: Callable[[int], None],
+        position: Position,
     ) -> None:
         self._reach = reach
         self._parameters = parameters
         self._judge = judge
         self._independent = independent
         self._on_done = on_done
+        self._position = position
+        position.set("forward", 1)
         self._live: dict[int, _LiveModule] = {}
         self._newest = 0
 
@@ -185,12 +207,14 @@ class Step:
         if self._reach.lengths[j - 1] > 1:
             cotangent = self._cotangent("cascade", module)
             module.add("seen", cotangent)
+            self._position.set("carry", j)
             self._carry_down(j, module.pull("seen", cotangent))
             del cotangent
         if self._independent:
             module.add("seen", self._cotangent("independent", module))
         if self._reach.last_use[j - 1] == j:
             self._complete(module)
+        self._position.set("forward", j + 1)
         return output.detach().requires_grad_(self._reach.carried_through[j])
 
     def finish(self, start: Tensor, logits: Tensor, *, carried_share: float) -> None:
@@ -216,6 +240,7 @@ class Step:
         return module
 
     def _cotangent(self, level: Level, module: _LiveModule) -> Tensor:
+        self._position.set("judge", module.index)
         leaf = module.seen.detach().requires_grad_()
         loss = self._judge(level, module.index, leaf)
         if not loss.requires_grad:
@@ -236,6 +261,7 @@ class Step:
                 del carried
                 below = self._complete(module, with_input=j > first)
             else:
+                self._position.set("carry", j)
                 below = module.pull("output", carried) if j > first else None
                 if final:
                     self._complete(module)
@@ -244,6 +270,7 @@ class Step:
 
     def _complete(self, module: _LiveModule, *, with_input: bool = False) -> Tensor | None:
         del self._live[module.index]
+        self._position.set("complete", module.index)
         carried = module.complete(with_input=with_input)
         self._on_done(module.index)
         return carried

@@ -82,6 +82,68 @@ def compare(
     command(recipe, overrides or [], methods, seeds, out, resume=resume, json=json)
 
 
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name from `hpff list models`.")],
+    modules: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K",
+            help="How many modules, or after which submodules to cut, with commas between; by "
+            "default one for each block.",
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Images in a batch.")] = 128,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            metavar="C,H,W",
+            help="Size of an image; by default 3,32,32, or 3,224,224 for torchvision and timm.",
+        ),
+    ] = None,
+    num_classes: Annotated[int, typer.Option(help="Classes of the task.")] = 10,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Such as dgl,infopro; by default every method."),
+    ] = None,
+    cascade: Annotated[int, typer.Option(help="k: modules that a cascade trains.")] = 2,
+    patches: Annotated[int, typer.Option(help="n: n×n patches.")] = 2,
+    optimizer: Annotated[str, typer.Option(help="sgd, plain-sgd, adam or adamw.")] = "sgd",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    step_per_module: Annotated[
+        bool,
+        typer.Option("--step-per-module", help="Step each local module as soon as it is done."),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Such as 16GB or 24GiB: show the largest batch within."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw memory over the step: .png, .svg or .pdf."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Peak memory of a training step by every method, without a device and without using it."""
+    from hpff.cli.plan import Given
+    from hpff.cli.plan import plan as command
+
+    given = Given(
+        model=model,
+        modules=modules,
+        batch=batch,
+        image=image,
+        num_classes=num_classes,
+        methods=method,
+        cascade=cascade,
+        patches=patches,
+        optimizer=optimizer,
+        precision=precision,
+        step_per_module=step_per_module,
+    )
+    command(given, budget, plot, json=json)
+
+
 @lists.command("models")
 def list_models(json: Json = False) -> None:
     """Models by name."""

@@ -48,7 +48,15 @@ class AllocationCounter(TorchDispatchMode):
         def forget(_: Any) -> None:
             del self._known[key]
             self.current -= size
+            self._died(key, size)
 
         self._known[key] = weakref.ref(storage, forget)
         self.current += size
+        self._born(key, size)
         self.peak = max(self.peak, self.current)
+
+    def _born(self, key: int, size: int) -> None:
+        """A storage of ``size`` bytes was made; no other living one has its ``key``."""
+
+    def _died(self, key: int, size: int) -> None:
+        """The storage with this ``key`` is gone."""

@@ -2,28 +2,349 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from hpff import methods as known_methods
+from hpff.errors import UserError
+from hpff.memory.checkpointing import block_bytes, chain, likely_lengths
 from hpff.memory.counting import AllocationCounter
+from hpff.memory.ledger import Ledger, Owner
+from hpff.memory.steps import TrainingStep, Way, Workload
+from hpff.partition import Partition
 
-Step = Callable[[], object]
+METHODS = tuple(name for name, _ in known_methods.names() if name != "bp")
+_CHECKPOINT_TRIALS = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one way of training takes.
+
+    Attributes:
+        way: how the network is trained.
+        peak: bytes of all tensors at the worst moment of a step; None if it cannot be done.
+        alive: these bytes by owner.
+        moment: when that is.
+        curve: bytes alive after each allocation and release of the step.
+        largest_batch: the largest batch whose peak is within the budget; 0 if none is, None if
+            no budget was given.
+        fault: why it cannot be done.
+    """
+
+    way: Way
+    peak: int | None = None
+    alive: tuple[tuple[Owner, int], ...] = ()
+    moment: str = ""
+    curve: tuple[int, ...] = ()
+    largest_batch: int | None = None
+    fault: str = ""
+
+    def alive_of(self, *what: str) -> int:
+        """Bytes at the peak that belong to these kinds of owners."""
+        return sum(size for owner, size in self.alive if owner.what in what)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The peak memory of a workload's step, trained in several ways.
+
+    Attributes:
+        partition: the cut, with the patches of the last local way.
+    """
+
+    workload: Workload
+    batch: int
+    budget: int | None
+    partition: Partition
+    rows: tuple[Row, ...]
+
+    def to_plain(self) -> dict[str, Any]:
+        """All but the curves as plain data, for JSON."""
+        workload = asdict(self.workload)
+        if not isinstance(self.workload.model, str):
+            workload["model"] = getattr(self.workload.model, "__name__", "model")
+        return {
+            "workload": {**workload, "batch": self.batch},
+            "budget_bytes": self.budget,
+            "modules": [
+                {
+                    "index": module.index,
+                    "cut": module.cut,
+                    "parameters": module.parameters,
+                    "output_shape": list(module.output_shape),
+                }
+                for module in self.partition
+            ],
+            "rows": [
+                {
+                    "label": str(row.way),
+                    **asdict(row.way),
+                    "peak_bytes": row.peak,
+                    "moment": row.moment,
+                    "alive": [
+                        {"what": owner.what, "module": owner.module, "bytes": size}
+                        for owner, size in row.alive
+                    ],
+                    "largest_batch": row.largest_batch,
+                    "fault": row.fault,
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def plan(
+    workload: Workload,
+    *,
+    batch: int,
+    ways: Sequence[Way] | None = None,
+    budget: int | None = None,
+    observe: Callable[[str], None] = lambda _: None,
+) -> Plan:
+    """The peak memory of a step of ``workload`` in several ways, side by side.
+
+    Images, parameters, gradients and the optimizer's state are included. Everything runs under
+    fake tensors: the numbers are exact and the same every time, but scratch space inside kernels
+    is not in them.
+
+    Args:
+        batch: images in a batch.
+        ways: how to train; by default ``default_ways()``. Backprop with checkpointing is shown
+            with the segment length that takes the least.
+        budget: bytes; then each row has its largest batch.
+        observe: called with a row's label before its work begins.
+
+    Raises:
+        UserError: the model is unknown, does not run on such images or cannot be cut as asked.
+    """
+    if batch < 2:
+        raise UserError(f"batch is {batch}; expected 2 or more, as BatchNorm needs")
+    ways = default_ways() if ways is None else ways
+    observe("the cut")
+    cut = Rehearsal(workload, Way()).step.partition
+    for way in ways:
+        if not 1 <= way.cascade <= len(cut) or way.patches < 1:
+            raise UserError(
+                f"cascade is {way.cascade} and patches {way.patches}; expected 1 to {len(cut)} "
+                "(the number of modules), and 1 or more"
+            )
+    rows = []
+    for way in ways:
+        observe("bp+checkpointing" if way.segment else str(way))
+        row, partition = _row(workload, way, batch, budget)
+        rows.append(row)
+        cut = partition or cut
+    return Plan(workload, batch, budget, cut, tuple(rows))
+
+
+def default_ways(
+    methods: Sequence[str] = METHODS, *, cascade: int = 2, patches: int = 2
+) -> list[Way]:
+    """Backprop, with and without checkpointing, and each method alone and with HPFF.
+
+    Raises:
+        UserError: a method is unknown.
+    """
+    ways = [Way(), Way(segment=1)]
+    for method in methods:
+        known_methods.create(method)
+        if method != "bp":
+            ways += [Way(method), Way(method, cascade, patches)]
+    return list(dict.fromkeys(ways))
+
+
+def _row(
+    workload: Workload, way: Way, batch: int, budget: int | None
+) -> tuple[Row, Partition | None]:
+    """A row, and the cut with the patches that are in force for it."""
+    try:
+        if way.segment:
+            way = replace(way, segment=best_segment(workload, batch))
+        rehearsal = Rehearsal(workload, way)
+    except UserError as error:
+        if way == Way():
+            raise
+        return Row(way, fault=str(error)), None
+    ledger = rehearsal.run(batch)
+    row = Row(
+        way=way,
+        peak=ledger.peak,
+        alive=tuple(sorted(ledger.at_peak().items(), key=lambda item: -item[1])),
+        moment=_moment(ledger),
+        curve=tuple(ledger.curve()),
+    )
+    if budget is not None:
+        largest = largest_batch(rehearsal.peak, budget, {batch: ledger.peak})
+        row = replace(row, largest_batch=largest)
+    return row, rehearsal.step.partition if way.method != "bp" else None
+
+
+class Rehearsal:
+    """A training step without memory: under fake tensors, which have a shape and nothing else."""
+
+    def __init__(self, workload: Workload, way: Way) -> None:
+        self._workload = workload
+        self._mode = FakeTensorMode()
+        model = _weightless(workload.build, self._mode)
+        with self._mode:
+            self.step = TrainingStep(model, workload, way)
+
+    def run(self, batch: int) -> Ledger:
+        """What a step on a batch takes."""
+        with self._mode:
+            return count(self.step, batch, self._workload.image)
+
+    def peak(self, batch: int) -> int:
+        """Bytes at the worst moment of a step on a batch."""
+        return self.run(batch).peak
+
+    def likely_lengths(self, batch: int) -> list[int]:
+        """Lengths of checkpointed segments, the most promising first."""
+        with self._mode, AllocationCounter() as counter:
+            images = torch.empty(batch, *self._workload.image)
+            runs = chain(self.step.model, images[:2])
+            kept = []
+            sizes = block_bytes(runs, lambda: kept.append(self.step.model(images)), counter)
+            return likely_lengths(sizes)
+
+
+def _weightless(build: Callable[[], nn.Module], mode: FakeTensorMode) -> nn.Module:
+    """The model that ``build`` makes, its parameters and buffers fake tensors on the CPU."""
+    try:
+        with torch.device("meta"):
+            model = build()
+    except (RuntimeError, NotImplementedError, UserError):
+        model = build()  # it computes with numbers, which the meta device has not
+    fakes: dict[Tensor, Tensor] = {}
+
+    def fake(tensor: Tensor) -> Tensor:
+        if tensor not in fakes:
+            empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+            parameter = isinstance(tensor, nn.Parameter)
+            fakes[tensor] = nn.Parameter(empty, tensor.requires_grad) if parameter else empty
+        return fakes[tensor]
+
+    with mode:
+        for module in model.modules():
+            for named in (module._parameters, module._buffers):
+                for name, tensor in named.items():
+                    if tensor is not None:
+                        named[name] = fake(tensor)  # type: ignore[assignment]
+    return model
+
+
+def best_segment(workload: Workload, batch: int) -> int:
+    """How many blocks to recompute together for the lowest peak of backprop; 1 or more."""
+    likely = Rehearsal(workload, Way()).likely_lengths(batch)
+    if not likely:
+        raise UserError("the model has no chain of blocks that checkpointing could recompute")
+    tried = likely[:_CHECKPOINT_TRIALS]
+    return min(tried, key=lambda n: Rehearsal(workload, Way(segment=n)).peak(batch))
+
+
+def count(step: TrainingStep, batch: int, image: tuple[int, ...]) -> Ledger:
+    """Run a step in full swing, on blank images, and count what it takes.
+
+    Under fake tensors or on a device, whichever the step was made for.
+    """
+    ledger = Ledger(step.position)
+    device = next(step.model.parameters()).device
+    with ledger, _gradients_noted(step.trained, ledger):
+        for what, tensor in step.standing():
+            with ledger.owned_by(what):
+                ledger.track([tensor])
+        with ledger.owned_by("inputs"):
+            images = torch.zeros(batch, *image, device=device)
+            targets = torch.zeros(batch, dtype=torch.int64, device=device)
+        with ledger.watching():
+            step.fill_gradients(images, targets)
+            with ledger.owned_by("optimizer"):
+                step.finish()
+    return ledger
+
+
+@contextlib.contextmanager
+def _gradients_noted(trained: nn.Module, ledger: Ledger) -> Iterator[None]:
+    def note(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        ledger.give(parameter.grad, "gradients")
+
+    with contextlib.ExitStack() as stack:
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                handle = parameter.register_post_accumulate_grad_hook(note)
+                stack.callback(handle.remove)
+        yield
+
+
+def largest_batch(peak: Callable[[int], int], budget: int, known: dict[int, int]) -> int:
+    """The largest batch whose peak is within the budget; 0 if not even 2 images are.
+
+    A step's peak is convex in the batch: the largest of sums that grow with it (or with its
+    square). So two batches that fit bound every larger one from below.
+
+    Args:
+        peak: bytes by batch.
+        known: batches whose peaks are known already.
+    """
+    points = dict(known)
+    low, high = 1, _MOST
+    while high - low > 1:
+        guess = min(max(_guess(points, budget), low + 1), high - 1)
+        points[guess] = points.get(guess) or peak(guess)
+        if points[guess] > budget:
+            high = guess
+            continue
+        low = guess
+        below = max((batch for batch in points if batch < low), default=0)
+        if below:
+            slope = (points[low] - points[below]) / (low - below)
+            if points[low] + slope > budget:
+                break
+    return low if low > 1 else 0
+
+
+_MOST = 1 << 30
+
+
+def _guess(points: dict[int, int], budget: int) -> int:
+    """Where a line through the two points nearest to the budget meets it."""
+    near = sorted(points, key=lambda batch: abs(points[batch] - budget))[:2]
+    if len(near) == 1:
+        return int(near[0] * budget / points[near[0]])
+    (a, b) = sorted(near)
+    slope = (points[b] - points[a]) / (b - a)
+    return int(a + (budget - points[a]) / slope) if slope > 0 else b * 2
+
+
+def _moment(ledger: Ledger) -> str:
+    doing, module = ledger.peak_position.doing, ledger.peak_position.module
+    texts = {
+        "": "optimizer",
+        "forward": f"forward {module}",
+        "judge": f"auxiliary {module}",
+        "carry": f"carry through {module}",
+        "complete": f"backward {module}",
+    }
+    return texts[doing]
 
 
 def planned_peak(
-    build: Callable[[Tensor, Tensor], tuple[Step, torch.optim.Optimizer]],
+    build: Callable[[Tensor, Tensor], tuple[Callable[[], object], torch.optim.Optimizer]],
     *,
     image: tuple[int, ...],
     batch: int,
 ) -> int:
-    """Bytes of all tensors at the worst moment of a training step in full swing.
+    """Bytes of all tensors at the worst moment of any training step in full swing.
 
-    Images, parameters, gradients and the optimizer's state are included. Everything runs under
-    fake tensors, so the answer is exact and the same every time, but scratch space inside
-    kernels is not in it.
+    As ``plan``, for a step that it does not know.
 
     Args:
         build: given images (batch, *image) in float32 and targets (batch,), makes a model in

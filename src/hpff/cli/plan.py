@@ -1,0 +1,176 @@
+"""`hpff plan`."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from hpff.cli.tables import print_json, show_table
+from hpff.errors import UserError
+from hpff.memory import Plan, Row, Workload, default_ways
+from hpff.memory import plan as plan_memory
+from hpff.training.files import write_atomically
+
+_UNITS = {"B": 1}
+for _power, _letter in enumerate("kMGT", start=1):
+    _UNITS |= {f"{_letter}B": 1000**_power, f"{_letter}iB": 1024**_power}
+_PICTURES = ("png", "svg", "pdf")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the command line said of a workload."""
+
+    model: str
+    modules: str | None
+    batch: int
+    image: str | None
+    num_classes: int
+    methods: str | None
+    cascade: int
+    patches: int
+    optimizer: str
+    precision: str
+    step_per_module: bool
+
+    def workload(self) -> Workload:
+        """The workload; UserError where a text does not say what it should."""
+        return Workload(
+            model=self.model,
+            modules=None if self.modules is None else _modules(self.modules),
+            image=_image(self.image, self.model),
+            num_classes=self.num_classes,
+            optimizer=self.optimizer,
+            precision=self.precision,  # type: ignore[arg-type]
+            step_per_module=self.step_per_module,
+        )
+
+
+def plan(given: Given, budget_text: str | None, picture: Path | None, *, json: bool) -> None:
+    """Plan, and show the cut, the table, and perhaps the picture."""
+    workload = given.workload()
+    budget = None if budget_text is None else _bytes(budget_text)
+    if picture is not None and picture.suffix[1:] not in _PICTURES:
+        raise UserError(f"--plot: is {picture}, expected a name that ends in .png, .svg or .pdf")
+    chosen = {} if given.methods is None else {"methods": split(given.methods, "--method")}
+    ways = default_ways(cascade=given.cascade, patches=given.patches, **chosen)
+    with _bar(len(ways) + 1) as observe:
+        made = plan_memory(workload, batch=given.batch, ways=ways, budget=budget, observe=observe)
+    if picture is not None:
+        from hpff.memory.picture import draw
+
+        write_atomically(picture, draw(made, picture.suffix[1:]))
+    if json:
+        print_json(made.to_plain())
+        return
+    print(made.partition)
+    _show(made)
+    if picture is not None:
+        print(f"{picture}: memory over the step")
+
+
+def _show(made: Plan) -> None:
+    most = max(row.peak or 0 for row in made.rows)
+    unit, divisor, digits = ("GiB", 2**30, 2) if most >= 2**30 else ("MiB", 2**20, 1)
+
+    def size(count: int) -> str:
+        return f"{count / divisor:.{digits}f}"
+
+    header = ["method", "peak", "of bp", "held", "activations", "auxiliary", "backward", "at"]
+    if made.budget is not None:
+        header.append("largest batch")
+    base = next((row.peak for row in made.rows if row.peak and str(row.way) == "bp"), None)
+    rows = [_cells(row, base, size) for row in made.rows if row.peak is not None]
+    workload = made.workload
+    shape = "×".join(map(str, workload.image))
+    caption = (
+        f"Peak memory of a training step in {unit}, and what it is made of: {workload.model}, "
+        f"{len(made.partition)} modules, batch {made.batch} of {shape}, {workload.precision}, "
+        f"{workload.optimizer}. Held: parameters, gradients, optimizer, inputs. Backward: "
+        "cotangents and temporaries. At: what the step does at that moment, and in which module. "
+        "Checkpointing: in brackets how many blocks are recomputed together, at its best. Scratch "
+        "space inside kernels is not counted."
+    )
+    if made.budget is not None:
+        caption += f" Largest batch: within {size(made.budget)} {unit}."
+    show_table(header, rows, caption)
+    for row in made.rows:
+        if row.fault:
+            print(f"{row.way}: not possible: {row.fault}")
+
+
+def _cells(row: Row, base: int | None, size: Callable[[int], str]) -> list[str]:
+    assert row.peak is not None
+    cells = [
+        str(row.way),
+        size(row.peak),
+        f"{row.peak / base:.2f}" if base else "-",
+        size(row.alive_of("parameters", "buffers", "gradients", "optimizer", "inputs")),
+        size(row.alive_of("activations", "recomputed")),
+        size(row.alive_of("auxiliary")),
+        size(row.alive_of("cotangents", "other")),
+        row.moment,
+    ]
+    if row.largest_batch is not None:
+        cells.append(str(row.largest_batch or "none"))
+    return cells
+
+
+@contextlib.contextmanager
+def _bar(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr while it lasts, if that is a terminal; called with each piece of work."""
+    console = Console(stderr=True, highlight=False, markup=False)
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=20)
+    disabled = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=disabled) as bars:
+        task = bars.add_task("", total=total)
+        begun = 0
+
+        def observe(label: str) -> None:
+            nonlocal begun
+            bars.update(task, description=label, completed=begun)
+            begun += 1
+
+        yield observe
+
+
+def split(text: str, option: str) -> Sequence[str]:
+    """Different words with commas between."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(words) or len(set(words)) < len(words):
+        raise UserError(f"{option}: is {text!r}, expected different words with commas between")
+    return words
+
+
+def _modules(text: str) -> int | tuple[str, ...]:
+    if text.isdecimal() and len(text) < 10:
+        return int(text)
+    return tuple(split(text, "--modules"))
+
+
+def _image(text: str | None, model: str) -> tuple[int, ...]:
+    if text is None:
+        return (3, 224, 224) if "/" in model else (3, 32, 32)
+    words = text.split(",")
+    if len(words) != 3 or not all(word.strip().isdecimal() and len(word) < 8 for word in words):
+        raise UserError(
+            f"--image: is {text!r}, expected channels, height and width such as 3,32,32"
+        )
+    return tuple(int(word) for word in words)
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([a-zA-Z]+)", text.strip())
+    units = {name.lower(): factor for name, factor in _UNITS.items()}
+    if found is None or found[2].lower() not in units or float(found[1]) == 0:
+        raise UserError(
+            f"--budget: is {text!r}, expected a number and a unit such as 16GB (10^9 bytes each), "
+            "24GiB (2^30) or 512MiB"
+        )
+    return int(float(found[1]) * units[found[2].lower()])

@@ -1,0 +1,125 @@
+"""What the memory of a step is made of, moment by moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hpff.memory.counting import AllocationCounter
+from hpff.schedule import Position
+
+What = Literal[
+    "parameters",
+    "buffers",
+    "gradients",
+    "optimizer",
+    "inputs",
+    "activations",
+    "recomputed",
+    "auxiliary",
+    "cotangents",
+    "other",
+]
+
+
+class Owner(NamedTuple):
+    """Whose a piece of memory is.
+
+    Attributes:
+        what: "activations" (the forward's), "recomputed" (the same, made again in a backward),
+            "auxiliary" (an auxiliary network's forward and backward; at the last module the
+            loss), "cotangents" (what a backward hands from layer to layer, and its temporaries),
+            or what the other words say.
+        module: j, from 1; 0 where no module owns it alone.
+    """
+
+    what: What
+    module: int = 0
+
+
+class Ledger(AllocationCounter):
+    """An allocation counter that knows whose each storage is.
+
+    Args:
+        position: kept up to date by the step that is watched.
+    """
+
+    def __init__(self, position: Position) -> None:
+        super().__init__()
+        self._position = position
+        self._owner: Owner | None = None
+        self._births: list[tuple[Owner, int]] = []
+        self._living: dict[int, int] = {}  # a storage's key -> its place in births
+        self._events: list[int] = []  # a birth's place, or its complement for the death
+        self._first = self._end = 0
+        self._peak_event = 0
+        self.peak_position = Position()
+
+    @contextmanager
+    def owned_by(self, what: What, module: int = 0) -> Iterator[None]:
+        """Everything that is made inside belongs to this owner."""
+        outer, self._owner = self._owner, Owner(what, module)
+        try:
+            yield
+        finally:
+            self._owner = outer
+
+    def give(self, tensor: Tensor, what: What, module: int = 0) -> None:
+        """Make a tensor that exists already the property of this owner."""
+        birth = self._living[tensor.untyped_storage()._cdata]
+        self._births[birth] = (Owner(what, module), self._births[birth][1])
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """The curve and the peak are those of what happens inside."""
+        self._first = len(self._events)
+        self._note_peak()
+        yield
+        self._end = len(self._events)
+
+    def curve(self) -> list[int]:
+        """Bytes alive at the start of what was watched, and after each birth and death in it."""
+        sizes = (
+            self._births[event][1] if event >= 0 else -self._births[~event][1]
+            for event in self._events
+        )
+        return list(accumulate(sizes, initial=0))[self._first : self._end + 1]
+
+    def at_peak(self) -> dict[Owner, int]:
+        """Bytes alive at the peak by owner."""
+        alive: dict[Owner, int] = {}
+        for event in self._events[: self._peak_event]:
+            owner, size = self._births[event if event >= 0 else ~event]
+            alive[owner] = alive.get(owner, 0) + (size if event >= 0 else -size)
+        return {owner: size for owner, size in alive.items() if size}
+
+    def _born(self, key: int, size: int) -> None:
+        self._living[key] = len(self._births)
+        self._events.append(len(self._births))
+        self._births.append((self._owner or self._guess(), size))
+        if self.current > self.peak:
+            self._note_peak()
+
+    def _died(self, key: int, size: int) -> None:
+        self._events.append(~self._living.pop(key))
+
+    def _note_peak(self) -> None:
+        self.peak = self.current
+        self._peak_event = len(self._events)
+        self.peak_position = Position(self._position.doing, self._position.module)
+
+    def _guess(self) -> Owner:
+        doing, module = self._position.doing, self._position.module
+        in_backward = torch._C._current_graph_task_id() != -1
+        if doing == "judge":
+            return Owner("auxiliary", module)
+        if doing == "forward" and not in_backward:
+            return Owner("activations", module)
+        if in_backward and torch.is_grad_enabled():
+            return Owner("recomputed", module)
+        return Owner("cotangents" if doing else "other", module)

@@ -1,0 +1,219 @@
+"""Training steps to plan or to measure: one workload, trained in one way or another."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpff import models
+from hpff.errors import UserError
+from hpff.learner import LocalLearner
+from hpff.memory.checkpointing import Block, chain, checkpointed, segments_of
+from hpff.memory.ledger import What
+from hpff.partition import partition
+from hpff.schedule import Position
+
+Precision = Literal["fp32", "bf16"]
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "sgd": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True),
+    "plain-sgd": lambda groups: torch.optim.SGD(groups, lr=0.1),
+    "adam": lambda groups: torch.optim.Adam(groups, lr=1e-3),
+    "adamw": lambda groups: torch.optim.AdamW(groups, lr=1e-3),
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is trained, and on what.
+
+    Attributes:
+        model: a name that ``hpff.models.create`` knows, or a function that makes a model.
+        modules: K, or the names of the submodules after which to cut; None for as many modules
+            as the model has blocks.
+        image: shape (C, H, W) of one image.
+        num_classes: of the task.
+        optimizer: a key of ``OPTIMIZERS``.
+        precision: "bf16" runs forward and losses under autocast.
+        step_per_module: whether local modules are stepped, and their gradients freed, one by one
+            as they are done.
+    """
+
+    model: str | Callable[[], nn.Module]
+    modules: int | tuple[str, ...] | None = None
+    image: tuple[int, ...] = (3, 32, 32)
+    num_classes: int = 10
+    optimizer: str = "sgd"
+    precision: Precision = "fp32"
+    step_per_module: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.image) != 3 or not all(_is_count(size) for size in self.image):
+            raise UserError(f"image is {self.image!r}; expected three sizes C, H, W of at least 1")
+        if not _is_count(self.num_classes):
+            raise UserError(f"num_classes is {self.num_classes!r}; expected 1 or more")
+        for name, value, known in (
+            ("optimizer", self.optimizer, tuple(OPTIMIZERS)),
+            ("precision", self.precision, get_args(Precision)),
+        ):
+            if value not in known:
+                raise UserError(f"{name} is {value!r}; expected {' or '.join(known)}")
+
+    def build(self) -> nn.Module:
+        """The model, with random weights."""
+        if isinstance(self.model, str):
+            return models.create(self.model, self.num_classes, in_channels=self.image[0])
+        return self.model()
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a workload is trained.
+
+    Attributes:
+        method: a local method's name, or "bp" for backprop.
+        cascade, patches: k and n of a local method.
+        segment: backprop alone: how many blocks are recomputed together; 0 for none.
+    """
+
+    method: str = "bp"
+    cascade: int = 1
+    patches: int = 1
+    segment: int = 0
+
+    def __str__(self) -> str:
+        if self.method == "bp":
+            return f"bp+checkpointing ({self.segment})" if self.segment else "bp"
+        levels = {(True, True): "+hpff", (True, False): "+hilo", (False, True): "+pff"}
+        return self.method + levels.get((self.cascade > 1, self.patches > 1), "")
+
+
+class TrainingStep:
+    """A workload trained in one way: everything that a step needs, ready to run.
+
+    Args:
+        model: what ``workload.build()`` gave, on the device where it is to be trained.
+
+    Attributes:
+        model: the backbone.
+        partition: its cut.
+        trained: what holds all the parameters: the learner, or the model itself.
+        position: what the step is doing.
+    """
+
+    def __init__(self, model: nn.Module, workload: Workload, way: Way) -> None:
+        self._precision = workload.precision
+        self.model = model.train()
+        example = torch.zeros(2, *workload.image, device=next(model.parameters()).device)
+        if way.method == "bp":
+            self._prepare_backprop(workload, way, example)
+        else:
+            self._prepare_local(workload, way, example)
+        self._make_optimizers(workload)
+
+    def _prepare_backprop(self, workload: Workload, way: Way, example: Tensor) -> None:
+        self.trained: nn.Module = self.model
+        self.partition = partition(self.model, workload.modules, example)
+        self.position = Position()
+        self._segments: list[Sequence[Block]] = []
+        if way.segment:
+            self._segments = segments_of(chain(self.model, example), way.segment)
+        self._fill: Callable[[Tensor, Tensor], object] = self._backprop
+
+    def _prepare_local(self, workload: Workload, way: Way, example: Tensor) -> None:
+        modules = workload.modules
+        learner = LocalLearner(
+            self.model,
+            modules=len(partition(self.model, None, example)) if modules is None else modules,
+            example=example,
+            num_classes=workload.num_classes,
+            method=way.method,
+            cascade=way.cascade,
+            patches=way.patches,
+        )
+        self.trained, self.partition, self.position = learner, learner.partition, learner.position
+        done = self._step_module if workload.step_per_module else None
+        self._fill = lambda images, targets: learner.backward(images, targets, on_module_done=done)
+
+    def fill_gradients(self, images: Tensor, targets: Tensor) -> None:
+        """Forward and every backward."""
+        with self._autocast(images.device):
+            self._fill(images, targets)
+
+    def finish(self) -> None:
+        """The optimizer's step; the gradients are gone."""
+        for optimizer in self._optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def standing(self) -> Iterator[tuple[What, Tensor]]:
+        """What is there before a step: parameters, buffers, the optimizers' state."""
+        yield from (("parameters", parameter) for parameter in self.trained.parameters())
+        yield from (("buffers", buffer) for buffer in self.trained.buffers())
+        states = [state for optimizer in self._optimizers for state in optimizer.state.values()]
+        for state in states:
+            yield from (("optimizer", t) for t in state.values() if isinstance(t, Tensor))
+
+    def _make_optimizers(self, workload: Workload) -> None:
+        """Optimizers with their state, as it is from the second step on."""
+        groups = [list(self.trained.parameters())]
+        if workload.step_per_module and isinstance(self.trained, LocalLearner):
+            groups = self.trained.module_parameters
+        make = OPTIMIZERS[workload.optimizer]
+        self._optimizers = [make([{"params": group}]) for group in groups]
+        for parameter in self.trained.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        self.finish()
+
+    def _step_module(self, j: int) -> None:
+        self._optimizers[j - 1].step()
+        self._optimizers[j - 1].zero_grad()
+
+    def _backprop(self, images: Tensor, targets: Tensor) -> None:
+        cuts = [(m.index, self.model.get_submodule(m.cut)) for m in self.partition if m.cut]
+        with checkpointed(self._segments), _followed(cuts, self.position):
+            self.position.set("forward", 1)
+            logits = self.model(images)
+            self.position.set("judge", len(self.partition))
+            loss = F.cross_entropy(logits, targets)
+            self.position.set("complete", len(self.partition))
+        loss.backward()
+        self.position.set("", 0)
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        if self._precision == "bf16":
+            return torch.autocast(device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _followed(cuts: Iterable[tuple[int, nn.Module]], position: Position) -> Iterator[None]:
+    """Keep the position up to date in a forward inside, and in its backward."""
+
+    def follow(j: int, output: Tensor) -> None:
+        if torch._C._current_graph_task_id() != -1:
+            return  # a segment that is recomputed
+        position.set("forward", j + 1)
+        if output.requires_grad:
+            output.register_hook(lambda _: position.set("complete", j))
+
+    handles = [
+        module.register_forward_hook(lambda _m, _a, output, j=j: follow(j, output))
+        for j, module in cuts
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
