@@ -15,6 +15,7 @@ from hpff.cli.tables import print_json, show_table
 from hpff.errors import UserError
 from hpff.memory import Plan, Row, Workload, default_ways
 from hpff.memory import plan as plan_memory
+from hpff.memory.ledger import Owner
 from hpff.training.files import write_atomically
 
 _UNITS = {"B": 1}
@@ -58,6 +59,8 @@ def plan(given: Given, budget_text: str | None, picture: Path | None, *, json: b
     budget = None if budget_text is None else _bytes(budget_text)
     if picture is not None and picture.suffix[1:] not in _PICTURES:
         raise UserError(f"--plot: is {picture}, expected a name that ends in .png, .svg or .pdf")
+    if picture is not None and not picture.parent.is_dir():
+        raise UserError(f"--plot: is {picture}, expected a folder that exists")
     chosen = {} if given.methods is None else {"methods": split(given.methods, "--method")}
     ways = default_ways(cascade=given.cascade, patches=given.patches, **chosen)
     with _bar(len(ways) + 1) as observe:
@@ -82,27 +85,38 @@ def _show(made: Plan) -> None:
     def size(count: int) -> str:
         return f"{count / divisor:.{digits}f}"
 
-    header = ["method", "peak", "of bp", "held", "activations", "auxiliary", "backward", "at"]
+    header = ["method", "peak", "of bp", "held", "activations", "auxiliary", "backward"]
     if made.budget is not None:
         header.append("largest batch")
     base = next((row.peak for row in made.rows if row.peak and str(row.way) == "bp"), None)
-    rows = [_cells(row, base, size) for row in made.rows if row.peak is not None]
-    workload = made.workload
-    shape = "×".join(map(str, workload.image))
-    caption = (
-        f"Peak memory of a training step in {unit}, and what it is made of: {workload.model}, "
-        f"{len(made.partition)} modules, batch {made.batch} of {shape}, {workload.precision}, "
-        f"{workload.optimizer}. Held: parameters, gradients, optimizer, inputs. Backward: "
-        "cotangents and temporaries. At: what the step does at that moment, and in which module. "
-        "Checkpointing: in brackets how many blocks are recomputed together, at its best. Scratch "
-        "space inside kernels is not counted."
-    )
-    if made.budget is not None:
-        caption += f" Largest batch: within {size(made.budget)} {unit}."
-    show_table(header, rows, caption)
+    done = [row for row in made.rows if row.peak is not None]
+    show_table(header, [_cells(row, base, size) for row in done], _caption(made, unit, size))
+    print("The worst moment, and the largest parts of what is alive then:")
+    for row in done:
+        parts = (f"{_owner(owner)} {size(bytes_)}" for owner, bytes_ in row.alive[:5])
+        print(f"  {row.way}: {row.moment}: {', '.join(parts)}")
     for row in made.rows:
         if row.fault:
-            print(f"{row.way}: not possible: {row.fault}")
+            print(f"  {row.way}: not possible: {row.fault}")
+
+
+def _caption(made: Plan, unit: str, size: Callable[[int], str]) -> str:
+    workload = made.workload
+    text = (
+        f"Peak memory of a training step in {unit}, and what it is made of: {workload.model}, "
+        f"{len(made.partition)} modules, batch {made.batch} of "
+        f"{'×'.join(map(str, workload.image))}, {workload.precision}, {workload.optimizer}. "
+        "Held: parameters, gradients, optimizer, inputs. Backward: cotangents and temporaries. "
+        "Checkpointing recomputes as many blocks together as are in brackets, at its best. "
+        "Scratch space inside kernels is not counted."
+    )
+    if made.budget is not None:
+        text += f" Largest batch: within {size(made.budget)} {unit}."
+    return text
+
+
+def _owner(owner: Owner) -> str:
+    return f"{owner.what} of {owner.module}" if owner.module else owner.what
 
 
 def _cells(row: Row, base: int | None, size: Callable[[int], str]) -> list[str]:
@@ -115,7 +129,6 @@ def _cells(row: Row, base: int | None, size: Callable[[int], str]) -> list[str]:
         size(row.alive_of("activations", "recomputed")),
         size(row.alive_of("auxiliary")),
         size(row.alive_of("cotangents", "other")),
-        row.moment,
     ]
     if row.largest_batch is not None:
         cells.append(str(row.largest_batch or "none"))

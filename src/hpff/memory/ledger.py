@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import torch
@@ -83,12 +82,18 @@ class Ledger(AllocationCounter):
         self._end = len(self._events)
 
     def curve(self) -> list[int]:
-        """Bytes alive at the start of what was watched, and after each birth and death in it."""
-        sizes = (
-            self._births[event][1] if event >= 0 else -self._births[~event][1]
-            for event in self._events
-        )
-        return list(accumulate(sizes, initial=0))[self._first : self._end + 1]
+        """Bytes alive: at first, after each birth, and after each run of deaths, to the end."""
+        alive, points = 0, [0]
+        for place, event in enumerate(self._events[: self._end]):
+            birth = event >= 0
+            alive += self._births[event][1] if birth else -self._births[~event][1]
+            if place < self._first:
+                points[0] = alive
+            elif birth or self._events[place - 1] >= 0 or len(points) == 1:
+                points.append(alive)
+            else:
+                points[-1] = alive
+        return points
 
     def at_peak(self) -> dict[Owner, int]:
         """Bytes alive at the peak by owner."""

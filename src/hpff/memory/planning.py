@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpff import methods as known_methods
 from hpff.errors import UserError
@@ -21,6 +23,7 @@ from hpff.partition import Partition
 
 METHODS = tuple(name for name, _ in known_methods.names() if name != "bp")
 _CHECKPOINT_TRIALS = 3
+_Peak = Callable[[int], float]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Row:
         peak: bytes of all tensors at the worst moment of a step; None if it cannot be done.
         alive: these bytes by owner.
         moment: when that is.
-        curve: bytes alive after each allocation and release of the step.
+        curve: bytes alive at the step's start, after each allocation and after each release (or
+            releases, if there is no allocation between them).
         largest_batch: the largest batch whose peak is within the budget; 0 if none is, None if
             no budget was given.
         fault: why it cannot be done.
@@ -181,7 +185,7 @@ def _row(
         curve=tuple(ledger.curve()),
     )
     if budget is not None:
-        largest = largest_batch(rehearsal.peak, budget, {batch: ledger.peak})
+        largest = largest_batch(_peak_by_batch(rehearsal, batch, row.curve), budget)
         row = replace(row, largest_batch=largest)
     return row, rehearsal.step.partition if way.method != "bp" else None
 
@@ -198,7 +202,7 @@ class Rehearsal:
 
     def run(self, batch: int) -> Ledger:
         """What a step on a batch takes."""
-        with self._mode:
+        with self._mode, _TrueShapes():  # type: ignore[no-untyped-call]
             return count(self.step, batch, self._workload.image)
 
     def peak(self, batch: int) -> int:
@@ -213,6 +217,17 @@ class Rehearsal:
             kept = []
             sizes = block_bytes(runs, lambda: kept.append(self.step.model(images)), counter)
             return likely_lengths(sizes)
+
+
+class _TrueShapes(TorchDispatchMode):
+    """Where fake tensors err: BatchNorm in 16 bits keeps its statistics in its weights' type."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.native_batch_norm.default and args[1] is not None:
+            result, *statistics = output
+            return (result, *(each.to(args[1].dtype) for each in statistics))
+        return output
 
 
 def _weightless(build: Callable[[], nn.Module], mode: FakeTensorMode) -> nn.Module:
@@ -284,44 +299,37 @@ def _gradients_noted(trained: nn.Module, ledger: Ledger) -> Iterator[None]:
         yield
 
 
-def largest_batch(peak: Callable[[int], int], budget: int, known: dict[int, int]) -> int:
-    """The largest batch whose peak is within the budget; 0 if not even 2 images are.
-
-    A step's peak is convex in the batch: the largest of sums that grow with it (or with its
-    square). So two batches that fit bound every larger one from below.
-
-    Args:
-        peak: bytes by batch.
-        known: batches whose peaks are known already.
-    """
-    points = dict(known)
+def largest_batch(peak: _Peak, budget: int) -> int:
+    """The largest batch whose peak, which grows with it, is within the budget; 0 if 2 is not."""
     low, high = 1, _MOST
     while high - low > 1:
-        guess = min(max(_guess(points, budget), low + 1), high - 1)
-        points[guess] = points.get(guess) or peak(guess)
-        if points[guess] > budget:
-            high = guess
-            continue
-        low = guess
-        below = max((batch for batch in points if batch < low), default=0)
-        if below:
-            slope = (points[low] - points[below]) / (low - below)
-            if points[low] + slope > budget:
-                break
+        middle = (low + high) // 2
+        low, high = (middle, high) if peak(middle) <= budget else (low, middle)
     return low if low > 1 else 0
 
 
 _MOST = 1 << 30
 
 
-def _guess(points: dict[int, int], budget: int) -> int:
-    """Where a line through the two points nearest to the budget meets it."""
-    near = sorted(points, key=lambda batch: abs(points[batch] - budget))[:2]
-    if len(near) == 1:
-        return int(near[0] * budget / points[near[0]])
-    (a, b) = sorted(near)
-    slope = (points[b] - points[a]) / (b - a)
-    return int(a + (budget - points[a]) / slope) if slope > 0 else b * 2
+def _peak_by_batch(rehearsal: Rehearsal, batch: int, curve: Sequence[int]) -> _Peak:
+    """The peak for any batch, from the curves of three.
+
+    Every tensor's size is a polynomial of the batch, of degree 2 at most (similarities of all
+    pairs), and so is every point of the curve.
+    """
+    first, second, third = (
+        np.array(c, dtype=np.float64)
+        for c in (curve, rehearsal.run(2 * batch).curve(), rehearsal.run(3 * batch).curve())
+    )
+    if not len(first) == len(second) == len(third):
+        return rehearsal.peak  # the model does not run alike with every batch
+    slope, bend = second - first, (third - 2 * second + first) / 2
+
+    def peak(other: int) -> float:
+        x = other / batch - 1
+        return float(np.max(first + x * slope + x * (x - 1) * bend))
+
+    return peak
 
 
 def _moment(ledger: Ledger) -> str:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpff.errors import UserError
@@ -39,7 +38,8 @@ class PredSim(Method):
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor, place: Place) -> Tensor:
         check_indices("predsim", targets)
-        wanted = F.one_hot(targets, place.num_classes).to(outputs["similarity"].dtype)
+        classes = torch.arange(place.num_classes, device=targets.device)
+        wanted = (targets[:, None] == classes).to(outputs["similarity"].dtype)
         difference = similarity_matrix(outputs["similarity"]) - similarity_matrix(wanted)
         prediction = place.criterion(outputs["logits"], targets)
         return (1 - self.beta) * prediction + self.beta * difference.square().mean()

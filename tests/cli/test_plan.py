@@ -1,0 +1,78 @@
+"""`hpff plan`: the table, the budget, the picture; bad input is one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Hpff = Callable[..., Any]
+
+
+def test_plan_prints_the_cut_and_a_row_for_each_way(hpff: Hpff) -> None:
+    answer = hpff("plan", "resnet20", "--modules", "4", "--method", "dgl", "--budget", "1GiB")
+    assert answer.code == 0
+    assert answer.err == ""
+    assert "layer2.0" in answer.out
+    for word in ("bp: backward 4: activations of 1", "dgl+hpff", "largest", "MiB"):
+        assert word in answer.out
+
+
+def test_plan_as_json_is_the_same_plan(hpff: Hpff, folder: Path) -> None:
+    command = ["plan", "resnet20", "--modules", "layer1.0,layer3.0", "--batch", "32", "--plot"]
+    made = hpff(*command, "memory.png", "--json", "--budget", "100MB", "--method", "dgl")
+    content = json.loads(made.out)
+    assert [module["cut"] for module in content["modules"]] == ["layer1.0", "layer3.0", None]
+    assert content["budget_bytes"] == 10**8
+    for row in content["rows"]:
+        assert row["peak_bytes"] == sum(part["bytes"] for part in row["alive"])
+        assert (row["peak_bytes"] <= 10**8) == (row["largest_batch"] >= 32)
+    assert (folder / "memory.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["Missing argument 'MODEL'"]),
+        (["resnet21"], ["unknown model 'resnet21'", "did you mean"]),
+        (["torchvision/resnet5"], ["unknown model 'torchvision/resnet5'"]),
+        (["resnet20", "--modules", "99"], ["modules=99", "1 to 10"]),
+        (["resnet20", "--modules", "0"], ["modules=0"]),
+        (["resnet20", "--modules", "-3"], ["no submodule '-3'"]),
+        (["resnet20", "--modules", "layer9"], ["no submodule 'layer9'"]),
+        (["resnet20", "--modules", "layer1,,layer2"], ["--modules: is 'layer1,,layer2'"]),
+        (["resnet20", "--batch", "1"], ["batch is 1", "2 or more"]),
+        (["resnet20", "--batch", "many"], ["--batch", "valid integer"]),
+        (["resnet20", "--image", "3,32"], ["--image: is '3,32'", "3,32,32"]),
+        (["resnet20", "--image", "3,-1,32"], ["--image: is '3,-1,32'"]),
+        (["resnet20", "--image", "3,0,32"], ["image is (3, 0, 32)"]),
+        (["torchvision/vgg11", "--image", "3,8,8"], ["does not run on the example"]),
+        (["torchvision/vgg11", "--image", "1,64,64"], ["takes images of 3 channels"]),
+        (["resnet20", "--num-classes", "0"], ["num_classes is 0"]),
+        (["resnet20", "--method", "dlg"], ["unknown method 'dlg'", "did you mean 'dgl'"]),
+        (["resnet20", "--method", "dgl,dgl"], ["--method: is 'dgl,dgl'"]),
+        (["resnet20", "--modules", "4", "--cascade", "5"], ["cascade is 5", "1 to 4"]),
+        (["resnet20", "--patches", "0"], ["patches 0"]),
+        (["resnet20", "--optimizer", "lion"], ["optimizer is 'lion'", "adamw"]),
+        (["resnet20", "--precision", "fp16"], ["precision is 'fp16'", "bf16"]),
+        (["resnet20", "--budget", "16"], ["--budget: is '16'", "16GB"]),
+        (["resnet20", "--budget", "0GB"], ["--budget: is '0GB'"]),
+        (["resnet20", "--budget", "-1GB"], ["--budget: is '-1GB'"]),
+        (["resnet20", "--plot", "memory.jpg"], ["--plot: is memory.jpg", ".png"]),
+        (["resnet20", "--plot", "gone/memory.png"], ["--plot: is gone/memory.png"]),
+        (["resnet20", "--plot", "."], ["--plot: is ."]),
+    ],
+)
+def test_bad_plans_are_refused(
+    hpff: Hpff, folder: Path, arguments: list[str], words: list[str]
+) -> None:
+    answer = hpff("plan", *arguments)
+    assert answer.code == 2
+    assert len(answer.err.splitlines()) == 1, answer.err
+    assert answer.err.startswith("hpff: ")
+    assert answer.out == ""
+    assert all(word in answer.err for word in words), answer.err
+    assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
