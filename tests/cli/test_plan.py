@@ -44,6 +44,7 @@ def test_plan_as_json_is_the_same_plan(hpff: Hpff, folder: Path) -> None:
         (["resnet20", "--modules", "-3"], ["no submodule '-3'"]),
         (["resnet20", "--modules", "layer9"], ["no submodule 'layer9'"]),
         (["resnet20", "--modules", "layer1,,layer2"], ["--modules: is 'layer1,,layer2'"]),
+        (["resnet20", "--modules", "4", "--balance", "luck"], ["balance='luck'"]),
         (["resnet20", "--batch", "1"], ["batch is 1", "2 or more"]),
         (["resnet20", "--batch", "many"], ["--batch", "valid integer"]),
         (["resnet20", "--image", "3,32"], ["--image: is '3,32'", "3,32,32"]),

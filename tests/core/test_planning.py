@@ -7,7 +7,7 @@ from torch import nn
 
 from hpff import memory, models
 from hpff.errors import UserError
-from hpff.memory import Way, Workload
+from hpff.memory import BEST, Way, Workload
 from hpff.memory.planning import Rehearsal, count
 from hpff.memory.steps import TrainingStep
 
@@ -71,7 +71,7 @@ def test_plan_says_whose_memory_it_is() -> None:
 
 
 def test_checkpointing_takes_its_best_segment() -> None:
-    (row,) = memory.plan(SMALL, batch=64, ways=[Way(segment=1)]).rows
+    (row,) = memory.plan(SMALL, batch=64, ways=[Way(segment=BEST)]).rows
     peaks = {n: Rehearsal(SMALL, Way(segment=n)).peak(64) for n in (1, 2, 3, 4, 9)}
     assert row.peak == min(peaks.values()) == peaks[row.way.segment]
 

@@ -63,7 +63,8 @@ class _Layer(nn.Module):
 
     def forward(self, rows: Tensor, groups: int) -> Tensor:
         """Rows (R·groups, width or a fourth of it) to rows (R·groups, width)."""
-        return F.relu(self.norm.of_rows(_linear(self.linear, rows), groups), inplace=True)
+        # Not in place: of a view's backward that would make one that copies slices.
+        return F.relu(self.norm.of_rows(_linear(self.linear, rows), groups))
 
 
 def _linear(layer: nn.Linear, rows: Tensor) -> Tensor:

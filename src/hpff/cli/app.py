@@ -32,6 +32,34 @@ Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder f
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
+# What `plan` and `bench` are told of a workload.
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A name from `hpff list models`.")]
+Modules = Annotated[
+    str | None,
+    typer.Option(
+        metavar="K",
+        help="How many modules, or after which submodules to cut, with commas between; by default "
+        "one for each block.",
+    ),
+]
+BalanceOf = Annotated[str, typer.Option(help="Share the blocks out: blocks, parameters or memory.")]
+BatchSize = Annotated[int, typer.Option(help="Images in a batch.")]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(metavar="C,H,W", help="Size of an image; by default what the model is made for."),
+]
+Classes = Annotated[int, typer.Option(help="Classes of the task.")]
+MethodNames = Annotated[
+    str | None, typer.Option(metavar="NAMES", help="Such as dgl,infopro; by default every method.")
+]
+Cascade = Annotated[int, typer.Option(help="k: modules that a cascade trains.")]
+Patches = Annotated[int, typer.Option(help="n: n×n patches.")]
+Optimizer = Annotated[str, typer.Option(help="sgd, plain-sgd, adam or adamw.")]
+Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
+StepPerModule = Annotated[
+    bool, typer.Option("--step-per-module", help="Step each local module as soon as it is done.")
+]
+
 
 @app.callback(invoke_without_command=True)
 def root(
@@ -84,36 +112,18 @@ def compare(
 
 @app.command()
 def plan(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name from `hpff list models`.")],
-    modules: Annotated[
-        str | None,
-        typer.Option(
-            metavar="K",
-            help="How many modules, or after which submodules to cut, with commas between; by "
-            "default one for each block.",
-        ),
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Images in a batch.")] = 128,
-    image: Annotated[
-        str | None,
-        typer.Option(
-            metavar="C,H,W",
-            help="Size of an image; by default 3,32,32, or 3,224,224 for torchvision and timm.",
-        ),
-    ] = None,
-    num_classes: Annotated[int, typer.Option(help="Classes of the task.")] = 10,
-    method: Annotated[
-        str | None,
-        typer.Option(metavar="NAMES", help="Such as dgl,infopro; by default every method."),
-    ] = None,
-    cascade: Annotated[int, typer.Option(help="k: modules that a cascade trains.")] = 2,
-    patches: Annotated[int, typer.Option(help="n: n×n patches.")] = 2,
-    optimizer: Annotated[str, typer.Option(help="sgd, plain-sgd, adam or adamw.")] = "sgd",
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    step_per_module: Annotated[
-        bool,
-        typer.Option("--step-per-module", help="Step each local module as soon as it is done."),
-    ] = False,
+    model: ModelName,
+    modules: Modules = None,
+    balance: BalanceOf = "blocks",
+    batch: BatchSize = 128,
+    image: ImageSize = None,
+    num_classes: Classes = 10,
+    method: MethodNames = None,
+    cascade: Cascade = 2,
+    patches: Patches = 2,
+    optimizer: Optimizer = "sgd",
+    precision: Precision = "fp32",
+    step_per_module: StepPerModule = False,
     budget: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="Such as 16GB or 24GiB: show the largest batch within."),
@@ -125,12 +135,13 @@ def plan(
     json: Json = False,
 ) -> None:
     """Peak memory of a training step by every method, without a device and without using it."""
-    from hpff.cli.plan import Given
     from hpff.cli.plan import plan as command
+    from hpff.cli.workload import Given
 
     given = Given(
         model=model,
         modules=modules,
+        balance=balance,
         batch=batch,
         image=image,
         num_classes=num_classes,
@@ -142,6 +153,46 @@ def plan(
         step_per_module=step_per_module,
     )
     command(given, budget, plot, json=json)
+
+
+@app.command()
+def bench(
+    model: ModelName,
+    modules: Modules = None,
+    balance: BalanceOf = "blocks",
+    batch: BatchSize = 128,
+    image: ImageSize = None,
+    num_classes: Classes = 10,
+    method: MethodNames = None,
+    cascade: Cascade = 2,
+    patches: Patches = 2,
+    optimizer: Optimizer = "sgd",
+    precision: Precision = "fp32",
+    step_per_module: StepPerModule = False,
+    rounds: Annotated[int, typer.Option(help="Measured steps of every method, in turns.")] = 10,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the models.")] = False,
+    json: Json = False,
+) -> None:
+    """Measured step time and peak memory by every method, side by side in one run."""
+    from hpff.cli.bench import bench as command
+    from hpff.cli.workload import Given
+
+    given = Given(
+        model=model,
+        modules=modules,
+        balance=balance,
+        batch=batch,
+        image=image,
+        num_classes=num_classes,
+        methods=method,
+        cascade=cascade,
+        patches=patches,
+        optimizer=optimizer,
+        precision=precision,
+        step_per_module=step_per_module,
+    )
+    command(given, rounds=rounds, device=device, compiled=compiled, json=json)
 
 
 @lists.command("models")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
 from hpff.cli.tables import print_json, show_table
+from hpff.cli.workload import Given, bar, described
 from hpff.errors import UserError
-from hpff.memory import Plan, Row, Workload, default_ways
+from hpff.memory import Plan, Row
 from hpff.memory import plan as plan_memory
 from hpff.memory.ledger import Owner
 from hpff.training.files import write_atomically
@@ -24,35 +20,6 @@ for _power, _letter in enumerate("kMGT", start=1):
 _PICTURES = ("png", "svg", "pdf")
 
 
-@dataclass(frozen=True)
-class Given:
-    """What the command line said of a workload."""
-
-    model: str
-    modules: str | None
-    batch: int
-    image: str | None
-    num_classes: int
-    methods: str | None
-    cascade: int
-    patches: int
-    optimizer: str
-    precision: str
-    step_per_module: bool
-
-    def workload(self) -> Workload:
-        """The workload; UserError where a text does not say what it should."""
-        return Workload(
-            model=self.model,
-            modules=None if self.modules is None else _modules(self.modules),
-            image=_image(self.image, self.model),
-            num_classes=self.num_classes,
-            optimizer=self.optimizer,
-            precision=self.precision,  # type: ignore[arg-type]
-            step_per_module=self.step_per_module,
-        )
-
-
 def plan(given: Given, budget_text: str | None, picture: Path | None, *, json: bool) -> None:
     """Plan, and show the cut, the table, and perhaps the picture."""
     workload = given.workload()
@@ -61,9 +28,8 @@ def plan(given: Given, budget_text: str | None, picture: Path | None, *, json: b
         raise UserError(f"--plot: is {picture}, expected a name that ends in .png, .svg or .pdf")
     if picture is not None and not picture.parent.is_dir():
         raise UserError(f"--plot: is {picture}, expected a folder that exists")
-    chosen = {} if given.methods is None else {"methods": split(given.methods, "--method")}
-    ways = default_ways(cascade=given.cascade, patches=given.patches, **chosen)
-    with _bar(len(ways) + 1) as observe:
+    ways = given.ways()
+    with bar(len(ways) + 1) as observe:
         made = plan_memory(workload, batch=given.batch, ways=ways, budget=budget, observe=observe)
     if picture is not None:
         from hpff.memory.picture import draw
@@ -101,11 +67,9 @@ def _show(made: Plan) -> None:
 
 
 def _caption(made: Plan, unit: str, size: Callable[[int], str]) -> str:
-    workload = made.workload
     text = (
-        f"Peak memory of a training step in {unit}, and what it is made of: {workload.model}, "
-        f"{len(made.partition)} modules, batch {made.batch} of "
-        f"{'×'.join(map(str, workload.image))}, {workload.precision}, {workload.optimizer}. "
+        f"Peak memory of a training step in {unit}, and what it is made of: "
+        f"{described(made.workload, made.batch, len(made.partition))}. "
         "Held: parameters, gradients, optimizer, inputs. Backward: cotangents and temporaries. "
         "Checkpointing recomputes as many blocks together as are in brackets, at its best. "
         "Scratch space inside kernels is not counted."
@@ -133,49 +97,6 @@ def _cells(row: Row, base: int | None, size: Callable[[int], str]) -> list[str]:
     if row.largest_batch is not None:
         cells.append(str(row.largest_batch or "none"))
     return cells
-
-
-@contextlib.contextmanager
-def _bar(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr while it lasts, if that is a terminal; called with each piece of work."""
-    console = Console(stderr=True, highlight=False, markup=False)
-    columns = TextColumn("{task.description}"), BarColumn(bar_width=20)
-    disabled = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=disabled) as bars:
-        task = bars.add_task("", total=total)
-        begun = 0
-
-        def observe(label: str) -> None:
-            nonlocal begun
-            bars.update(task, description=label, completed=begun)
-            begun += 1
-
-        yield observe
-
-
-def split(text: str, option: str) -> Sequence[str]:
-    """Different words with commas between."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(words) or len(set(words)) < len(words):
-        raise UserError(f"{option}: is {text!r}, expected different words with commas between")
-    return words
-
-
-def _modules(text: str) -> int | tuple[str, ...]:
-    if text.isdecimal() and len(text) < 10:
-        return int(text)
-    return tuple(split(text, "--modules"))
-
-
-def _image(text: str | None, model: str) -> tuple[int, ...]:
-    if text is None:
-        return (3, 224, 224) if "/" in model else (3, 32, 32)
-    words = text.split(",")
-    if len(words) != 3 or not all(word.strip().isdecimal() and len(word) < 8 for word in words):
-        raise UserError(
-            f"--image: is {text!r}, expected channels, height and width such as 3,32,32"
-        )
-    return tuple(int(word) for word in words)
 
 
 def _bytes(text: str) -> int:

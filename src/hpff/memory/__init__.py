@@ -1,16 +1,20 @@
-"""How much memory a step takes."""
+"""How much memory a step takes, and how long: planned, counted and measured."""
 
+from hpff.memory.benching import Bench, Measured, bench
 from hpff.memory.counting import AllocationCounter
-from hpff.memory.planning import Plan, Row, default_ways, plan, planned_peak
+from hpff.memory.planning import BEST, Plan, Row, default_ways, plan
 from hpff.memory.steps import Way, Workload
 
 __all__ = [
+    "BEST",
     "AllocationCounter",
+    "Bench",
+    "Measured",
     "Plan",
     "Row",
     "Way",
     "Workload",
+    "bench",
     "default_ways",
     "plan",
-    "planned_peak",
 ]

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hpff.memory.counting import AllocationCounter
+from hpff.outputs import call_model
 from hpff.partition import Partition, partition
-from hpff.tracing import call_model, restored_state
+from hpff.tracing import restored_state
 
 Block = list[nn.Module]
 T = TypeVar("T")
@@ -136,23 +137,18 @@ def checkpointed(segments: Sequence[Sequence[Block]]) -> Iterator[None]:
     """
     flat = [[module for block in segment for module in block] for segment in segments[:-1]]
     changed = [module for segment in flat for module in segment]
-    before = [(module.__dict__.get("forward"), module._compiled_call_impl) for module in changed]
+    before = [module.__dict__.get("forward") for module in changed]
     try:
         for first, *rest in flat:
-            first.forward = _recomputing(
-                [m._compiled_call_impl or m.forward for m in (first, *rest)]
-            )
+            first.forward = _recomputing([module.forward for module in (first, *rest)])
             for module in rest:
                 module.forward = _hand_on
-        for module in changed:
-            module._compiled_call_impl = None
         yield
     finally:
-        for module, (forward, compiled) in zip(changed, before, strict=True):
+        for module, forward in zip(changed, before, strict=True):
             module.__dict__.pop("forward", None)
             if forward is not None:
                 module.forward = forward
-            module._compiled_call_impl = compiled
 
 
 def _recomputing(calls: Sequence[Any]) -> Any:

@@ -22,6 +22,7 @@ from hpff.memory.steps import TrainingStep, Way, Workload
 from hpff.partition import Partition
 
 METHODS = tuple(name for name, _ in known_methods.names() if name != "bp")
+BEST = -1  # a way's segment that is to be found
 _CHECKPOINT_TRIALS = 3
 _Peak = Callable[[int], float]
 
@@ -120,8 +121,8 @@ def plan(
 
     Args:
         batch: images in a batch.
-        ways: how to train; by default ``default_ways()``. Backprop with checkpointing is shown
-            with the segment length that takes the least.
+        ways: how to train; by default ``default_ways()``. A segment of ``BEST`` is found here:
+            the length that takes the least.
         budget: bytes; then each row has its largest batch.
         observe: called with a row's label before its work begins.
 
@@ -141,7 +142,7 @@ def plan(
             )
     rows = []
     for way in ways:
-        observe("bp+checkpointing" if way.segment else str(way))
+        observe(str(way))
         row, partition = _row(workload, way, batch, budget)
         rows.append(row)
         cut = partition or cut
@@ -156,7 +157,7 @@ def default_ways(
     Raises:
         UserError: a method is unknown.
     """
-    ways = [Way(), Way(segment=1)]
+    ways = [Way(), Way(segment=BEST)]
     for method in methods:
         known_methods.create(method)
         if method != "bp":
@@ -169,7 +170,7 @@ def _row(
 ) -> tuple[Row, Partition | None]:
     """A row, and the cut with the patches that are in force for it."""
     try:
-        if way.segment:
+        if way.segment == BEST:
             way = replace(way, segment=best_segment(workload, batch))
         rehearsal = Rehearsal(workload, way)
     except UserError as error:
@@ -278,10 +279,12 @@ def count(step: TrainingStep, batch: int, image: tuple[int, ...]) -> Ledger:
         with ledger.owned_by("inputs"):
             images = torch.zeros(batch, *image, device=device)
             targets = torch.zeros(batch, dtype=torch.int64, device=device)
+        step.watched = True
         with ledger.watching():
             step.fill_gradients(images, targets)
             with ledger.owned_by("optimizer"):
                 step.finish()
+        step.watched = False
     return ledger
 
 
@@ -342,31 +345,3 @@ def _moment(ledger: Ledger) -> str:
         "complete": f"backward {module}",
     }
     return texts[doing]
-
-
-def planned_peak(
-    build: Callable[[Tensor, Tensor], tuple[Callable[[], object], torch.optim.Optimizer]],
-    *,
-    image: tuple[int, ...],
-    batch: int,
-) -> int:
-    """Bytes of all tensors at the worst moment of any training step in full swing.
-
-    As ``plan``, for a step that it does not know.
-
-    Args:
-        build: given images (batch, *image) in float32 and targets (batch,), makes a model in
-            memory that does not exist, and returns a function that fills its gradients, and its
-            optimizer. Everything it makes must be made inside.
-        image: the shape of one image.
-    """
-    with FakeTensorMode(), AllocationCounter() as counter:
-        images = torch.empty(batch, *image)
-        targets = torch.zeros(batch, dtype=torch.int64)
-        fill_gradients, optimizer = build(images, targets)
-        for _ in range(2):  # the optimizer's state exists from the second step on
-            counter.peak = counter.current
-            optimizer.zero_grad()
-            fill_gradients()
-            optimizer.step()
-    return int(counter.peak)

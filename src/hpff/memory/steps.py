@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpff import models
+from hpff import methods, models
+from hpff.balance import Balance
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.memory.checkpointing import Block, chain, checkpointed, segments_of
 from hpff.memory.ledger import What
-from hpff.partition import partition
+from hpff.methods import Method
+from hpff.partition import Partition, partition
 from hpff.schedule import Position
 
 Precision = Literal["fp32", "bf16"]
@@ -37,6 +39,7 @@ class Workload:
         model: a name that ``hpff.models.create`` knows, or a function that makes a model.
         modules: K, or the names of the submodules after which to cut; None for as many modules
             as the model has blocks.
+        balance: for a number K, how to share out the blocks.
         image: shape (C, H, W) of one image.
         num_classes: of the task.
         optimizer: a key of ``OPTIMIZERS``.
@@ -47,6 +50,7 @@ class Workload:
 
     model: str | Callable[[], nn.Module]
     modules: int | tuple[str, ...] | None = None
+    balance: Balance = "blocks"
     image: tuple[int, ...] = (3, 32, 32)
     num_classes: int = 10
     optimizer: str = "sgd"
@@ -71,6 +75,18 @@ class Workload:
             return models.create(self.model, self.num_classes, in_channels=self.image[0])
         return self.model()
 
+    def cut(self, model: nn.Module, example: Tensor) -> Partition:
+        """A model's local modules."""
+        return partition(model, self.modules, example, balance=self.balance)
+
+    def method(self, name: str, modules: int) -> Method:
+        """A method, for a network by name with what was published for it and K modules."""
+        if not isinstance(self.model, str):
+            return methods.create(name)
+        data = "cifar10" if max(self.image[1:]) <= 32 else "imagenet"
+        settings = methods.published(name, network=self.model, data=data, modules=modules)
+        return methods.create(name, **settings)
+
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
@@ -93,7 +109,8 @@ class Way:
 
     def __str__(self) -> str:
         if self.method == "bp":
-            return f"bp+checkpointing ({self.segment})" if self.segment else "bp"
+            blocks = f" ({self.segment})" if self.segment > 0 else ""
+            return f"bp+checkpointing{blocks}" if self.segment else "bp"
         levels = {(True, True): "+hpff", (True, False): "+hilo", (False, True): "+pff"}
         return self.method + levels.get((self.cascade > 1, self.patches > 1), "")
 
@@ -108,8 +125,10 @@ class TrainingStep:
         model: the backbone.
         partition: its cut.
         trained: what holds all the parameters: the learner, or the model itself.
-        position: what the step is doing.
+        position: what the step is doing; in backprop only while it is ``watched``.
     """
+
+    watched = False
 
     def __init__(self, model: nn.Module, workload: Workload, way: Way) -> None:
         self._precision = workload.precision
@@ -123,7 +142,7 @@ class TrainingStep:
 
     def _prepare_backprop(self, workload: Workload, way: Way, example: Tensor) -> None:
         self.trained: nn.Module = self.model
-        self.partition = partition(self.model, workload.modules, example)
+        self.partition = workload.cut(self.model, example)
         self.position = Position()
         self._segments: list[Sequence[Block]] = []
         if way.segment:
@@ -131,13 +150,13 @@ class TrainingStep:
         self._fill: Callable[[Tensor, Tensor], object] = self._backprop
 
     def _prepare_local(self, workload: Workload, way: Way, example: Tensor) -> None:
-        modules = workload.modules
+        cut = workload.cut(self.model, example)
         learner = LocalLearner(
             self.model,
-            modules=len(partition(self.model, None, example)) if modules is None else modules,
+            modules=[module.cut for module in cut if module.cut] if len(cut) > 1 else 1,
             example=example,
             num_classes=workload.num_classes,
-            method=way.method,
+            method=workload.method(way.method, len(cut)),
             cascade=way.cascade,
             patches=way.patches,
         )
@@ -182,7 +201,8 @@ class TrainingStep:
 
     def _backprop(self, images: Tensor, targets: Tensor) -> None:
         cuts = [(m.index, self.model.get_submodule(m.cut)) for m in self.partition if m.cut]
-        with checkpointed(self._segments), _followed(cuts, self.position):
+        follow = _followed(cuts if self.watched else [], self.position)
+        with checkpointed(self._segments), follow:
             self.position.set("forward", 1)
             logits = self.model(images)
             self.position.set("judge", len(self.partition))

@@ -12,7 +12,7 @@ from hpff import torchvision_import
 from hpff.errors import UserError
 from hpff.models.cifar_resnet import DEPTHS, CifarResNet
 
-__all__ = ["CifarResNet", "create", "names", "resolve"]
+__all__ = ["CifarResNet", "create", "image_size", "names", "resolve"]
 
 _OWN = {f"resnet{depth}": depth for depth in DEPTHS}
 # Their auxiliary classifiers, an early form of local losses, are off unless asked for.
@@ -69,6 +69,22 @@ def resolve(name: str) -> tuple[str, str]:
             return library, rest
         near += [f"{prefix}/{each}" if prefix else each for each in known]
     raise UserError(f"unknown model {name!r}{_guess(name, near)}")
+
+
+def image_size(name: str) -> tuple[int, int, int]:
+    """Shape (C, H, W) of the images that a model was made for.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    library, rest = resolve(name)
+    if library == "hpff":
+        return (3, 32, 32)
+    if library == "timm":
+        config = torchvision_import.timm().models.get_pretrained_cfg(rest)
+        size: tuple[int, int, int] | None = getattr(config, "input_size", None)
+        return size or (3, 224, 224)
+    return (3, 299, 299) if rest == "inception_v3" else (3, 224, 224)
 
 
 def names() -> list[tuple[str, str]]:

@@ -1,0 +1,67 @@
+"""`hpff bench`."""
+
+from __future__ import annotations
+
+from hpff.cli.tables import print_json, show_table
+from hpff.cli.workload import Given, bar, described
+from hpff.errors import UserError
+from hpff.memory import Bench, Measured
+from hpff.memory import bench as measure
+from hpff.training import machine
+from hpff.training.parts import choose_device
+
+
+def bench(given: Given, *, rounds: int, device: str, compiled: bool, json: bool) -> None:
+    """Measure, and show the table and the machine."""
+    workload = given.workload()
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device: is {device!r}, expected auto, cpu or cuda")
+    chosen = choose_device(device).type
+    ways = given.ways()
+    with bar(len(ways) * (rounds + 1)) as observe:
+        made = measure(
+            workload,
+            batch=given.batch,
+            ways=ways,
+            rounds=rounds,
+            device=chosen,
+            compiled=compiled,
+            observe=observe,
+        )
+    if json:
+        print_json({**made.to_plain(), "machine": machine.describe()})
+        return
+    show_table(
+        ("method", "step, ms", "over bp", "quartiles", "peak, MiB", "of bp"),
+        [_cells(row, made.rows[0]) for row in made.rows if not row.fault],
+        _caption(made, rounds),
+    )
+    for row in made.rows:
+        if row.fault:
+            print(f"{row.way}: not possible: {row.fault}")
+    print("Machine: " + ", ".join(f"{key} {value}" for key, value in machine.describe().items()))
+
+
+def _cells(row: Measured, first: Measured) -> list[str]:
+    low, middle, high = row.quartiles()
+    return [
+        str(row.way),
+        f"{1000 * row.step_seconds:.1f}",
+        f"{middle:.2f}",
+        f"{low:.2f} to {high:.2f}",
+        "-" if row.peak is None else f"{row.peak / 2**20:.1f}",
+        "-" if row.peak is None or not first.peak else f"{row.peak / first.peak:.2f}",
+    ]
+
+
+def _caption(made: Bench, rounds: int) -> str:
+    source = {
+        "counted": "every tensor counted, in a step of its own",
+        "allocator": "the allocator's, less what the other methods hold",
+    }[made.peak_source]
+    compiled = "backprop compiled whole, local methods block by block" if made.compiled else "eager"
+    return (
+        f"{described(made.workload, made.batch, made.modules)}, {made.device}, {compiled}. "
+        f"Step: forward and every backward, the optimizer left out; medians of {rounds} rounds "
+        f"with every method in turns, ratios round by round. Peak memory: {source}."
+    )

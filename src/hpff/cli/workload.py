@@ -1,0 +1,102 @@
+"""What `hpff plan` and `hpff bench` are told of a workload."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from hpff import models
+from hpff.errors import UserError
+from hpff.memory import Way, Workload, default_ways
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the command line said of a workload."""
+
+    model: str
+    modules: str | None
+    balance: str
+    batch: int
+    image: str | None
+    num_classes: int
+    methods: str | None
+    cascade: int
+    patches: int
+    optimizer: str
+    precision: str
+    step_per_module: bool
+
+    def workload(self) -> Workload:
+        """The workload; UserError where a text does not say what it should."""
+        return Workload(
+            model=self.model,
+            modules=None if self.modules is None else _modules(self.modules),
+            balance=self.balance,  # type: ignore[arg-type]
+            image=_image(self.image, self.model),
+            num_classes=self.num_classes,
+            optimizer=self.optimizer,
+            precision=self.precision,  # type: ignore[arg-type]
+            step_per_module=self.step_per_module,
+        )
+
+    def ways(self) -> list[Way]:
+        """The ways to train: backprop, with checkpointing, and the methods that were chosen."""
+        chosen = {} if self.methods is None else {"methods": _split(self.methods, "--method")}
+        return default_ways(cascade=self.cascade, patches=self.patches, **chosen)
+
+
+def described(workload: Workload, batch: int, modules: int) -> str:
+    """A workload in a few words."""
+    shape = "×".join(map(str, workload.image))
+    return (
+        f"{workload.model}, {modules} modules, batch {batch} of {shape}, {workload.precision}, "
+        f"{workload.optimizer}"
+    )
+
+
+@contextlib.contextmanager
+def bar(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr while it lasts, if that is a terminal; called with each piece of work."""
+    console = Console(stderr=True, highlight=False, markup=False)
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=20)
+    disabled = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=disabled) as bars:
+        task = bars.add_task("", total=total)
+        begun = 0
+
+        def observe(label: str) -> None:
+            nonlocal begun
+            bars.update(task, description=label, completed=begun)
+            begun += 1
+
+        yield observe
+
+
+def _split(text: str, option: str) -> Sequence[str]:
+    """Different words with commas between."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(words) or len(set(words)) < len(words):
+        raise UserError(f"{option}: is {text!r}, expected different words with commas between")
+    return words
+
+
+def _modules(text: str) -> int | tuple[str, ...]:
+    if text.isdecimal() and len(text) < 10:
+        return int(text)
+    return tuple(_split(text, "--modules"))
+
+
+def _image(text: str | None, model: str) -> tuple[int, ...]:
+    if text is None:
+        return models.image_size(model)
+    words = text.split(",")
+    if len(words) != 3 or not all(word.strip().isdecimal() and len(word) < 8 for word in words):
+        raise UserError(
+            f"--image: is {text!r}, expected channels, height and width such as 3,32,32"
+        )
+    return tuple(int(word) for word in words)

@@ -1,0 +1,217 @@
+"""Measured step time and peak memory of several ways of training, in turns in one run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpff.errors import UserError
+from hpff.memory.planning import BEST, best_segment, count, default_ways
+from hpff.memory.steps import TrainingStep, Way, Workload
+from hpff.partition import Partition, partition
+
+_WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a way of training took.
+
+    Attributes:
+        seconds: of each round's step: forward and every backward, the optimizer left out.
+        over_first: each round's time over that of the first way in the same round.
+        peak: bytes at the worst moment of a step, the optimizer's step included; None where it
+            cannot be told.
+        fault: why it cannot be done.
+    """
+
+    way: Way
+    seconds: tuple[float, ...] = ()
+    over_first: tuple[float, ...] = ()
+    peak: int | None = None
+    fault: str = ""
+
+    @property
+    def step_seconds(self) -> float:
+        """The median."""
+        return statistics.median(self.seconds)
+
+    def quartiles(self) -> tuple[float, float, float]:
+        """Of the rounds' ratios to the first way: lower, median, upper."""
+        low, middle, high = statistics.quantiles(self.over_first, n=4)
+        return low, middle, high
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Several ways side by side. ``peak_source`` is "counted" or "allocator"."""
+
+    workload: Workload
+    batch: int
+    modules: int
+    device: str
+    compiled: bool
+    peak_source: str
+    rows: tuple[Measured, ...]
+
+    def to_plain(self) -> dict[str, Any]:
+        """Everything as plain data, for JSON."""
+        workload = asdict(self.workload)
+        if not isinstance(self.workload.model, str):
+            workload["model"] = getattr(self.workload.model, "__name__", "model")
+        return {
+            "workload": {**workload, "batch": self.batch, "modules": self.modules},
+            "device": self.device,
+            "compiled": self.compiled,
+            "peak_source": self.peak_source,
+            "rows": [
+                {
+                    "label": str(row.way),
+                    **asdict(row.way),
+                    "step_seconds": row.step_seconds if row.seconds else None,
+                    "over_first_quartiles": row.quartiles() if row.seconds else None,
+                    "seconds": row.seconds,
+                    "peak_bytes": row.peak,
+                    "fault": row.fault,
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def bench(
+    workload: Workload,
+    *,
+    batch: int,
+    ways: Sequence[Way] | None = None,
+    rounds: int = 10,
+    device: str = "cpu",
+    compiled: bool = False,
+    observe: Callable[[str], None] = lambda _: None,
+) -> Bench:
+    """Measure steps of ``workload`` on random images; every round runs every way once.
+
+    On CUDA the peak is the allocator's, less what the other ways hold. On the CPU it is counted
+    in a step of its own, tensor by tensor; what compiled code allocates cannot be counted.
+
+    Args:
+        batch: images in a batch, 2 or more.
+        ways: as for ``plan``; the first is what the others are compared with.
+        rounds: steps to measure, after a few that warm up; 2 or more.
+        device: "cpu" or "cuda".
+        compiled: backprop compiled as a whole, and local methods block by block; checkpointing
+            is left out.
+        observe: called before each piece of work.
+
+    Raises:
+        UserError: the first way cannot be done.
+    """
+    if batch < 2 or rounds < 2:
+        raise UserError(f"batch is {batch} and rounds {rounds}; expected 2 or more of both")
+    ways = [
+        replace(way, segment=best_segment(workload, batch)) if way.segment == BEST else way
+        for way in (default_ways() if ways is None else ways)
+    ]
+    torch.manual_seed(0)
+    images = torch.rand(batch, *workload.image, device=device)
+    targets = torch.randint(workload.num_classes, (batch,), device=device)
+    racers = []
+    for number, way in enumerate(ways):
+        observe(f"{way}: setting up")
+        racer = _Racer(workload, way, device, compiled=compiled)
+        racer.set_up(images, targets)
+        if racer.fault and number == 0:
+            raise UserError(f"{way}: {racer.fault}")
+        racers.append(racer)
+    for _ in range(rounds):
+        for racer in racers:
+            observe(str(racer.way))
+            racer.run(images, targets)
+    source = "allocator" if device == "cuda" else "counted"
+    rows = tuple(racer.measured(racers[0].seconds) for racer in racers)
+    modules = len(racers[0].partition)
+    return Bench(workload, batch, modules, device, compiled, source, rows)
+
+
+class _Racer:
+    """One way of training, and its measurements."""
+
+    def __init__(self, workload: Workload, way: Way, device: str, *, compiled: bool) -> None:
+        self.way = way
+        self.fault = ""
+        self.seconds: list[float] = []
+        self._peak: int | None = None
+        self._workload, self._device, self._compiled = workload, device, compiled
+
+    def set_up(self, images: Tensor, targets: Tensor) -> None:
+        """Build, warm up, and take the peak."""
+        if self._compiled and self.way.segment:
+            self.fault = "checkpointing is measured without --compile alone"
+            return
+        try:
+            model = self._workload.build().to(self._device)
+            self._step = TrainingStep(model, self._workload, self.way)
+            if self._compiled:
+                _compile(model, images[:2], whole=self.way.method == "bp" and not self.way.segment)
+            for _ in range(_WARM_UP):
+                self._timed(images, targets)
+            self._peak = self._measure_peak(images, targets)
+        except (UserError, torch.OutOfMemoryError) as error:
+            self.fault = next(iter(str(error).splitlines()), "out of memory")
+
+    @property
+    def partition(self) -> Partition:
+        """The cut."""
+        return self._step.partition
+
+    def run(self, images: Tensor, targets: Tensor) -> None:
+        """One measured step."""
+        if not self.fault:
+            self.seconds.append(self._timed(images, targets))
+
+    def measured(self, base: Sequence[float]) -> Measured:
+        """Everything, beside the first way's seconds."""
+        if self.fault:
+            return Measured(self.way, fault=self.fault)
+        ratios = tuple(mine / other for mine, other in zip(self.seconds, base, strict=True))
+        return Measured(self.way, tuple(self.seconds), ratios, self._peak)
+
+    def _timed(self, images: Tensor, targets: Tensor) -> float:
+        began = time.perf_counter()
+        self._step.fill_gradients(images, targets)
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+        self._step.trained.zero_grad()
+        return seconds
+
+    def _measure_peak(self, images: Tensor, targets: Tensor) -> int | None:
+        if self._device != "cuda":
+            if self._compiled:
+                return None
+            return count(self._step, len(images), self._workload.image).peak
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        self._step.fill_gradients(images, targets)
+        self._step.finish()
+        own = [tensor for _, tensor in self._step.standing()]
+        held = sum(tensor.nbytes for tensor in (images, targets, *own))
+        return torch.cuda.max_memory_allocated() - before + held
+
+
+def _compile(model: nn.Module, example: Tensor, *, whole: bool) -> None:
+    if whole:
+        model.compile()
+        return
+    named = dict(model.named_modules())
+    for module in partition(model, None, example):
+        for name in module.submodules:
+            if name in named:
+                named[name].compile()
