@@ -38,7 +38,7 @@ def test_version(hpff: Hpff) -> None:
 
 @pytest.mark.parametrize(
     ("what", "name"),
-    [("models", "resnet110"), ("datasets", "digits"), ("methods", "dgl"), ("recipes", "demo")],
+    [("models", "resnet110"), ("datasets", "digits"), ("methods", "dgl"), ("recipes", "demo"), ("tables", "cifar10")],
 )
 def test_lists(hpff: Hpff, what: str, name: str) -> None:
     answer = hpff("list", what)
@@ -47,11 +47,6 @@ def test_lists(hpff: Hpff, what: str, name: str) -> None:
     entries = json.loads(hpff("list", what, "--json").out)
     assert name in [entry["name"] for entry in entries]
     assert all(entry["description"] for entry in entries)
-
-
-def test_there_are_no_tables_yet(hpff: Hpff) -> None:
-    assert hpff("list", "tables").out == "none yet\n"
-    assert json.loads(hpff("list", "tables", "--json").out) == []
 
 
 def test_a_shown_recipe_is_a_recipe(hpff: Hpff, folder: Path) -> None:

@@ -195,6 +195,58 @@ def bench(
     command(given, rounds=rounds, device=device, compiled=compiled, json=json)
 
 
+@app.command()
+def reproduce(
+    table: Annotated[
+        str,
+        typer.Argument(metavar="TABLE", help="A name from `hpff list tables`, or a .yaml file."),
+    ],
+    overrides: Overrides = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Such as resnet32-bp,*-k16-dgl*; by default all."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="SEEDS", help="Such as 0,1,2; by default the recipes'.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of every run.")] = None,
+    subset: Annotated[
+        int | None, typer.Option(metavar="N", help="Training images of every run.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]DATA",
+            help="Other data, such as parquet:FOLDER, for all runs or those published on NAME.",
+        ),
+    ] = None,
+    out: Out = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train nothing; show what there is and the paper's.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train what is missing of a table of the paper, and show it beside the paper's numbers.
+
+    Finished runs are kept and cut ones go on, by default below runs/reproduce. The table says
+    what --epochs, --subset, --data and KEY=VALUE have changed.
+    """
+    from hpff.cli.reproduce import reproduce as command
+
+    command(
+        table,
+        overrides or [],
+        rows=rows,
+        seeds=seeds,
+        epochs=epochs,
+        subset=subset,
+        data=data or [],
+        out=out,
+        dry_run=dry_run,
+        json=json,
+    )
+
+
 @lists.command("models")
 def list_models(json: Json = False) -> None:
     """Models by name."""
@@ -233,10 +285,11 @@ def list_recipes(json: Json = False) -> None:
 
 @lists.command("tables")
 def list_tables(json: Json = False) -> None:
-    """Tables of the paper: none can be reproduced by one command yet."""
+    """Tables of the paper by name, for `hpff reproduce`."""
     from hpff.cli.tables import show_list
+    from hpff.training import paper_tables
 
-    show_list([], json=json)
+    show_list(paper_tables.names(), json=json)
 
 
 @recipes.command("show")

@@ -27,8 +27,8 @@ def compare(
 ) -> None:
     """Train what is missing, write results.md and results.json, and show the table."""
     recipe = recipe_files.load(name, overrides)
-    labels = _split(methods, "--methods") if methods else comparison.default_labels(recipe)
-    seeds = _seeds(seeds_text) if seeds_text else [recipe.seed]
+    labels = split(methods, "--methods") if methods else comparison.default_labels(recipe)
+    seeds = split_seeds(seeds_text) if seeds_text else [recipe.seed]
     path = out or default_path(f"compare-{Path(name).stem}", resume=resume)
     with contextlib.ExitStack() as stack:
 
@@ -45,15 +45,17 @@ def compare(
         print(f"{path}: every run, results.md and results.json")
 
 
-def _split(text: str, option: str) -> list[str]:
+def split(text: str, option: str) -> list[str]:
+    """The words of an option such as `a,b,c`."""
     words = [word.strip() for word in text.split(",")]
     if not all(words) or len(set(words)) < len(words):
         raise UserError(f"{option}: is {text!r}, expected different words with commas between")
     return words
 
 
-def _seeds(text: str) -> list[int]:
-    words = _split(text, "--seeds")
+def split_seeds(text: str) -> list[int]:
+    """The numbers of `--seeds`."""
+    words = split(text, "--seeds")
     if not all(word.isdecimal() and len(word) <= 30 for word in words):
         raise UserError(f"--seeds: is {shown(text)}, expected whole numbers such as 0,1,2")
     seeds = [int(word) for word in words]

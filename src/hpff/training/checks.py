@@ -69,7 +69,8 @@ def _some_epoch_has_a_rate(values: Values) -> Fault:
 
 
 def _nesterov_has_momentum(values: Values) -> Fault:
-    if not values["optimizer.nesterov"] or values["optimizer.momentum"] > 0:
+    momentum = values["optimizer.momentum"] > 0 or values["optimizer.name"] != "sgd"
+    if not values["optimizer.nesterov"] or momentum:
         return None
     return "optimizer.nesterov", "is true with momentum 0, expected false or momentum above 0"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,11 +128,7 @@ def run(
     reports: dict[tuple[str, int], Mapping[str, Any]] = {}
     for (label, seed), changed in runs.items():
         path = out / label / f"seed-{seed}"
-        begun = resume and (path / "recipe.yaml").exists()
-        gc.collect()  # The run before must not count in the memory of this one.
-        reports[label, seed] = loop.train(
-            changed, path, resume=begun, observer=observe(label, seed)
-        )
+        reports[label, seed] = loop.go_on(changed, path, observe(label, seed))
     return [_row(label, [reports[label, seed] for seed in seeds]) for label in labels]
 
 

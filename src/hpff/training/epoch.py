@@ -57,7 +57,7 @@ def train_epoch(
     batches = parts.train.epoch(epoch_generator(parts.recipe.seed, epoch))
     for step, (images, targets) in enumerate(batches, 1):
         with (slowed if memory.slows_next_step else clock).step(), memory.step((images, targets)):
-            losses = _step(parts, images, targets)
+            losses = train_step(parts, images, targets)
         tally.add(losses, targets)
         look = step % every == 0 or step == steps
         if look and (bad := tally.first_bad_step()):
@@ -70,7 +70,8 @@ def train_epoch(
     return tally.result(seconds, step_seconds=typical.median(), timed_steps=clock.timed)
 
 
-def _step(parts: Parts, images: torch.Tensor, targets: torch.Tensor) -> Losses:
+def train_step(parts: Parts, images: torch.Tensor, targets: torch.Tensor) -> Losses:
+    """Train one step on a batch on the parts' device."""
     parts.optimizers.zero_grad()
     with autocast(parts.device, parts.recipe.precision):
         losses = parts.learner.backward(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,13 @@ def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Me
                 "precision=bf16, in another folder"
             ) from error
         return _finish(parts, directory, history)
+
+
+def go_on(recipe: Recipe, path: Path, observer: Observer) -> Metrics:
+    """`train`, from where the run in the folder stands; the report."""
+    begun = RunDirectory(path).recipe.exists()
+    gc.collect()  # The run before must not count in the memory of this one.
+    return train(recipe, path, resume=begun, observer=observer)
 
 
 def _train_epochs(

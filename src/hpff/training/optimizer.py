@@ -1,4 +1,4 @@
-"""SGD over local modules: one step each as soon as a module is done, or one step for all."""
+"""SGD or AdamW over local modules: a step each as soon as a module is done, or one for all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ModuleOptimizers:
         everything = [parameter for module in module_parameters for parameter in module]
         groups = module_parameters if per_module else [everything]
         self.per_module = per_module
-        self._optimizers = [_sgd(group, settings) for group in groups]
+        self._optimizers = [_optimizer(group, settings) for group in groups]
 
     def zero_grad(self) -> None:
         """Drop every gradient."""
@@ -74,9 +74,12 @@ class ModuleOptimizers:
             optimizer.load_state_dict(state)
 
 
-def _sgd(parameters: Sequence[Parameter], settings: OptimizerRecipe) -> torch.optim.SGD:
+def _optimizer(parameters: Sequence[Parameter], settings: OptimizerRecipe) -> torch.optim.Optimizer:
+    groups = [{"params": list(parameters)}]  # A group may be empty (a frozen module), a list not.
+    if settings.name == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(
-        [{"params": list(parameters)}],  # A group may be empty (a frozen module), a list may not.
+        groups,
         lr=settings.lr,
         momentum=settings.momentum,
         nesterov=settings.nesterov,

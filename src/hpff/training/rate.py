@@ -10,12 +10,15 @@ from hpff.training.recipe import OptimizerRecipe, ScheduleRecipe
 def rate(epoch: int, epochs: int, optimizer: OptimizerRecipe, schedule: ScheduleRecipe) -> float:
     """The rate of an epoch (1-based).
 
-    Cosine: c(e) = lr (1 + cos(pi e / epochs)) / 2, which ends at 0. In the first W warm-up epochs
-    c(e) counts (e - 1) / W and `warmup_lr` counts the rest, as in the published recipe (W = 10).
+    Cosine: c(e) = lr (1 + cos(pi e / epochs)) / 2, which ends at 0, as published for CIFAR-10, SVHN
+    and STL-10; "cosine-from-full" is c(e - 1), which begins at lr, as published for ImageNet. In
+    the first W warm-up epochs c counts (e - 1) / W and `warmup_lr` counts the rest, as in the
+    published recipe (W = 10).
     """
     full = optimizer.lr
-    if schedule.name == "cosine":
-        full *= 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+    if schedule.name != "constant":
+        passed = epoch - (schedule.name == "cosine-from-full")
+        full *= 0.5 * (1 + math.cos(math.pi * passed / epochs))
     if epoch > schedule.warmup_epochs:
         return full
     share = (epoch - 1) / schedule.warmup_epochs

@@ -52,19 +52,20 @@ class Named:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """SGD: learning rate, momentum, weight decay."""
+    """SGD or AdamW: learning rate, weight decay; momentum and nesterov are SGD's alone."""
 
     lr: PositiveFloat
     momentum: Fraction = 0.9
     nesterov: bool = True
     weight_decay: NonNegativeFloat = 1e-4
+    name: Literal["sgd", "adamw"] = "sgd"
 
 
 @dataclass(frozen=True)
 class ScheduleRecipe:
-    """How the learning rate goes with the epochs."""
+    """How the learning rate goes with the epochs; see `rate`."""
 
-    name: Literal["cosine", "constant"] = "cosine"
+    name: Literal["cosine", "cosine-from-full", "constant"] = "cosine"
     warmup_epochs: CountFromZero = 0
     warmup_lr: NonNegativeFloat = 0.01
 

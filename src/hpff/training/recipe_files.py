@@ -1,9 +1,8 @@
-"""Recipes on disk: packaged names and paths, `base:` inheritance, `key=value` overrides."""
+"""Recipes on disk: packaged names and paths, inheritance by `base:`, `key=value` overrides."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +11,14 @@ import yaml
 from hpff.errors import UserError
 from hpff.training import recipe as recipes
 from hpff.training.recipe import Recipe
-from hpff.training.schema import did_you_mean
+from hpff.training.schema import did_you_mean, shown
+from hpff.training.yaml_text import parse_yaml
 
 Plain = dict[str, Any]
 
 _PACKAGED = Path(__file__).parent.parent / "recipes"
+TABLES = _PACKAGED / "tables"
 _NAMED = ("model", "method")  # A name, or a mapping of its name and its settings.
-
-
-class _Loader(yaml.SafeLoader):
-    """yaml.safe_load that reads `1e-4` as a number and refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                mark = node.value[index][0].start_mark
-                raise yaml.constructor.ConstructorError(
-                    problem=f"key {key!r} is given twice", problem_mark=mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -55,7 +35,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
 def names() -> list[tuple[str, str]]:
     """The packaged recipes: name and the first line of the header comment."""
     files = [file for file in sorted(_PACKAGED.rglob("*.yaml")) if not file.name.startswith("_")]
-    return [(_name(file), _header(file)) for file in files]
+    return [(_name(file), header(file)) for file in files if file.parent != TABLES]
 
 
 def dump(recipe: Recipe) -> str:
@@ -67,22 +47,27 @@ def _name(file: Path) -> str:
     return file.relative_to(_PACKAGED).with_suffix("").as_posix()
 
 
-def _header(file: Path) -> str:
+def header(file: Path) -> str:
+    """The first line of a file's header comment."""
     return file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
 
 def _read_with_bases(name: str, folder: Path, seen: tuple[str, ...]) -> Plain:
-    """The plain data of a recipe laid over that of its base, and its base's base."""
+    """The plain data of a recipe laid over that of its bases, a later base over an earlier."""
     if name in seen:
         raise UserError(f"{name}: base goes round in a circle ({' -> '.join((*seen, name))})")
     text, home = _read_text(name, folder)
     plain = _parse(text, name)
-    base = plain.pop("base", None)
-    if base is None:
-        return plain
-    if not isinstance(base, str):
-        raise UserError(f"{name}: base: is {base!r}, expected a recipe's name or file")
-    return _merge(_read_with_bases(base, home, (*seen, name)), plain)
+    bases = plain.pop("base", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(
+            f"{name}: base: is {shown(bases)}, expected a recipe's name or file, or a list of them"
+        )
+    merged: Plain = {}
+    for base in bases:
+        merged = _merge(merged, _read_with_bases(base, home, (*seen, name)))
+    return _merge(merged, plain)
 
 
 def _read_text(name: str, folder: Path) -> tuple[str, Path]:
@@ -114,29 +99,10 @@ def _read_packaged(name: str) -> str:
 
 
 def _parse(text: str, name: str) -> Plain:
-    data = _parse_yaml(text, name)
+    data = parse_yaml(text, name)
     if not isinstance(data, dict):
         raise UserError(f"{name}: is not a recipe, expected keys and values (`epochs: 10`)")
     return data
-
-
-def _parse_yaml(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
-    except yaml.YAMLError as error:
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{_short(source)}: broken YAML{place}: {problem}") from error
-    except RecursionError as error:
-        raise UserError(f"{_short(source)}: broken YAML: nested too deeply") from error
-    except ValueError as error:  # A date that is none, a number of thousands of digits.
-        problem = " ".join(str(error).split())
-        raise UserError(f"{_short(source)}: broken YAML: {problem}") from error
-
-
-def _short(source: str) -> str:
-    return source if len(source) <= 60 else source[:57] + "..."
 
 
 def _merge(base: Plain, own: Plain) -> Plain:
@@ -154,7 +120,7 @@ def _apply(plain: Plain, override: str) -> None:
     parts = key.split(".")
     if not equals or not all(part.isidentifier() for part in parts):
         raise UserError(f"{override}: not an override, expected key=value (`optimizer.lr=0.1`)")
-    value = _parse_yaml(text, override)
+    value = parse_yaml(text, override)
     if parts[0] in _NAMED and len(parts) > 1 and isinstance(plain.get(parts[0]), str):
         plain[parts[0]] = {"name": plain[parts[0]]}
     here = plain

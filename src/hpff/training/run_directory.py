@@ -95,6 +95,15 @@ class RunDirectory:
         """The recipe of the run in this folder."""
         return recipe_files.load(str(self.recipe))
 
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise UserError, naming every difference, if the run here is of another recipe."""
+        different = recipes.differences(self.read_recipe(), recipe)
+        if different:
+            raise UserError(
+                f"{self.path}: holds a run of another recipe, which --resume cannot go on with; "
+                f"different: {', '.join(different)}"
+            )
+
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write the metrics of all epochs so far, a line each: as JSON, and as a table."""
         write_atomically(self.table, as_csv(history).encode())
@@ -174,12 +183,7 @@ class RunDirectory:
                 f"{self.path}: has no run to resume (no {self.recipe.name}); start it without "
                 "--resume"
             )
-        different = recipes.differences(self.read_recipe(), recipe)
-        if different:
-            raise UserError(
-                f"{self.path}: holds a run of another recipe, which --resume cannot go on with; "
-                f"different: {', '.join(different)}"
-            )
+        self.check_recipe(recipe)
 
 
 def _is_report(report: object) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpff.errors import UserError
+
+_LONGEST_NAME = 120
 
 
 def default_path(recipe_name: str, *, resume: bool, root: Path = Path("runs")) -> Path:
@@ -19,6 +23,26 @@ def default_path(recipe_name: str, *, resume: bool, root: Path = Path("runs")) -
             "run's folder with --out"
         )
     return root / f"{base}-{newest if resume else newest + 1}"
+
+
+def scaled_path(
+    kind: str,
+    epochs: int | None,
+    subset: int | None,
+    data: Sequence[str],
+    overrides: Sequence[str],
+    *,
+    root: Path = Path("runs"),
+) -> Path:
+    """`runs/KIND/full`, or a folder named after the options that change the runs."""
+    words = [f"epochs={epochs}"] if epochs is not None else []
+    words += [f"subset={subset}"] if subset is not None else []
+    words += [f"data={text}" for text in data] + list(overrides)
+    name = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("._") for word in words) or "full"
+    if len(name) > _LONGEST_NAME:
+        digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+        name = f"{name[: _LONGEST_NAME - 9]}-{digest}"
+    return root / kind / name
 
 
 def _numbers(prefix: Path) -> list[int]:

@@ -1,0 +1,112 @@
+"""`hpff reproduce`."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hpff.cli.compare import split, split_seeds
+from hpff.cli.progress import progress
+from hpff.cli.tables import print_json, show_table
+from hpff.data import OUTLINES
+from hpff.errors import UserError
+from hpff.training import paper_tables, reproduction_results
+from hpff.training.loop import Observer
+from hpff.training.paper_tables import PaperTable
+from hpff.training.reproduction import Reproduction, Result, Scale
+from hpff.training.run_paths import scaled_path
+
+
+def reproduce(
+    name: str,
+    overrides: Sequence[str],
+    *,
+    rows: str | None,
+    seeds: str | None,
+    epochs: int | None,
+    subset: int | None,
+    data: Sequence[str],
+    out: Path | None,
+    dry_run: bool,
+    json: bool,
+) -> None:
+    """Train what is missing, write the table, and show it beside the paper's numbers."""
+    table = paper_tables.load(name)
+    scale = Scale(epochs, subset, _data(data), tuple(overrides))
+    chosen = table.select(split(rows, "--rows")) if rows else table.rows
+    path = out or scaled_path("reproduce", epochs, subset, data, overrides)
+    work = Reproduction(table, chosen, path, scale, split_seeds(seeds) if seeds else None)
+    options = {"--rows": rows, "--seeds": seeds, "--epochs": epochs, "--subset": subset}
+    command = _command(name, overrides, {**options, "--out": out}, data)
+    faults = [] if dry_run else _train(work, path, command)
+    results = work.results()
+    finished = any(result.runs for result in results)
+    if finished and not dry_run:
+        reproduction_results.write(path / "tables", table, results, command, faults, picture=True)
+    if json:
+        print_json(reproduction_results.as_json(table, results, command, faults))
+    elif finished or not faults:
+        _show(table, results, faults)
+        print(_where(work, path))
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def _train(work: Reproduction, path: Path, command: str) -> list[str]:
+    """Train, and write the table after each run, so that what is there is seen at any time."""
+    with contextlib.ExitStack() as stack:
+
+        def observe(label: str, seed: int) -> Observer:
+            stack.close()
+            return stack.enter_context(progress(f"{label} seed {seed}"))
+
+        def finished() -> None:
+            results = work.results()
+            reproduction_results.write(path / "tables", work.table, results, command, picture=False)
+
+        return work.train(observe, finished)
+
+
+def _show(table: PaperTable, results: Sequence[Result], faults: Sequence[str]) -> None:
+    show_table(
+        reproduction_results.header(table),
+        reproduction_results.cells(table, results),
+        "\n".join(reproduction_results.notes(table, results, faults)),
+    )
+
+
+def _where(work: Reproduction, path: Path) -> str:
+    missing = len(work.missing())
+    if missing:
+        return f"{path}: {missing} runs to train"
+    return f"{path}: every run; {path / 'tables' / work.table.name}.md, .json and .png"
+
+
+def _command(
+    name: str, overrides: Sequence[str], options: Mapping[str, object], data: Sequence[str]
+) -> str:
+    """The command that makes this table."""
+    words = ["hpff", "reproduce", name]
+    for option, value in options.items():
+        words += [option, str(value)] if value is not None else []
+    for text in data:
+        words += ["--data", text]
+    return shlex.join([*words, *overrides])
+
+
+def _data(texts: Sequence[str]) -> dict[str, str]:
+    """`DATA` for every run, or `NAME=DATA` for those that are published on NAME."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, other = text.partition("=")
+        known = bool(equals) and name in OUTLINES
+        key, value = (name, other) if known else ("", text)
+        if not value or key in found:
+            raise UserError(
+                f"--data: is {text!r}, expected DATA once, or NAME=DATA once for each NAME of "
+                f"{', '.join(OUTLINES)}"
+            )
+        found[key] = value
+    return found

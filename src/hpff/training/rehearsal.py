@@ -1,0 +1,53 @@
+"""A training step at full size without data, memory or a device."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hpff import data
+from hpff.data import Dataset, ImageSet
+from hpff.training.epoch import train_step
+from hpff.training.measure import PeakMemory
+from hpff.training.parts import assemble
+from hpff.training.recipe import Recipe
+
+
+def rehearse(recipe: Recipe) -> int:
+    """Build a recipe and take two training steps under fake tensors; the steps' peak bytes.
+
+    The peak counts what a run's report counts on a CPU: all tensors but the data set. Data sets of
+    the paper are needed by their sizes alone; others are loaded. Raises UserError for what cannot
+    be built.
+    """
+    recipe = dataclasses.replace(recipe, device="cpu", subset=None)
+    dataset = None if recipe.data in data.OUTLINES else data.load(recipe.data)
+    with FakeTensorMode():
+        parts = assemble(recipe, _blank(recipe) if dataset is None else _emptied(dataset, recipe))
+        memory = PeakMemory(parts)
+        batches = parts.train.epoch(torch.Generator())
+        parts.learner.train()
+        for _ in range(2):  # The optimizer's state exists from the second step on.
+            images, targets = next(batches)
+            with memory.step((images, targets)):
+                train_step(parts, images, targets)
+        return memory.bytes()
+
+
+def _blank(recipe: Recipe) -> Dataset:
+    return data.blank(recipe.data, recipe.image_size)
+
+
+def _emptied(dataset: Dataset, recipe: Recipe) -> Dataset:
+    """The data set with as many images of the same size, which show nothing."""
+    shape = dataset.image_shape(recipe.image_size)
+    train, test = (
+        ImageSet(
+            torch.zeros(len(images), *shape, dtype=torch.uint8),
+            torch.zeros(len(images), dtype=torch.int64),
+        )
+        for images in (dataset.train, dataset.test)
+    )
+    return dataclasses.replace(dataset, train=train, test=test)

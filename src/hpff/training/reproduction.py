@@ -1,0 +1,190 @@
+"""The runs behind a table of the paper: what is missing is trained, what is finished is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpff.errors import UserError
+from hpff.training import loop, recipe_files
+from hpff.training import recipe as recipes
+from hpff.training.files import write_atomically
+from hpff.training.loop import Observer
+from hpff.training.measures import MEASURES, Subject
+from hpff.training.paper_tables import PaperRow, PaperTable
+from hpff.training.recipe import Recipe
+from hpff.training.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a table's runs differ from the published ones.
+
+    `data` maps published data sets to others; `""` is any. `overrides` are `key=value`, after all
+    else.
+    """
+
+    epochs: int | None = None
+    subset: int | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+
+    def apply(self, name: str, seed: int | None) -> Recipe:
+        """The recipe of that name at this scale. Warm-up takes at most a tenth of the epochs."""
+        published = recipe_files.load(name)
+        changes: dict[str, object] = {
+            "epochs": self.epochs,
+            "subset": self.subset,
+            "seed": seed,
+            "data": self.data.get(published.data, self.data.get("")),
+        }
+        if self.epochs is not None:
+            warmup = min(published.schedule.warmup_epochs, self.epochs // 10)
+            changes["schedule.warmup_epochs"] = warmup
+        given = [f"{key}={value}" for key, value in changes.items() if value is not None]
+        return recipe_files.load(name, [*given, *self.overrides])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a row: its recipe, and the folder it goes to."""
+
+    row: PaperRow
+    seed: int
+    recipe: Recipe
+    path: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row as far as its runs are finished: by measure one number for each seed."""
+
+    row: PaperRow
+    deviations: tuple[str, ...]
+    runs: tuple[Subject, ...]
+    seeds: tuple[int, ...]
+    values: Mapping[str, tuple[float, ...]]
+
+    def mean(self, measure: str) -> float | None:
+        """The mean over seeds; None if no run is finished."""
+        values = self.values[measure]
+        return statistics.fmean(values) if values else None
+
+    def spread(self, measure: str) -> float | None:
+        """The sample standard deviation over seeds; None for fewer than two."""
+        values = self.values[measure]
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    def difference(self, measure: str) -> float | None:
+        """Ours less the paper's."""
+        mean, paper = self.mean(measure), self.row.paper.get(measure)
+        return None if mean is None or paper is None else mean - paper
+
+
+class Reproduction:
+    """A table's runs below the folder `out`, where tables share runs of the same recipe.
+
+    Without seeds each run has its recipe's. Raises UserError for a recipe that the scale does not
+    fit.
+    """
+
+    def __init__(
+        self,
+        table: PaperTable,
+        rows: Sequence[PaperRow],
+        out: Path,
+        scale: Scale,
+        seeds: Sequence[int] | None,
+    ) -> None:
+        self.table = table
+        self.rows = rows
+        self.out = out
+        self._published = {row.name: recipe_files.load(row.recipe) for row in rows}
+        self._runs = [
+            self._run(row, scale.apply(row.recipe, seed))
+            for seed in seeds or (None,)
+            for row in rows
+        ]
+
+    @property
+    def trains(self) -> bool:
+        """Whether some measure needs trained runs."""
+        return any(MEASURES[measure].trains for measure in self.table.measures)
+
+    def missing(self) -> list[Run]:
+        """The runs that are not finished, in the order in which they are trained."""
+        return [run for run in self._runs if self.trains and not RunDirectory(run.path).finished]
+
+    def train(
+        self, observe: Callable[[str, int], Observer], finished: Callable[[], None]
+    ) -> list[str]:
+        """Train what is missing; one message for each run that could not be.
+
+        `finished` is called after each run. A run that fails does not keep the others from going.
+        """
+        faults: dict[str, None] = {}
+        for run in self.missing():
+            try:
+                loop.go_on(run.recipe, run.path, observe(run.row.name, run.seed))
+            except UserError as error:
+                faults |= dict.fromkeys(str(error).splitlines())
+            else:
+                finished()
+        return list(faults)
+
+    def results(self) -> list[Result]:
+        """Every row with what there is of it."""
+        return [self._result(row) for row in self.rows]
+
+    def _run(self, row: PaperRow, recipe: Recipe) -> Run:
+        return Run(row, recipe.seed, recipe, self.out / row.name / f"seed-{recipe.seed}")
+
+    def _result(self, row: PaperRow) -> Result:
+        runs = [run for run in self._runs if run.row is row]
+        there = [run for run in runs if not self.trains or RunDirectory(run.path).finished]
+        subjects = [Subject(run.recipe, run.path, self._report(run)) for run in there]
+        published = dataclasses.replace(self._published[row.name], seed=runs[0].seed)
+        values = {
+            measure: tuple(
+                value for run in subjects if (value := self._read(measure, run)) is not None
+            )
+            for measure in self.table.measures
+        }
+        return Result(
+            row=row,
+            deviations=tuple(recipes.differences(published, runs[0].recipe)),
+            runs=tuple(subjects),
+            seeds=tuple(run.seed for run in there),
+            values=values,
+        )
+
+    def _report(self, run: Run) -> Mapping[str, Any]:
+        """The report of a finished run, which must be of this recipe."""
+        if not self.trains:
+            return {}
+        directory = RunDirectory(run.path)
+        directory.check_recipe(run.recipe)
+        return directory.read_report()
+
+    def _read(self, measure: str, run: Subject) -> float | None:
+        """A measure of a run; a slow one is kept beside the runs, with the recipe it is of."""
+        if not MEASURES[measure].slow:
+            return MEASURES[measure].read(run)
+        file = self.out / "measures" / run.path.relative_to(self.out) / f"{measure}.json"
+        recipe = run.recipe.to_plain()
+        try:
+            known = json.loads(file.read_text(encoding="utf-8"))
+            if known["recipe"] == recipe:
+                return float(known["value"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        value = MEASURES[measure].read(run)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps({"value": value, "recipe": recipe}, indent=2)
+        write_atomically(file, content.encode())
+        return value
