@@ -38,7 +38,13 @@ def test_version(hpff: Hpff) -> None:
 
 @pytest.mark.parametrize(
     ("what", "name"),
-    [("models", "resnet110"), ("datasets", "digits"), ("methods", "dgl"), ("recipes", "demo"), ("tables", "cifar10")],
+    [
+        ("models", "resnet110"),
+        ("datasets", "digits"),
+        ("methods", "dgl"),
+        ("recipes", "demo"),
+        ("tables", "cifar10"),
+    ],
 )
 def test_lists(hpff: Hpff, what: str, name: str) -> None:
     answer = hpff("list", what)

@@ -271,3 +271,40 @@ def ended(forks: subprocess.Popen[str], seconds: float) -> bool:
 def count_epochs(out: Path) -> int:
     files = out.glob("*/seed-0/metrics.jsonl") if out.exists() else []
     return sum(len(file.read_text().splitlines()) for file in files)
+
+
+TRANSFER = """\
+title: From digits to digits
+source: nobody's numbers
+measures: [stl10_position, stl10_name]
+rows:
+  tiny-bp.yaml: {stl10_position: 30}
+"""
+
+
+def test_a_table_of_another_data_set(hpff: Hpff, folder: Path, table: Path) -> None:
+    """Ten classes of a run that has none of STL-10's names: by position, and named CIFAR-10's."""
+    from cli.test_evaluate import STL, write_spots
+
+    write_spots(folder / "spots", {f"class {place}": place for place in range(10)}, 8)
+    write_spots(folder / "stl", {name: place for place, name in enumerate(STL)}, 8)
+    changes = ("data=folder:spots", "treatment=plain", "batch_size=20", "subset=null")
+    table.write_text(TRANSFER)
+    answer = reproduce(hpff, *changes, "augment=false", "epochs=12", "--data", "stl10=folder:stl")
+    assert answer.code == 0, answer.err
+    (row,) = json.loads((folder / "out" / "tables" / "table.json").read_text())["rows"]
+    measures = row["measures"]
+    assert measures["stl10_position"]["ours"] > 80
+    assert measures["stl10_name"]["ours"] < 80
+    before = answer.out
+    (folder / "stl").rename(folder / "gone")
+    again = reproduce(hpff, *changes, "augment=false", "epochs=12", "--data", "stl10=folder:stl")
+    assert again.out == before
+
+
+def test_a_measure_that_cannot_be_had(hpff: Hpff, folder: Path, table: Path) -> None:
+    table.write_text(TRANSFER)
+    answer = reproduce(hpff, "--data", "stl10=folder:gone")
+    assert answer.code == 2
+    assert answer.err.splitlines()[-1].startswith("hpff: gone does not exist; expected train/")
+    assert (folder / "out" / "tiny-bp" / "seed-0" / "report.json").exists()

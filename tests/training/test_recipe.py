@@ -60,7 +60,7 @@ def write(folder: Path, name: str, text: str) -> str:
         ({"optimizer": {"lr": 1, "momentum": 0}}, "optimizer.nesterov: is true with momentum 0"),
         ({"optimizer": {"lr": 1, "moment": 0}}, "unknown key, did you mean momentum?"),
         ({"schedule": {"warmup_epochs": 4}}, "schedule.warmup_epochs: is 4, expected at most"),
-        ({"schedule": {"name": "cosin"}}, "expected cosine or constant, did you mean cosine?"),
+        ({"schedule": {"name": "cosin"}}, "expected cosine or cosine-from-full or constant, did"),
         ({"precision": "fp16"}, "precision: is 'fp16', expected fp32 or bf16"),
         ({"modules": None}, "modules: is missing, expected the number of local modules"),
         ({"modules": []}, "modules: is [], expected a whole number of at least 1 or a list"),

@@ -247,6 +247,46 @@ def reproduce(
     )
 
 
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Such as stl10 or folder:PATH; by default the run's."),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="SPLIT", help="test or train.")] = "test",
+    match: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="Classes by name (those that both have), or by position (label i is class i).",
+        ),
+    ] = "name",
+    class_names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="The run's classes in order, or cifar10 or stl10 for theirs, where the data of "
+            "the run did not name them.",
+        ),
+    ] = None,
+    treatment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of folder:PATH or parquet:FOLDER, as in a recipe, such as plain."
+        ),
+    ] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Test a trained model on another dataset or split: top-1 and top-5."""
+    from hpff.cli.evaluate import evaluate as command
+
+    command(run, dataset, split, match, class_names, treatment, skip_broken=skip_broken, json=json)
+
+
 @lists.command("models")
 def list_models(json: Json = False) -> None:
     """Models by name."""

@@ -40,9 +40,11 @@ def reproduce(
     work = Reproduction(table, chosen, path, scale, split_seeds(seeds) if seeds else None)
     options = {"--rows": rows, "--seeds": seeds, "--epochs": epochs, "--subset": subset}
     command = _command(name, overrides, {**options, "--out": out}, data)
-    faults = [] if dry_run else _train(work, path, command)
-    results = work.results()
-    finished = any(result.runs for result in results)
+    if not dry_run:
+        _train(work, path, command)
+    results = work.results(known_only=dry_run)
+    faults = list(work.faults)
+    finished = any(result.has_values for result in results)
     if finished and not dry_run:
         reproduction_results.write(path / "tables", table, results, command, faults, picture=True)
     if json:
@@ -54,7 +56,7 @@ def reproduce(
         raise UserError("\n".join(faults))
 
 
-def _train(work: Reproduction, path: Path, command: str) -> list[str]:
+def _train(work: Reproduction, path: Path, command: str) -> None:
     """Train, and write the table after each run, so that what is there is seen at any time."""
     with contextlib.ExitStack() as stack:
 
@@ -63,10 +65,10 @@ def _train(work: Reproduction, path: Path, command: str) -> list[str]:
             return stack.enter_context(progress(f"{label} seed {seed}"))
 
         def finished() -> None:
-            results = work.results()
+            results = work.results(known_only=True)
             reproduction_results.write(path / "tables", work.table, results, command, picture=False)
 
-        return work.train(observe, finished)
+        work.train(observe, finished)
 
 
 def _show(table: PaperTable, results: Sequence[Result], faults: Sequence[str]) -> None:

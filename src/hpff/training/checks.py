@@ -6,6 +6,8 @@ it raises KeyError where a value it needs is itself at fault.
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable
 
 import torch
@@ -128,13 +130,20 @@ def _model_is_known(values: Values) -> Fault:
     for key in _SET_BY_DATA:
         if key in model.settings:
             return f"model.{key}", "is what the data say, expected no such key"
+    fault = _fault_of_model(model.name, json.dumps(model.settings, sort_keys=True, default=repr))
+    return ("model", fault) if fault else None
+
+
+@functools.lru_cache(maxsize=128)
+def _fault_of_model(name: str, settings: str) -> str | None:
+    """Settings come as JSON, by which a model that was built before is known again."""
     try:
         with torch.device("meta"):
-            models.create(model.name, **model.settings)
+            models.create(name, **json.loads(settings))
     except UserError as error:
         known = error.__cause__ is None or isinstance(error.__cause__, TypeError)
-        own = known or models.resolve(model.name)[0] == "hpff"
-        return ("model", str(error)) if own else None
+        own = known or models.resolve(name)[0] == "hpff"
+        return str(error) if own else None
     return None
 
 

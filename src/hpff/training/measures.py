@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from hpff.data import OUTLINES
 from hpff.training.recipe import Recipe
+
+Matching = Literal["name", "position"]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A run: its recipe, its folder, and its report, which is empty if nothing was trained."""
+    """A run: its recipe, its folder, and its report, which is empty if nothing was trained.
+
+    `data` maps data sets that it is tested on to others that stand for them.
+    """
 
     recipe: Recipe
     path: Path
     report: Mapping[str, Any]
+    data: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,35 @@ def _step_memory(run: Subject) -> float:
     return rehearse(run.recipe) / 2**30
 
 
+def _stl10(matching: Matching) -> Callable[[Subject], float]:
+    """The accuracy of a run on CIFAR-10 on the test images of STL-10."""
+
+    def read(run: Subject) -> float:
+        from hpff.training.finished_run import FinishedRun
+        from hpff.training.transfer import transfer
+
+        names = OUTLINES["cifar10"].class_names
+        dataset = run.data.get("stl10", "stl10")
+        treatment = "auto" if dataset == "stl10" else "stl10"
+        found = transfer(
+            FinishedRun.read(run.path),
+            dataset,
+            matching=matching,
+            class_names=names,
+            treatment=treatment,
+        )
+        return 100 - found.score.error
+
+    return read
+
+
 MEASURES = {
     "error": Measure("test error, %", 2, lambda run: run.report["test_error_percent"]),
     "top5": Measure("top-5 error, %", 2, lambda run: run.report["test_top5_error_percent"]),
     "accuracy": Measure("accuracy, %", 2, lambda run: 100 - run.report["test_error_percent"]),
     "memory": Measure("memory, GiB", 2, lambda run: run.report["peak_memory_bytes"] / 2**30),
     "minutes": Measure("training, minutes", 1, lambda run: run.report["train_seconds"] / 60),
+    "stl10_position": Measure("STL-10, labels by position, %", 2, _stl10("position"), slow=True),
+    "stl10_name": Measure("STL-10, 9 classes by name, %", 2, _stl10("name"), slow=True),
     "step_memory": Measure("memory, GiB", 2, _step_memory, trains=False, slow=True),
 }

@@ -70,6 +70,11 @@ class Result:
     seeds: tuple[int, ...]
     values: Mapping[str, tuple[float, ...]]
 
+    @property
+    def has_values(self) -> bool:
+        """Whether any number of ours is there."""
+        return any(self.values.values())
+
     def mean(self, measure: str) -> float | None:
         """The mean over seeds; None if no run is finished."""
         values = self.values[measure]
@@ -91,6 +96,9 @@ class Reproduction:
 
     Without seeds each run has its recipe's. Raises UserError for a recipe that the scale does not
     fit.
+
+    Attributes:
+        faults: the messages of what failed: runs, and measures of finished runs.
     """
 
     def __init__(
@@ -104,6 +112,8 @@ class Reproduction:
         self.table = table
         self.rows = rows
         self.out = out
+        self.faults: dict[str, None] = {}
+        self._data = scale.data
         self._published = {row.name: recipe_files.load(row.recipe) for row in rows}
         self._runs = [
             self._run(row, scale.apply(row.recipe, seed))
@@ -120,46 +130,40 @@ class Reproduction:
         """The runs that are not finished, in the order in which they are trained."""
         return [run for run in self._runs if self.trains and not RunDirectory(run.path).finished]
 
-    def train(
-        self, observe: Callable[[str, int], Observer], finished: Callable[[], None]
-    ) -> list[str]:
-        """Train what is missing; one message for each run that could not be.
+    def train(self, observe: Callable[[str, int], Observer], finished: Callable[[], None]) -> None:
+        """Train what is missing; `finished` is called after each run.
 
-        `finished` is called after each run. A run that fails does not keep the others from going.
+        A run that fails does not keep the others from going.
         """
-        faults: dict[str, None] = {}
         for run in self.missing():
             try:
                 loop.go_on(run.recipe, run.path, observe(run.row.name, run.seed))
             except UserError as error:
-                faults |= dict.fromkeys(str(error).splitlines())
+                self._note(error)
             else:
                 finished()
-        return list(faults)
 
-    def results(self) -> list[Result]:
-        """Every row with what there is of it."""
-        return [self._result(row) for row in self.rows]
+    def results(self, *, known_only: bool = False) -> list[Result]:
+        """Every row with what there is of it; with `known_only` nothing slow is measured."""
+        return [self._result(row, known_only=known_only) for row in self.rows]
 
     def _run(self, row: PaperRow, recipe: Recipe) -> Run:
         return Run(row, recipe.seed, recipe, self.out / row.name / f"seed-{recipe.seed}")
 
-    def _result(self, row: PaperRow) -> Result:
+    def _result(self, row: PaperRow, *, known_only: bool) -> Result:
         runs = [run for run in self._runs if run.row is row]
         there = [run for run in runs if not self.trains or RunDirectory(run.path).finished]
-        subjects = [Subject(run.recipe, run.path, self._report(run)) for run in there]
+        subjects = [Subject(run.recipe, run.path, self._report(run), self._data) for run in there]
         published = dataclasses.replace(self._published[row.name], seed=runs[0].seed)
-        values = {
-            measure: tuple(
-                value for run in subjects if (value := self._read(measure, run)) is not None
-            )
-            for measure in self.table.measures
-        }
+        values = {}
+        for name in self.table.measures:
+            found = [self._read(name, run, known_only=known_only) for run in subjects]
+            values[name] = tuple(value for value in found if value is not None)
         return Result(
             row=row,
             deviations=tuple(recipes.differences(published, runs[0].recipe)),
             runs=tuple(subjects),
-            seeds=tuple(run.seed for run in there),
+            seeds=tuple(run.seed for run in there) if self.trains else (),
             values=values,
         )
 
@@ -171,20 +175,43 @@ class Reproduction:
         directory.check_recipe(run.recipe)
         return directory.read_report()
 
-    def _read(self, measure: str, run: Subject) -> float | None:
-        """A measure of a run; a slow one is kept beside the runs, with the recipe it is of."""
-        if not MEASURES[measure].slow:
-            return MEASURES[measure].read(run)
-        file = self.out / "measures" / run.path.relative_to(self.out) / f"{measure}.json"
-        recipe = run.recipe.to_plain()
+    def _read(self, measure: str, run: Subject, *, known_only: bool) -> float | None:
+        """A measure of a run; None, with a fault noted, where it cannot be had."""
+        read = MEASURES[measure].read
         try:
-            known = json.loads(file.read_text(encoding="utf-8"))
-            if known["recipe"] == recipe:
-                return float(known["value"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        value = MEASURES[measure].read(run)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"value": value, "recipe": recipe}, indent=2)
-        write_atomically(file, content.encode())
+            if not MEASURES[measure].slow:
+                return read(run)
+            kept = _Kept(self.out / "measures" / run.path.relative_to(self.out), measure, run)
+            value = kept.value()
+            if value is None and not known_only:
+                value = read(run)
+                kept.keep(value)
+        except UserError as error:
+            self._note(error)
+            return None
         return value
+
+    def _note(self, error: UserError) -> None:
+        self.faults |= dict.fromkeys(str(error).splitlines())
+
+
+class _Kept:
+    """A slow measure in a file, with what it is of."""
+
+    def __init__(self, folder: Path, measure: str, run: Subject) -> None:
+        self._file = folder / f"{measure}.json"
+        self._source = {"recipe": run.recipe.to_plain(), "data": dict(run.data)}
+
+    def value(self) -> float | None:
+        """The number, if it is there and of this run."""
+        try:
+            content = json.loads(self._file.read_text(encoding="utf-8"))
+            return float(content["value"]) if content["source"] == self._source else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep(self, value: float | None) -> None:
+        """Write the number."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        content = {"value": value, "source": self._source}
+        write_atomically(self._file, (json.dumps(content, indent=2) + "\n").encode())

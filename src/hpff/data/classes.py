@@ -1,0 +1,44 @@
+"""The classes of one data set in terms of another's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from hpff.data.encoded_set import EncodedSet
+from hpff.data.image_set import ImageSet
+
+_ALIASES = {"automobile": "car", "aeroplane": "airplane", "plane": "airplane"}
+
+
+def shared_classes(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
+    """Return their class to ours for each class that both have by name.
+
+    Case, and blanks for `_` and `-`, do not matter; an automobile is a car. So CIFAR-10 and STL-10
+    share nine classes: all but the frog and the monkey.
+    """
+    known = {_plain(name): index for index, name in enumerate(ours)}
+    found = {index: known.get(_plain(name)) for index, name in enumerate(theirs)}
+    return {index: our for index, our in found.items() if our is not None}
+
+
+def with_classes(
+    images: ImageSet | EncodedSet, classes: Mapping[int, int]
+) -> ImageSet | EncodedSet:
+    """Return the images of the classes that are keys, labeled with what these lead to."""
+    new = torch.full((int(images.labels.max()) + 1,), -1, dtype=torch.int64)
+    for old, label in classes.items():
+        if old < len(new):
+            new[old] = label
+    labels = new[images.labels]
+    kept: Tensor = (labels >= 0).nonzero().flatten()
+    if isinstance(images, ImageSet):
+        return ImageSet(images.images[kept], labels[kept])
+    return EncodedSet(images.source, labels[kept], images.places[kept])
+
+
+def _plain(name: str) -> str:
+    plain = " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+    return _ALIASES.get(plain, plain)

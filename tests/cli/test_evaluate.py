@@ -1,0 +1,201 @@
+"""`hpff evaluate`: the run's own test set again, other data, classes by name and by position."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli.conftest import TINY
+from PIL import Image
+
+from hpff import data
+from hpff.cli import main
+from hpff.data.classes import shared_classes
+from hpff.training.finished_run import FinishedRun
+
+Hpff = Callable[..., Any]
+
+CIFAR = data.OUTLINES["cifar10"].class_names
+STL = data.OUTLINES["stl10"].class_names
+SAME = {
+    name: CIFAR.index({"car": "automobile"}.get(name, name)) for name in STL if name != "monkey"
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run on digits, to be copied."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(TINY)
+    changes = ("epochs=4", "subset=640", "threads=1")
+    assert main(["train", str(folder / "tiny.yaml"), *changes, "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def run(folder: Path, trained: Path) -> Path:
+    """Return a copy of it, in the folder that the test works in."""
+    return shutil.copytree(trained, folder / "run")
+
+
+@pytest.fixture
+def spots(hpff: Hpff, folder: Path) -> Path:
+    """Return a run on CIFAR-10's class names: class i has its spot at place i of 4x4."""
+    write_spots(folder / "spots", {name: place for place, name in enumerate(CIFAR)}, 8)
+    changes = ["data=folder:spots", "treatment=plain", "augment=false", "method=bp"]
+    scale = ["epochs=12", "batch_size=20", "subset=null", "model.width=8"]
+    assert hpff("train", "tiny.yaml", *changes, *scale, "--out", "spots-run").code == 0
+    return folder / "spots-run"
+
+
+def write_spots(folder: Path, places: Mapping[str, int], side: int) -> None:
+    """Write images of one bright spot, whose place is their class's."""
+    cell = side // 4
+    for name, place in places.items():
+        for split, count in (("train", 8), ("test", 4)):
+            home = folder / split / name
+            home.mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("RGB", (side, side), (8 * number,) * 3)
+                left, top = cell * (place % 4), cell * (place // 4)
+                image.paste((250, 250, 250), (left, top, left + cell, top + cell))
+                image.save(home / f"{number}.png")
+
+
+def evaluate(hpff: Hpff, *arguments: str) -> dict[str, Any]:
+    answer = hpff("evaluate", *arguments, "--json")
+    assert answer.code == 0, answer.err
+    found: dict[str, Any] = json.loads(answer.out)
+    return found
+
+
+def test_a_run_on_its_own_test_set_gives_its_report(hpff: Hpff, run: Path) -> None:
+    report = json.loads((run / "report.json").read_text())
+    found = evaluate(hpff, "run")
+    assert found["top1_error_percent"] == report["test_error_percent"]
+    assert found["top5_error_percent"] == report["test_top5_error_percent"]
+    assert found["top5_error_percent"] < found["top1_error_percent"]
+    assert found["loss"] == report["test_loss"]
+    assert found["images"] == 360
+    assert len(found["classes"]) == 10
+
+
+def test_the_training_split(hpff: Hpff, run: Path) -> None:
+    found = evaluate(hpff, "run", "--split", "train", "--dataset", "digits")
+    assert found["images"] == 1437
+    answer = hpff("evaluate", "run", "--split", "train")
+    assert f"{found['top1_error_percent']:.2f}" in answer.out
+    assert "on digits (train, 1437 images): 10 classes matched by name" in answer.out
+
+
+def test_top_five(hpff: Hpff, run: Path) -> None:
+    """Against the likeliest five of each image, found one by one."""
+    digits = data.load("digits")
+    batches = data.Batches(
+        digits.test,
+        digits,
+        batch_size=360,
+        device="cpu",
+        shuffle=False,
+        augment=False,
+        drop_last=False,
+    )
+    images, labels = next(batches.epoch(torch.Generator()))
+    with torch.no_grad():
+        logits = FinishedRun.read(run).model()(images)
+    wrong = sum(
+        int(label) not in sorted(range(10), key=lambda c: -row[c])[:5]
+        for row, label in zip(logits.tolist(), labels, strict=True)
+    )
+    assert evaluate(hpff, "run")["top5_error_percent"] == pytest.approx(100 * wrong / 360)
+
+
+def test_cifar_and_stl_share_nine_classes() -> None:
+    pairs = {(STL[theirs], CIFAR[ours]) for theirs, ours in shared_classes(STL, CIFAR).items()}
+    alike = {(name, name) for name in set(CIFAR) & set(STL)}
+    assert pairs == alike | {("car", "automobile")}
+    assert len(pairs) == 9
+
+
+def test_other_data_by_name_are_resized_and_their_classes_found(
+    hpff: Hpff, folder: Path, spots: Path
+) -> None:
+    """The spots go with the names: what is learned on CIFAR's is right on STL's nine."""
+    assert evaluate(hpff, "spots-run")["top1_error_percent"] < 10
+    write_spots(folder / "other", {**SAME, "monkey": 15}, 12)
+    found = evaluate(hpff, "spots-run", "--dataset", "folder:other", "--treatment", "plain")
+    assert found["images"] == 9 * 4
+    assert found["top1_error_percent"] < 10
+    assert ["car", "automobile"] in found["classes"]
+    assert found["protocol"] == (
+        "9 classes matched by name, images of monkey left out, no images of frog; images resized "
+        "from 12x12 to 8x8 (bilinear, antialiased); normalized as in training; answers among all "
+        "10 classes of the run"
+    )
+
+
+def test_by_position_names_do_not_matter(hpff: Hpff, folder: Path, spots: Path) -> None:
+    write_spots(folder / "other", {name: place for place, name in enumerate(STL)}, 8)
+    arguments = ("spots-run", "--dataset", "folder:other", "--match")
+    by_position = evaluate(hpff, *arguments, "position")
+    assert by_position["images"] == 40
+    assert by_position["top1_error_percent"] < 10
+    assert "images resized and their middle 8x8 taken" in by_position["protocol"]
+    assert evaluate(hpff, *arguments, "name")["top1_error_percent"] > 30
+
+
+def test_class_names_can_be_given(hpff: Hpff, folder: Path, run: Path) -> None:
+    names = [f"number {index}" for index in range(10)]
+    answer = hpff("evaluate", "run", "--class-names", ",".join(names))
+    assert answer.code == 2
+    assert "shares no class with the run by name (0, 1, 2" in answer.err
+    found = evaluate(hpff, "run", "--class-names", ",".join(map(str, range(10))))
+    assert found["images"] == 360
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gone"], ["gone: holds no run (no recipe.yaml)"]),
+        (["run", "--split", "val"], ["--split: is 'val', expected test or train"]),
+        (["run", "--match", "names"], ["--match: is 'names', expected name or position"]),
+        (
+            ["run", "--dataset", "digits", "--treatment", "cifar"],
+            ["treatment is cifar, but digits"],
+        ),
+        (["run", "--dataset", "mnist"], ['there is no dataset "mnist"']),
+        (["run", "--class-names", "a,b"], ["2 class names were given for its 10 classes"]),
+        (["run", "--class-names", "a,,b"], ["--class-names: is 'a,,b'"]),
+        (["run", "--dataset", "folder:other"], ["shares no class with the run by name"]),
+        (["run", "--dataset", "folder:other", "--match", "position"], ["has 2 classes", "10"]),
+        (["run", "--dataset", "folder:digits"], ["have 3 channels, and the run's 1"]),
+    ],
+)
+def test_what_cannot_be_evaluated(
+    hpff: Hpff, folder: Path, run: Path, arguments: list[str], words: list[str]
+) -> None:
+    write_spots(folder / "other", {"a": 0, "b": 1}, 8)
+    write_spots(folder / "digits", {str(digit): digit for digit in range(10)}, 8)
+    answer = hpff("evaluate", *arguments)
+    assert answer.code == 2
+    assert len(answer.err.splitlines()) == 1
+    assert all(word in answer.err for word in words), answer.err
+
+
+def test_a_run_that_has_not_ended(hpff: Hpff, run: Path) -> None:
+    (run / "report.json").unlink()
+    assert "run: its run has not ended; go on" in hpff("evaluate", "run").err
+
+
+def test_damaged_weights(hpff: Hpff, run: Path) -> None:
+    weights = run / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-50])
+    answer = hpff("evaluate", "run")
+    assert answer.code == 2
+    assert "run/model.safetensors: cannot be read as the weights of resnet20 (" in answer.err
+    assert len(answer.err.splitlines()) == 1
