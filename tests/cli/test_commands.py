@@ -73,7 +73,11 @@ def test_a_copied_recipe_checks_and_names_its_command(hpff: Hpff, folder: Path) 
 def test_check_does_not_download(hpff: Hpff) -> None:
     answer = hpff("recipe", "check", "cifar10/resnet32-bp")
     assert (answer.code, answer.err) == (0, "")
-    assert "may need a download" in answer.out
+    assert answer.out == "cifar10/resnet32-bp: no faults (built without cifar10 itself)\n"
+    assert hpff("recipe", "check", "imagenet/resnet101-bp", "modules=99").code == 0
+    refused = hpff("recipe", "check", "imagenet/resnet101-k4-infopro", "modules=99")
+    assert refused.code == 2
+    assert "modules=99" in refused.err
 
 
 def test_train_counts_its_folders_and_resumes_the_newest(hpff: Hpff, folder: Path) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpff.cli.tables import print_json
+from hpff.data import OUTLINES
 from hpff.errors import UserError
 from hpff.training import recipe_files
 from hpff.training.files import write_atomically
 from hpff.training.parts import assemble
+from hpff.training.rehearsal import rehearse
 
 
 def show(name: str, overrides: Sequence[str], *, json: bool) -> None:
@@ -34,10 +36,14 @@ def copy(name: str, destination: Path, overrides: Sequence[str]) -> None:
 
 
 def check(name: str, overrides: Sequence[str]) -> None:
-    """Validate, and build everything where the data is at hand; faults arrive as UserError."""
+    """Validate, and build everything; faults arrive as UserError.
+
+    Data sets that may have to be downloaded are stood in for by their sizes.
+    """
     recipe = recipe_files.load(name, overrides)
-    if recipe.data == "digits" or recipe.data.startswith("parquet:"):
+    if recipe.data in OUTLINES:
+        rehearse(recipe, steps=0)
+        print(f"{name}: no faults (built without {recipe.data} itself)")
+    else:
         assemble(recipe)
         print(f"{name}: no faults")
-    else:
-        print(f"{name}: no faults (not built: {recipe.data} may need a download)")

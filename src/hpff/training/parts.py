@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from hpff import data, methods, models
 from hpff.data import Dataset, EncodedSet, ImageBatches, ImageSet, Policy
@@ -37,11 +38,13 @@ class Parts:
         return {**self.dataset.broken, **self.train.broken, **self.test.broken}
 
 
-def assemble(recipe: Recipe, dataset: Dataset | None = None) -> Parts:
+def assemble(
+    recipe: Recipe, dataset: Dataset | None = None, model: nn.Module | None = None
+) -> Parts:
     """Build everything; raises UserError for what cannot be.
 
-    A dataset takes the place of the recipe's data. Seeds torch's global generators and sets its
-    number of threads.
+    A dataset takes the place of the recipe's data, a model that is on the device already that of
+    its model. Seeds torch's global generators and sets its number of threads.
     """
     device = choose_device(recipe.device)
     torch.manual_seed(recipe.seed)
@@ -55,7 +58,9 @@ def assemble(recipe: Recipe, dataset: Dataset | None = None) -> Parts:
     train = _batches(recipe, dataset, images, device, training=True)
     test = _batches(recipe, dataset, dataset.test, device, training=False)
     held = sum(_bytes_on_device(split) for split in (images, dataset.test))
-    learner = _learner(recipe, dataset, device)
+    if model is None:
+        model = create_model(recipe, dataset).to(device)
+    learner = _learner(recipe, dataset, model, device)
     optimizers = ModuleOptimizers(
         learner.module_parameters, recipe.optimizer, per_module=recipe.step_per_module
     )
@@ -93,16 +98,24 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
-def _learner(recipe: Recipe, dataset: Dataset, device: torch.device) -> LocalLearner:
-    example = _example(dataset, recipe.image_size).to(device)
+def create_model(recipe: Recipe, dataset: Dataset) -> nn.Module:
+    """The recipe's model for a data set, with random weights."""
     model = models.create(
         recipe.model.name,
         num_classes=dataset.num_classes,
-        in_channels=example.shape[1],
+        in_channels=dataset.image_shape()[0],
         **recipe.model.settings,
-    ).to(device)
+    )
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def _learner(
+    recipe: Recipe, dataset: Dataset, model: nn.Module, device: torch.device
+) -> LocalLearner:
+    example = _example(dataset, recipe.image_size).to(device)
+    if recipe.channels_last:
         example = example.contiguous(memory_format=torch.channels_last)
     return LocalLearner(
         model,

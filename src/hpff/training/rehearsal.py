@@ -9,35 +9,40 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hpff import data
 from hpff.data import Dataset, ImageSet
+from hpff.memory.weightless import weightless
 from hpff.training.epoch import train_step
 from hpff.training.measure import PeakMemory
-from hpff.training.parts import assemble
+from hpff.training.parts import assemble, create_model
 from hpff.training.recipe import Recipe
 
 
-def rehearse(recipe: Recipe) -> int:
-    """Build a recipe and take two training steps under fake tensors; the steps' peak bytes.
+def rehearse(recipe: Recipe, steps: int = 2) -> int:
+    """Build a recipe and take training steps under fake tensors; the steps' peak bytes.
 
-    The peak counts what a run's report counts on a CPU: all tensors but the data set. Data sets of
+    The peak counts what a run's report counts on a CPU: all tensors but the data set; it takes two
+    steps, as the optimizer's state exists from the second on. Data sets of
     the paper are needed by their sizes alone; others are loaded. Raises UserError for what cannot
     be built.
     """
-    recipe = dataclasses.replace(recipe, device="cpu", subset=None)
-    dataset = None if recipe.data in data.OUTLINES else data.load(recipe.data)
-    with FakeTensorMode():
-        parts = assemble(recipe, _blank(recipe) if dataset is None else _emptied(dataset, recipe))
+    recipe = dataclasses.replace(recipe, device="cpu", subset=None, threads=None)
+    known = recipe.data in data.OUTLINES
+    dataset = None if known else data.load(recipe.data, treatment=recipe.treatment)
+    random = torch.get_rng_state()
+    mode = FakeTensorMode()
+    with mode:
+        blank = _emptied(dataset, recipe) if dataset else data.blank(recipe.data, recipe.image_size)
+    model = weightless(lambda: create_model(recipe, blank), mode)
+    with mode:
+        parts = assemble(recipe, blank, model)
         memory = PeakMemory(parts)
         batches = parts.train.epoch(torch.Generator())
         parts.learner.train()
-        for _ in range(2):  # The optimizer's state exists from the second step on.
+        for _ in range(steps):
             images, targets = next(batches)
             with memory.step((images, targets)):
                 train_step(parts, images, targets)
-        return memory.bytes()
-
-
-def _blank(recipe: Recipe) -> Dataset:
-    return data.blank(recipe.data, recipe.image_size)
+    torch.set_rng_state(random)
+    return memory.bytes()
 
 
 def _emptied(dataset: Dataset, recipe: Recipe) -> Dataset:

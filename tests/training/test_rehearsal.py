@@ -1,0 +1,113 @@
+"""Every recipe builds its model and takes its steps at full published size, without its data."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hpff.training import loop, recipe_files
+from hpff.training.recipe import Recipe
+from hpff.training.rehearsal import rehearse
+
+# All of them take minutes: HPFF_ALL_RECIPES=1 asks for that.
+SAMPLE = [
+    "cifar10/resnet32-bp",
+    "cifar10/resnet32-k16-dgl-cl",
+    "cifar10/resnet32-k16-dgl-hilo",
+    "cifar10/resnet32-k16-infopro-pff",
+    "cifar10/resnet32-k16-auglocal",
+    "cifar10/vit_b_16-bp",
+    "cifar10/vit_b_16-k12-dgl-hpff",
+    "svhn/resnet32-k8-predsim",
+    "svhn/resnet32-k16-infopro-hpff",
+    "svhn/resnet110-k32-dgl",
+    "stl10/resnet110-bp",
+    "stl10/resnet110-k55-predsim-hpff",
+    "stl10/resnet32-k16-dgl-hpff",
+    "imagenet/vgg13-k10-dgl-hpff",
+    "imagenet/resnet101-k8-infopro-hpff",
+    "imagenet/resnet152-k4-infopro",
+    "imagenet/resnext101-bp",
+]
+EVERY = [name for name, _ in recipe_files.names()]
+NAMES = EVERY if os.environ.get("HPFF_ALL_RECIPES") else SAMPLE
+
+OPTIMIZER = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4, "name": "sgd"}
+PUBLISHED = {
+    "cifar10": (400, 1024, 0.8, ("cosine", 10)),
+    "svhn": (400, 1024, 0.8, ("cosine", 10)),
+    "stl10": (400, 128, 0.1, ("cosine", 10)),
+    "imagenet": (90, 128, 0.05, ("cosine-from-full", 0)),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_takes_its_steps_at_full_size(name: str) -> None:
+    recipe = recipe_files.load(name)
+    before = torch.get_rng_state()
+    peak = rehearse(recipe)
+    assert torch.equal(torch.get_rng_state(), before)
+    images = recipe.batch_size * 3 * 32 * 32 * 4
+    assert peak > images
+
+
+def test_rehearsing_needs_no_memory_and_finds_backprop_the_larger() -> None:
+    names = ("imagenet/resnet101-bp", "imagenet/resnet101-k4-infopro")
+    backprop, local = (rehearse(recipe_files.load(name)) for name in names)
+    assert backprop > local > 2**30
+
+
+def test_a_rehearsal_counts_what_the_run_counts(
+    tmp_path: Path, make_recipe: Any, silent: Any
+) -> None:
+    recipe: Recipe = make_recipe(device="cpu", batch_size=128)
+    loop.train(recipe, tmp_path / "run", resume=False, observer=silent())
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert rehearse(recipe) == report["peak_memory_bytes"]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_recipes_have_the_published_settings(name: str) -> None:
+    recipe = recipe_files.load(name)
+    if recipe.data not in PUBLISHED or "vit" in name:
+        return
+    epochs, batch, rate, schedule = PUBLISHED[recipe.data]
+    assert (recipe.epochs, recipe.batch_size) == (epochs, batch)
+    assert recipe.optimizer.lr == (0.025 if "vgg13" in name else rate)
+    assert (recipe.schedule.name, recipe.schedule.warmup_epochs) == schedule
+    plain = recipe.to_plain()["optimizer"]
+    assert {key: plain[key] for key in OPTIMIZER} == OPTIMIZER
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_recipes_name_says_what_it_is(name: str) -> None:
+    if "/" not in name:
+        return
+    recipe = recipe_files.load(name)
+    data, _, rest = name.partition("/")
+    network, *words = rest.split("-")
+    assert recipe.data == data
+    assert network in recipe.model.name.partition("/")[2] or network == recipe.model.name
+    method = words.pop(0) if words == ["bp"] else words[1]
+    assert recipe.method.name == method
+    if method == "bp":
+        return
+    suffix = words[2] if len(words) > 2 else ""
+    levels = (recipe.independent, recipe.cascade, recipe.patches)
+    assert f"k{recipe.modules}" == words[0]
+    assert (
+        levels
+        == {
+            "": (True, 1, 1),
+            "cl": (False, 2, 1),
+            "hilo": (True, 2, 1),
+            "pff": (True, 1, 2),
+            "pff4": (True, 1, 4),
+            "hpff": (True, 2, 2),
+        }[suffix]
+    )
