@@ -30,6 +30,9 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
+Wandb = Annotated[
+    str | None, typer.Option("--wandb", metavar="PROJECT", help="Log to Weights & Biases as well.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 # What `plan` and `bench` are told of a workload.
@@ -77,12 +80,13 @@ def train(
     overrides: Overrides = None,
     out: Out = None,
     resume: Resume = False,
+    wandb: Wandb = None,
     json: Json = False,
 ) -> None:
     """Train one recipe into a run directory (by default runs/RECIPE-1, -2, ...)."""
     from hpff.cli.train import train as command
 
-    command(recipe, overrides or [], out, resume=resume, json=json)
+    command(recipe, overrides or [], out, resume=resume, wandb=wandb, json=json)
 
 
 @app.command()
@@ -102,12 +106,13 @@ def compare(
     ] = None,
     out: Out = None,
     resume: Resume = False,
+    wandb: Wandb = None,
     json: Json = False,
 ) -> None:
     """Train several methods on one recipe and show them side by side."""
     from hpff.cli.compare import compare as command
 
-    command(recipe, overrides or [], methods, seeds, out, resume=resume, json=json)
+    command(recipe, overrides or [], methods, seeds, out, resume=resume, wandb=wandb, json=json)
 
 
 @app.command()
@@ -224,6 +229,7 @@ def reproduce(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Train nothing; show what there is and the paper's.")
     ] = False,
+    wandb: Wandb = None,
     json: Json = False,
 ) -> None:
     """Train what is missing of a table of the paper, and show it beside the paper's numbers.
@@ -243,6 +249,7 @@ def reproduce(
         data=data or [],
         out=out,
         dry_run=dry_run,
+        wandb=wandb,
         json=json,
     )
 
@@ -285,6 +292,17 @@ def evaluate(
     from hpff.cli.evaluate import evaluate as command
 
     command(run, dataset, split, match, class_names, treatment, skip_broken=skip_broken, json=json)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
+) -> None:
+    """Write a run as a folder for a model hub: weights, recipe, metrics, a model card."""
+    from hpff.cli.export import export as command
+
+    command(run, folder)
 
 
 @lists.command("models")

@@ -23,6 +23,7 @@ def compare(
     out: Path | None,
     *,
     resume: bool,
+    wandb: str | None,
     json: bool,
 ) -> None:
     """Train what is missing, write results.md and results.json, and show the table."""
@@ -34,7 +35,7 @@ def compare(
 
         def observe(label: str, seed: int) -> Observer:
             stack.close()
-            return stack.enter_context(progress(f"{label} seed {seed}"))
+            return stack.enter_context(progress(f"{label} seed {seed}", wandb))
 
         rows = comparison.run(recipe, labels, seeds, path, resume=resume, observe=observe)
     results.write(path, name, recipe, seeds, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,11 +24,22 @@ from rich.text import Text
 from hpff.training.loop import Observer
 from hpff.training.recipe import Recipe
 from hpff.training.results import megabytes
+from hpff.training.wandb_log import WandbLog
 
 
 @contextmanager
-def progress(label: str = "") -> Iterator[Observer]:
-    """An observer that shows a run, for as long as the block lasts."""
+def progress(label: str = "", wandb: str | None = None) -> Iterator[Observer]:
+    """An observer that shows a run, and logs it to a W&B project, as long as the block lasts."""
+    with _shown(label) as shown:
+        if wandb is None:
+            yield shown
+            return
+        with contextlib.closing(WandbLog(shown, wandb)) as log:
+            yield log
+
+
+@contextmanager
+def _shown(label: str) -> Iterator[Observer]:
     console = Console(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
         yield PlainProgress(console, label)

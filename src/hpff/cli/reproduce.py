@@ -30,6 +30,7 @@ def reproduce(
     data: Sequence[str],
     out: Path | None,
     dry_run: bool,
+    wandb: str | None,
     json: bool,
 ) -> None:
     """Train what is missing, write the table, and show it beside the paper's numbers."""
@@ -41,7 +42,7 @@ def reproduce(
     options = {"--rows": rows, "--seeds": seeds, "--epochs": epochs, "--subset": subset}
     command = _command(name, overrides, {**options, "--out": out}, data)
     if not dry_run:
-        _train(work, path, command)
+        _train(work, path, command, wandb)
     results = work.results(known_only=dry_run)
     faults = list(work.faults)
     finished = any(result.has_values for result in results)
@@ -56,13 +57,13 @@ def reproduce(
         raise UserError("\n".join(faults))
 
 
-def _train(work: Reproduction, path: Path, command: str) -> None:
+def _train(work: Reproduction, path: Path, command: str, wandb: str | None) -> None:
     """Train, and write the table after each run, so that what is there is seen at any time."""
     with contextlib.ExitStack() as stack:
 
         def observe(label: str, seed: int) -> Observer:
             stack.close()
-            return stack.enter_context(progress(f"{label} seed {seed}"))
+            return stack.enter_context(progress(f"{label} seed {seed}", wandb))
 
         def finished() -> None:
             results = work.results(known_only=True)

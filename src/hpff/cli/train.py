@@ -14,13 +14,19 @@ from hpff.training.run_paths import default_path
 
 
 def train(
-    name: str, overrides: Sequence[str], out: Path | None, *, resume: bool, json: bool
+    name: str,
+    overrides: Sequence[str],
+    out: Path | None,
+    *,
+    resume: bool,
+    wandb: str | None,
+    json: bool,
 ) -> None:
     """Train a recipe, and say how it ended and where it lies."""
     recipe = recipe_files.load(name, overrides)
     path = out or default_path(name, resume=resume)
     before = resume and RunDirectory(path).finished
-    with progress() as observer:
+    with progress(wandb=wandb) as observer:
         report = loop.train(recipe, path, resume=resume, observer=observer)
     if json:
         print_json({"run": str(path), **report})

@@ -10,7 +10,7 @@ from typing import Any
 
 def as_csv(history: Sequence[Mapping[str, Any]]) -> str:
     """One line an epoch; a list is spread over columns `NAME.1`, `NAME.2`, ...; None is empty."""
-    rows = [_flat(entry) for entry in history]
+    rows = [flat(entry) for entry in history]
     columns = dict.fromkeys(name for row in rows for name in row)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
@@ -19,11 +19,12 @@ def as_csv(history: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry with lists spread over keys `NAME.1`, `NAME.2`, ..."""
+    values: dict[str, Any] = {}
     for name, value in entry.items():
         if isinstance(value, list):
-            flat |= {f"{name}.{index}": item for index, item in enumerate(value, 1)}
+            values |= {f"{name}.{index}": item for index, item in enumerate(value, 1)}
         else:
-            flat[name] = value
-    return flat
+            values[name] = value
+    return values

@@ -1,0 +1,15 @@
+"""`hpff export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpff.training.export import export as write
+from hpff.training.finished_run import FinishedRun
+
+
+def export(run: Path, folder: Path) -> None:
+    """Write the run as a folder for a model hub, and say what is in it."""
+    write(FinishedRun.read(run), folder)
+    names = sorted(file.name for file in folder.iterdir())
+    print(f"{folder}: {', '.join(names)}")

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpff.errors import UserError
+from hpff.training import loop
+from hpff.training.wandb_log import WandbLog
+
+
+def test_without_wandb_the_message_says_what_to_do(
+    silent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="--wandb: the package wandb is not installed"):
+        WandbLog(silent(), "project")
+
+
+def test_a_run_that_goes_on_is_the_same_run(
+    tmp_path: Path, make_recipe: Any, silent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = tmp_path / "run"
+    for resume, stop_at in ((False, 3), (True, None)):
+        log = WandbLog(silent(stop_at), "project")
+        try:
+            loop.train(make_recipe(), run, resume=resume, observer=log)
+        except KeyboardInterrupt:
+            assert not resume
+        log.close()
+    first, second = (
+        b"".join(file.read_bytes() for file in folder.glob("*.wandb"))
+        for folder in sorted((run / "wandb").glob("offline-run-*"))
+    )
+    identity = (run / "wandb_id.txt").read_bytes()
+    assert identity in first
+    assert identity in second
+    errors = [
+        json.loads(line)["test_error_percent"]
+        for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
+    for log_of, error in ((first, errors[0]), (second, errors[1]), (second, errors[2])):
+        assert str(error).encode() in log_of
