@@ -19,6 +19,7 @@ from hpff.memory.checkpointing import block_bytes, chain, likely_lengths
 from hpff.memory.counting import AllocationCounter
 from hpff.memory.ledger import Ledger, Owner
 from hpff.memory.steps import TrainingStep, Way, Workload
+from hpff.memory.weightless import weightless
 from hpff.partition import Partition
 
 METHODS = tuple(name for name, _ in known_methods.names() if name != "bp")
@@ -197,7 +198,7 @@ class Rehearsal:
     def __init__(self, workload: Workload, way: Way) -> None:
         self._workload = workload
         self._mode = FakeTensorMode()
-        model = _weightless(workload.build, self._mode)
+        model = weightless(workload.build, self._mode)
         with self._mode:
             self.step = TrainingStep(model, workload, way)
 
@@ -229,31 +230,6 @@ class _TrueShapes(TorchDispatchMode):
             result, *statistics = output
             return (result, *(each.to(args[1].dtype) for each in statistics))
         return output
-
-
-def _weightless(build: Callable[[], nn.Module], mode: FakeTensorMode) -> nn.Module:
-    """The model that ``build`` makes, its parameters and buffers fake tensors on the CPU."""
-    try:
-        with torch.device("meta"):
-            model = build()
-    except (RuntimeError, NotImplementedError, UserError):
-        model = build()  # it computes with numbers, which the meta device has not
-    fakes: dict[Tensor, Tensor] = {}
-
-    def fake(tensor: Tensor) -> Tensor:
-        if tensor not in fakes:
-            empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
-            parameter = isinstance(tensor, nn.Parameter)
-            fakes[tensor] = nn.Parameter(empty, tensor.requires_grad) if parameter else empty
-        return fakes[tensor]
-
-    with mode:
-        for module in model.modules():
-            for named in (module._parameters, module._buffers):
-                for name, tensor in named.items():
-                    if tensor is not None:
-                        named[name] = fake(tensor)  # type: ignore[assignment]
-    return model
 
 
 def best_segment(workload: Workload, batch: int) -> int:
