@@ -84,12 +84,12 @@ class JudgeBuilder:
     def _too_much(self, fusion: PatchFusion, given: Tensor) -> bool:
         """Whether all patches' graphs take more than a backward through the widest module.
 
-        That is about three tensors of its output's size: the gradient that comes in, the one
-        that goes out, and the shortcut's.
+        That is about four tensors of its output's size: the gradient that comes in, the one that
+        goes out, the shortcut's, and one between two layers.
         """
         widest = max(math.prod(module.output_shape) for module in self.partition[:-1])
         images = [self.image] if self.method.needs_images and self.image is not None else []
-        allowed: int = 3 * widest * len(given) * given.element_size()
+        allowed: int = 4 * widest * len(given) * given.element_size()
         return graph_bytes(fusion, given, *images) > allowed
 
 
