@@ -40,7 +40,7 @@ class JudgeBuilder:
         """The network of ``level`` at the output of ``module``, and its place."""
         output = torch.zeros(2, *module.output_shape, dtype=module.dtype, device=module.device)
         view = module.features.view(output, module.patches, sides_of(self.image), None)
-        given = seen(self.method, view, module.patches)
+        given = read(self.method, view, module.patches, module.features.shared(output))
         place = self._place(level, module, given)
         network = _moved(self.method.auxiliary(place), output)
         fusion = PatchFusion(
@@ -93,9 +93,16 @@ class JudgeBuilder:
         return graph_bytes(fusion, given, *images) > allowed
 
 
-def seen(method: Method, view: Tensor, patches: int) -> Tensor:
-    """What of a view the auxiliary networks see: of maps, what the method reads of them."""
-    return method.read(view, patches) if view.ndim == 4 else view
+def read(method: Method, view: Tensor, patches: int, shared: Tensor | None) -> Tensor:
+    """What of a view the auxiliary networks see: of maps, what the method reads of them.
+
+    Args:
+        shared: (B, C), added at each position that is read.
+    """
+    if view.ndim != 4:
+        return view
+    maps = method.read(view, patches)
+    return maps if shared is None else maps + shared[:, :, None, None]
 
 
 def _part(view: Tensor, patches: int) -> tuple[int, ...]:

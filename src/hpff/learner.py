@@ -16,7 +16,7 @@ from hpff.balance import Balance
 from hpff.errors import UserError
 from hpff.features import Features, Finder, check_given
 from hpff.hooked_step import HookedStep, Losses
-from hpff.judges import JudgeBuilder, PatchMode, image_of, seen, sides_of
+from hpff.judges import JudgeBuilder, PatchMode, image_of, read, sides_of
 from hpff.methods import Criterion, Method, Place
 from hpff.partition import Partition, partition
 from hpff.schedule import Level, Position, Reach
@@ -238,7 +238,8 @@ class LocalLearner(nn.Module):
         """What the auxiliary networks see of the output of module j: maps, vectors, or pieces."""
         features = self.partition[j - 1].features
         n = self.fit_patches(j, output, image)
-        return seen(self.method, features.view(output, n, sides_of(image), mask), n)
+        view = features.view(output, n, sides_of(image), mask)
+        return read(self.method, view, n, features.shared(output))
 
     def _patches_for(self, features: Features, shape: tuple[int, ...], image: Tensor | None) -> int:
         form = features.form(shape, sides_of(image))

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from hpff.auxiliary import PatchAware
 from hpff.features import mask_of
-from hpff.judges import image_of, seen, sides_of
+from hpff.judges import image_of, read, sides_of
 from hpff.learner import LocalLearner
 from hpff.outputs import call_model, logits_of, replaced, tensor_at
 from hpff.partition import LocalModule
@@ -132,12 +132,15 @@ def _judge(
     features = learner.partition[j - 1].features
     mask = mask_of(learner.model, inputs)
     view = features.view(output, fusion.patches, sides_of(images), mask)
+    shared = features.shared(output)
     parts = [_patches(view, fusion.patches)]
     if learner.method.needs_images and images is not None:
         parts.append(_patches(images, fusion.patches))
     with _one_patch_at_a_time(fusion.network):
         outputs = [
-            fusion.network(seen(learner.method, patch, 1).clone(), *(x.clone() for x in image))
+            fusion.network(
+                read(learner.method, patch, 1, shared).clone(), *(x.clone() for x in image)
+            )
             for patch, *image in zip(*parts, strict=True)
         ]
     fused = tree_map(lambda *each: torch.stack(each).mean(0), *outputs)

@@ -89,10 +89,26 @@ def test_tokens_become_maps(height: int, width: int, prefix: int, given_grid: bo
     assert seen.shape[1:] == features.form(tuple(tokens.shape[1:]), sides)
     for row in range(height):
         for column in range(width):
-            expected = tokens[:, prefix + row * width + column]
-            if prefix:
-                expected = expected + tokens[:, :prefix].mean(1)
-            assert torch.equal(seen[:, :, row, column], expected)
+            assert torch.equal(seen[:, :, row, column], tokens[:, prefix + row * width + column])
+    shared = features.shared(tokens)
+    if prefix:
+        assert shared is not None
+        assert torch.equal(shared, tokens[:, :prefix].mean(1))
+    else:
+        assert shared is None
+
+
+@pytest.mark.parametrize("patches", [1, 2])
+def test_class_tokens_are_seen_at_every_position(patches: int) -> None:
+    """A network sees the mean of the positions (of its patch), and the class tokens' mean."""
+    model = Transformer(4, 3, prefix=2).double()
+    images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    learner = LocalLearner(model, modules=3, example=images, num_classes=3, patches=patches)
+    output = torch.randn(4, 2 + 16, 4, dtype=torch.float64)
+    seen = learner.see(1, output, images, None)
+    grid = output[:, 2:].mT.reshape(4, 4, 4, 4)
+    means = F.adaptive_avg_pool2d(grid, patches) + output[:, :2].mean(1)[:, :, None, None]
+    torch.testing.assert_close(seen, means)
 
 
 def pieces_by_hand(rows: Tensor, valid: Tensor, n: int) -> Tensor:

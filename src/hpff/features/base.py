@@ -56,6 +56,10 @@ class Features(ABC):
             mask: (B, L), True for the tokens of a sequence that are no padding; None: all are.
         """
 
+    def shared(self, output: Tensor) -> Tensor | None:
+        """(B, C), what is added to what methods read at each position of maps; None: nothing."""
+        return None
+
     def pieces(self, wanted: int, smallest: int, shape: Shape) -> int:
         """The n in force where the form is vectors; maps are cut by their sides."""
         return 1

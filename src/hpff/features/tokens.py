@@ -18,7 +18,8 @@ class Tokens(Features):
     """Tokens (B, prefix + h·w, D) of an image, row by row.
 
     The prefix (class and register tokens) belongs to no patch and stands for the whole image: its
-    mean is added at every position. So what the model's head will read is trained in each module.
+    mean is added to what methods read at every position. So what the model's head will read is
+    trained in each module.
 
     Args:
         prefix: how many tokens stand in front of the grid.
@@ -35,10 +36,11 @@ class Tokens(Features):
 
     def view(self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None) -> Tensor:
         grid = self._grid(output.shape[1], sides)
-        positions = output[:, self.prefix :]
-        if self.prefix:
-            positions = positions + output[:, : self.prefix].mean(1, keepdim=True)
-        return positions.unflatten(1, grid).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+        positions: Tensor = output[:, self.prefix :].unflatten(1, grid)
+        return positions.permute(0, 3, 1, 2)
+
+    def shared(self, output: Tensor) -> Tensor | None:
+        return output[:, : self.prefix].mean(1) if self.prefix else None
 
     def _grid(self, count: int, sides: Sides | None) -> Sides:
         positions = count - self.prefix

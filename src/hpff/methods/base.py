@@ -72,7 +72,7 @@ class Method(ABC):
         """What of maps the auxiliary networks see; features without a grid are seen whole.
 
         All networks at one place share it. It has no parameters and leaves patches apart: reading
-        the whole and then cutting it gives what reading each patch would.
+        the whole and then cutting it gives what reading each patch would. The channels stay.
 
         Args:
             features: (B, C, H, W), n×n patches in each.

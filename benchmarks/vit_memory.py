@@ -1,0 +1,55 @@
+"""ViT in 12 modules on 32×32 images: planned peak memory of a step, beside the paper's.
+
+    python benchmarks/vit_memory.py [--write]
+
+fp32, batch 1024, parameters, gradients and SGD's momentum included, counted under fake tensors. The
+paper (supplement, table 2) gives ViT-B/16 5.43 GB by backprop, 2.69 by DGL and 2.64 by DGL+HPFF,
+and not its image or patch size. ViT-B/16 makes 2×2 tokens and a class token of a 32×32 image, and
+a patch of one token is below smallest_patch, so n falls to 1 there. --write puts the table into
+benchmarks/vit_memory.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from hpff import models
+from hpff.memory import Way, Workload, plan
+from hpff.training import machine
+
+HERE = Path(__file__).parent
+WAYS = (Way(), Way(segment=1), Way("dgl"), Way("dgl", 2, 1), Way("dgl", 2, 2))
+NETWORKS = {
+    "ViT-B/16": ("timm/vit_base_patch16_224", {}),
+    "ViT-B/4": ("timm/vit_base_patch16_224", {"patch_size": 4}),
+    "ViT-Ti/4": ("timm/vit_tiny_patch16_224", {"patch_size": 4}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write benchmarks/vit_memory.md")
+    given = parser.parse_args()
+    lines = ["| network | tokens | method | n | peak, GiB | of BP |", "| --- |" + " --- |" * 5]
+    for network, (name, settings) in NETWORKS.items():
+        build = partial(models.create, name, img_size=32, **settings)
+        found = plan(Workload(build, modules=12), batch=1024, ways=WAYS)
+        backprop = found.rows[0].peak
+        assert backprop is not None
+        tokens = found.partition[0].output_shape[0]
+        patches = found.partition[0].patches
+        for row in found.rows:
+            assert row.peak is not None, row.fault
+            n = patches if row.way.patches > 1 else ""
+            size = f"{row.peak / 2**30:.2f} | {row.peak / backprop:.2f}"
+            lines.append(f"| {network} | {tokens} | {row.way} | {n} | {size} |")
+    table = "\n".join(lines)
+    print(table)
+    if given.write:
+        (HERE / "vit_memory.md").write_text(f"{__doc__}\n{table}\n\n{machine.describe()}\n")
+
+
+if __name__ == "__main__":
+    main()
