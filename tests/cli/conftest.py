@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -101,14 +100,15 @@ def start_process() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     started = []
 
     def start(*arguments: str) -> subprocess.Popen[bytes]:
+        # A shell's background ignores Ctrl+C, and so would what is started there.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(
             command(*arguments),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=environment(),
-            # Tests may themselves run in the background of a shell, which ignores Ctrl+C there.
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
+        signal.signal(signal.SIGINT, before)
         started.append(process)
         return process
 
