@@ -1,0 +1,1 @@
+"""Local learning inside other people's training loops; each needs the package it is named after."""
