@@ -43,6 +43,7 @@ class Call:
 
     Attributes:
         saved: bytes that the forward had saved for the backward when it ended.
+        operations: how many the forward had done when it ended.
         values: what it returned.
     """
 
@@ -50,6 +51,7 @@ class Call:
     begin: int
     end: int = 0
     saved: int = 0
+    operations: int = 0
     values: list[Value] = field(default_factory=list)
 
 

@@ -16,6 +16,7 @@ from hpff.errors import UserError
 from hpff.features import mask_of
 from hpff.judges import image_of
 from hpff.outputs import call_model, logits_of, replaced, tensor_at
+from hpff.recompute import Tape, Vacated
 from hpff.schedule import Level, Step
 from hpff.tracing import is_compiled
 
@@ -64,7 +65,14 @@ class HookedStep:
         self._start = torch.empty(0)
         self._position = 0
         self._busy = False
+        self._vacated = Vacated()
+        self._tape: Tape | None = None
+        self._recording = ExitStack()
         self._compiled = any(is_compiled(module) for module in learner.model.modules())
+        if self._compiled and learner.lean:
+            raise UserError(
+                "lean=True cannot recompute compiled blocks; compile none, or lean=False"
+            )
         self._step = Step(
             reach=learner.reach,
             parameters=learner.backbone_parameters(),
@@ -72,6 +80,8 @@ class HookedStep:
             independent=learner.independent,
             on_done=on_done,
             position=learner.position,
+            vacated=self._vacated,
+            holds={module.index for module in learner.partition if module.read_later},
         )
 
     def run(self, inputs: Any) -> Losses:
@@ -80,12 +90,13 @@ class HookedStep:
         cuts = [(m.cut, model.get_submodule(m.cut)) for m in self._learner.partition if m.cut]
         try:
             compiling = _compiling_for_reuse() if self._compiled else nullcontext()
-            with _hooked(cuts, self._hook), compiling, torch.enable_grad():
+            with _hooked(cuts, self._hook), compiling, torch.enable_grad(), self._recording:
+                self._record(None)
                 self._finish(logits_of(call_model(model, inputs)))
             return self._result()
         finally:
             # This object and its step refer to each other: let go of the last tensors.
-            del self._step, self._start, self._image
+            del self._step, self._start, self._image, self._tape, self._recording
             self._learner.position.set("", 0)
 
     def _hook(self, name: str, returned: Any) -> Any:
@@ -110,11 +121,13 @@ class HookedStep:
             )
         self._position += 1
         self._busy = True
+        self._recording.close()
         if self._compiled and self._learner.reach.carried_through[module.index - 1]:
             _refuse_donation(output)
         seen = self._learner.see(module.index, output, self._image, self._mask)
-        self._start = self._step.boundary(self._start, output, seen)
+        self._start = self._step.boundary(self._start, output, seen, self._tape)
         self._busy = False
+        self._record(self._start)
         next_input = self._start.clone() if module.overwritten else self._start
         return replaced(returned, output, next_input)
 
@@ -126,9 +139,16 @@ class HookedStep:
                 "did on the example (if the whole model is compiled, compile its blocks instead)"
             )
         share = self._learner.weight("cascade") / self._learner.weight("final")
+        self._recording.close()
         self._logits = logits.detach()
         self._busy = True
-        self._step.finish(self._start, logits, carried_share=share)
+        self._step.finish(self._start, logits, carried_share=share, tape=self._tape)
+
+    def _record(self, start: Tensor | None) -> None:
+        """In lean training, note from here on how the next module's tensors come about."""
+        if self._learner.lean:
+            self._tape = Tape(start, self._vacated, self._learner.position)
+            self._recording.enter_context(self._tape.recording())
 
     def _result(self) -> Losses:
         learner, final = self._learner, self._losses["final", len(self._learner.partition)]

@@ -19,7 +19,8 @@ from hpff.hooked_step import HookedStep, Losses
 from hpff.judges import JudgeBuilder, PatchMode, image_of, read, sides_of
 from hpff.methods import Criterion, Method, Place
 from hpff.partition import Partition, partition
-from hpff.schedule import Level, Position, Reach
+from hpff.position import Position
+from hpff.schedule import Level, Reach
 from hpff.tracing import is_compiled
 
 # Found by the sweep in benchmarks/level_weights.md.
@@ -31,6 +32,8 @@ class LocalLearner(nn.Module):
 
     The model is used as it is: it is cut at the outputs of existing submodules, and keeps its
     forward, its parameters' names and its ``state_dict``. ``learner(images)`` is the model itself.
+    In a training step, a tensor that the model hands from one module to the next loses its content
+    once the next module is done: a hook that wants to keep one must keep a copy.
 
     Args:
         model: any module whose forward runs through a chain of blocks and returns logits.
@@ -60,6 +63,9 @@ class LocalLearner(nn.Module):
             shows it): "map", "map-last" (B, H, W, C), "tokens", "sequence", "sequence-first"
             (B, D, L), "vector", or a :class:`~hpff.features.Features`; or a dict of these by the
             cut's name.
+        lean: keep only the modules' inputs, and recompute the rest of their graphs, tensor by
+            tensor, in each backward: the same gradients from less memory, in more time. Not with
+            compiled blocks.
 
     Raises:
         UserError: an argument is out of its range, or the model cannot be cut as asked.
@@ -83,6 +89,7 @@ class LocalLearner(nn.Module):
         patch_mode: PatchMode = "auto",
         criterion: Criterion = F.cross_entropy,
         features: str | Features | Mapping[str, str | Features] | None = None,
+        lean: bool = False,
     ) -> None:
         super().__init__()
         _check_model(model)
@@ -92,6 +99,8 @@ class LocalLearner(nn.Module):
             modules, cascade, independent, patches = 1, 1, True, 1
             independent_weight = cascade_weight = None
         _check_levels(cascade, independent, patches, smallest_patch, patch_mode, num_classes)
+        if not isinstance(lean, bool):
+            raise UserError(f"lean={lean!r}; expected True or False")
         cut = partition(model, modules, example, balance=balance)
         if cascade > len(cut):
             raise UserError(
@@ -103,6 +112,7 @@ class LocalLearner(nn.Module):
         self.independent = independent
         self.weights = _weights(independent_weight, cascade_weight, independent, cascade)
         self.reach = Reach.uniform(len(cut), cascade)
+        self.lean = lean
         self.position = Position()
         self.patches = patches
         self.smallest_patch = smallest_patch

@@ -41,6 +41,8 @@ class LocalModule:
         patches: n in force at its output (n×n patches, or n pieces of a sequence); 1 where PFF is
             off or does not fit.
         overwritten: whether the next module modifies the output in place.
+        read_later: whether the output's content is read after the next module, which autograd
+            does not see.
     """
 
     index: int
@@ -57,6 +59,7 @@ class LocalModule:
     saved: int = 0
     patches: int = 1
     overwritten: bool = False
+    read_later: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,6 +243,12 @@ def _describe(
                 path=cut.paths[name] if cut and name else (),
                 saved=saved[index + 1] - saved[index],
                 overwritten=bool(cut and cut.overwritten),
+                read_later=_is_read_later(cuts[index : index + 2]),
             )
         )
     return Partition(tuple(modules))
+
+
+def _is_read_later(cuts: Sequence[Separator]) -> bool:
+    """Whether the first cut's tensor is read after the second cut."""
+    return len(cuts) == 2 and cuts[0].read_until > cuts[1].operations

@@ -17,7 +17,7 @@ With a reach of k modules, at most k graphs are alive, however deep the network 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 
 from hpff.errors import UserError
+from hpff.position import Position
+from hpff.recompute import Tape, Vacated
 
 Level = Literal["independent", "cascade", "final"]
 Judge = Callable[[Level, int, Tensor], Tensor]
@@ -65,24 +67,6 @@ class Reach:
         return sorted(range(1, len(self.lengths) + 1), key=lambda j: (self.last_use[j - 1], -j))
 
 
-@dataclass
-class Position:
-    """What a step is doing at the moment, for those who watch it.
-
-    Attributes:
-        doing: "forward" (of the module), "judge" (the auxiliary networks at its output, or the
-            final loss), "carry" (its input gradient alone), "complete" (its weight gradients), or
-            "" outside a step.
-        module: j, from 1; 0 outside a step.
-    """
-
-    doing: Literal["", "forward", "judge", "carry", "complete"] = ""
-    module: int = 0
-
-    def set(self, doing: Literal["", "forward", "judge", "carry", "complete"], j: int) -> None:
-        self.doing, self.module = doing, j
-
-
 class _Cotangents(torch.autograd.Function):
     """A scalar whose backward hands out stored cotangents and keeps none of them alive."""
 
@@ -100,13 +84,17 @@ class _Cotangents(torch.autograd.Function):
 
 @dataclass
 class _LiveModule:
-    """The graph of one module, for as long as a loss can still reach it."""
+    """The graph of one module, for as long as a loss can still reach it.
+
+    With a tape the graph has no content: that is recomputed in each backward.
+    """
 
     index: int
     input: Tensor
     output: Tensor
     seen: Tensor
     parameters: Sequence[Tensor]
+    tape: Tape | None
     cotangents: dict[Literal["output", "seen"], Tensor] = field(default_factory=dict)
 
     def add(self, where: Literal["output", "seen"], cotangent: Tensor) -> None:
@@ -115,6 +103,10 @@ class _LiveModule:
         present = self.cotangents.get(where)
         # Not in place: where a module only reshapes, its cotangent and its input's share memory.
         self.cotangents[where] = cotangent if present is None else present + cotangent
+
+    def output_away(self) -> AbstractContextManager[None]:
+        """Inside, the output's content may be gone; it is there again afterwards."""
+        return self.tape.away(self.output) if self.tape else nullcontext()
 
     def pull(self, where: Literal["output", "seen"], cotangent: Tensor) -> Tensor:
         """The input gradient that ``cotangent`` alone gives; the graph is kept."""
@@ -150,7 +142,7 @@ class _LiveModule:
         stored = [cotangents.pop(where) for where in live]
         root = _Cotangents.apply(stored, *tensors)  # type: ignore[no-untyped-call]
         del tensors
-        with _autocast_off(root.device):
+        with _autocast_off(root.device), self.tape.backward() if self.tape else nullcontext():
             root.backward(inputs=wanted, retain_graph=keep_graph)
 
     def _take_input_gradient(self) -> Tensor:
@@ -169,6 +161,8 @@ class Step:
         independent: whether the independent level is on.
         on_done: called with j when all the gradients of module j are final.
         position: kept up to date.
+        vacated: takes each module's input when the module is done; see ``holds``.
+        holds: the modules whose outputs the model reads again later, which keep their content.
     """
 
     def __init__(
@@ -180,6 +174,8 @@ class Step:
         independent: bool,
         on_done: Callable[[int], None],
         position: Position,
+        vacated: Vacated,
+        holds: Collection[int] = (),
     ) -> None:
         self._reach = reach
         self._parameters = parameters
@@ -187,37 +183,47 @@ class Step:
         self._independent = independent
         self._on_done = on_done
         self._position = position
+        self._vacated = vacated
+        self._holds = holds
         position.set("forward", 1)
         self._live: dict[int, _LiveModule] = {}
         self._newest = 0
 
-    def boundary(self, start: Tensor, output: Tensor, seen: Tensor) -> Tensor:
+    def boundary(
+        self, start: Tensor, output: Tensor, seen: Tensor, tape: Tape | None = None
+    ) -> Tensor:
         """Do all the local work that the output of the next module allows.
 
         Args:
             start: the leaf that this module's forward began from (for module 1, any tensor).
             output: the module's output, of any shape, with its graph.
             seen: what the auxiliary networks see: ``output`` itself, or computed from it.
+            tape: of the module's forward, if its graph is to be recomputed.
 
         Returns:
             The detached output, the leaf that the next module begins from.
         """
-        module = self._enter(start, output, seen)
+        module = self._enter(start, output, seen, tape)
         j = module.index
         if self._reach.lengths[j - 1] > 1:
             cotangent = self._cotangent("cascade", module)
             module.add("seen", cotangent)
             self._position.set("carry", j)
-            self._carry_down(j, module.pull("seen", cotangent))
+            with module.output_away():
+                self._carry_down(j, module.pull("seen", cotangent))
             del cotangent
         if self._independent:
             module.add("seen", self._cotangent("independent", module))
         if self._reach.last_use[j - 1] == j:
-            self._complete(module)
+            with module.output_away():
+                self._complete(module)
+            self._vacate(module)
         self._position.set("forward", j + 1)
         return output.detach().requires_grad_(self._reach.carried_through[j])
 
-    def finish(self, start: Tensor, logits: Tensor, *, carried_share: float) -> None:
+    def finish(
+        self, start: Tensor, logits: Tensor, *, carried_share: float, tape: Tape | None = None
+    ) -> None:
         """The last module: the network's own head and loss stand in for both levels.
 
         Args:
@@ -225,17 +231,21 @@ class Step:
             logits: the network's output, with its graph.
             carried_share: which part of the last module's loss the modules below it are
                 trained by, as a fraction of its weight.
+            tape: as for ``boundary``.
         """
-        module = self._enter(start, logits, logits)
+        module = self._enter(start, logits, logits, tape)
         module.add("output", self._cotangent("final", module))
         carried = self._complete(module, with_input=self._reach.lengths[-1] > 1)
+        self._vacate(module)
         if carried is not None:
             self._carry_down(module.index, carried * carried_share)
 
-    def _enter(self, start: Tensor, output: Tensor, seen: Tensor) -> _LiveModule:
+    def _enter(self, start: Tensor, output: Tensor, seen: Tensor, tape: Tape | None) -> _LiveModule:
         self._newest += 1
         parameters = self._parameters[self._newest - 1]
-        module = _LiveModule(self._newest, start, output, seen, parameters)
+        module = _LiveModule(self._newest, start, output, seen, parameters, tape)
+        if tape is not None:
+            tape.keep(output)
         self._live[self._newest] = module
         return module
 
@@ -265,6 +275,8 @@ class Step:
                 below = module.pull("output", carried) if j > first else None
                 if final:
                     self._complete(module)
+            if final:
+                self._vacate(module)
             if below is not None:
                 carried = below
 
@@ -274,6 +286,11 @@ class Step:
         carried = module.complete(with_input=with_input)
         self._on_done(module.index)
         return carried
+
+    def _vacate(self, module: _LiveModule) -> None:
+        """Free what a module that is done began from: the model's frames may still hold it."""
+        if module.index > 1 and module.index - 1 not in self._holds:
+            self._vacated.add(module.input)
 
 
 def _autocast_off(device: torch.device) -> AbstractContextManager[Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hpff.autograd_graph import Call, Graph, Leak, Value
@@ -33,6 +34,8 @@ class Separator:
         shape: of the tensor, the batch first.
         overwritten: whether a later operation modifies the tensor in place.
         saved: bytes that the forward up to here saves for the backward, on the example.
+        operations: how many the forward does up to here.
+        read_until: after how many the tensor's content is read for the last time.
     """
 
     paths: Mapping[str, Path]
@@ -42,6 +45,8 @@ class Separator:
     device: torch.device
     overwritten: bool
     saved: int
+    operations: int
+    read_until: int
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,7 +111,7 @@ def trace(model: nn.Module, example: Any) -> Trace:
         if logits.grad_fn is None:
             raise UserError("the model's output depends on no parameter: nothing can be trained")
         graph = Graph(model, watched.calls, logits)
-        found = [_separator(calls) for calls in graph.separators]
+        found = [_separator(calls, watched) for calls in graph.separators]
         batch = {len(logits), *(len(tensor) for _, tensor in tensors_in(example) if tensor.ndim)}
         return Trace(
             separators=tuple(s for s in found if s.shape and s.shape[0] in batch),
@@ -125,7 +130,7 @@ def trace(model: nn.Module, example: Any) -> Trace:
         )
 
 
-def _separator(at: list[tuple[Call, Value]]) -> Separator:
+def _separator(at: list[tuple[Call, Value]], watched: _Watched) -> Separator:
     """A separator from the calls that share it, innermost first."""
     tensor = at[0][1].tensor
     return Separator(
@@ -136,6 +141,8 @@ def _separator(at: list[tuple[Call, Value]]) -> Separator:
         device=tensor.device,
         overwritten=tensor._version != at[-1][1].version,
         saved=at[0][0].saved,
+        operations=at[0][0].operations,
+        read_until=watched.reads.last(tensor),
     )
 
 
@@ -146,9 +153,10 @@ class _Watched:
         self.calls: list[Call] = []
         self._running: list[Call] = []
         self._probe = torch.zeros((), requires_grad=True)
+        self.reads = _Reads()
         self._saved = _SavedBytes([*model.parameters(), *model.buffers(), *tree_leaves(example)])
         try:
-            with _hooks(model, self._before, self._after), self._saved.counted():
+            with _hooks(model, self._before, self._after), self._saved.counted(), self.reads:
                 output = call_model(model, example)
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -175,12 +183,33 @@ class _Watched:
         call = self._running.pop()
         call.end = self._now()
         call.saved = self.saved
+        call.operations = self.reads.operations
         call.values = [
             Value.of(path, tensor)
             for path, tensor in tensors_in(output)
             if tensor.grad_fn is not None
         ]
         self.calls.append(call)
+
+
+class _Reads(TorchDispatchMode):
+    """Notes when each storage is read for the last time, counted in operations."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations = 0
+        self._last: dict[int, int] = {}
+
+    def last(self, tensor: Tensor) -> int:
+        """When the storage of a tensor that is still there was read; 0 for never."""
+        return self._last.get(tensor.untyped_storage()._cdata, 0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += 1
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor) and leaf.layout == torch.strided:
+                self._last[leaf.untyped_storage()._cdata] = self.operations
+        return func(*args, **(kwargs or {}))
 
 
 class _SavedBytes:

@@ -25,6 +25,8 @@ WAYS = [
     Way("dgl", cascade=2),
     Way("dgl", cascade=2, patches=2),
     Way("dgl", cascade=3, patches=2),
+    Way("dgl", cascade=2, patches=2, lean=True),
+    Way("infopro", lean=True),
     Way("predsim", cascade=2, patches=2),
     Way("infopro"),
     Way("infopro", cascade=2, patches=2),
@@ -53,6 +55,7 @@ def assert_plan_is_real(workload: Workload, way: Way) -> None:
     planned = Rehearsal(workload, way).run(8)
     real = count(TrainingStep(workload.build(), workload, way), 8, workload.image)
     assert planned.curve() == real.curve()
+    assert real.curve()[0] == real.curve()[-1]
     assert planned.peak == real.peak == max(real.curve())
     assert planned.at_peak() == real.at_peak()
     assert sum(planned.at_peak().values()) == planned.peak

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hpff.memory.counting import AllocationCounter
-from hpff.schedule import Position
+from hpff.position import Position
 
 What = Literal[
     "parameters",
@@ -121,6 +121,8 @@ class Ledger(AllocationCounter):
     def _guess(self) -> Owner:
         doing, module = self._position.doing, self._position.module
         in_backward = torch._C._current_graph_task_id() != -1
+        if self._position.recomputing:
+            return Owner("recomputed", module)
         if doing == "judge":
             return Owner("auxiliary", module)
         if doing == "forward" and not in_backward:

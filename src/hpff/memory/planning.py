@@ -153,7 +153,7 @@ def plan(
 def default_ways(
     methods: Sequence[str] = METHODS, *, cascade: int = 2, patches: int = 2
 ) -> list[Way]:
-    """Backprop, with and without checkpointing, and each method alone and with HPFF.
+    """Backprop, with and without checkpointing, and each method alone, with HPFF, and lean.
 
     Raises:
         UserError: a method is unknown.
@@ -162,7 +162,8 @@ def default_ways(
     for method in methods:
         known_methods.create(method)
         if method != "bp":
-            ways += [Way(method), Way(method, cascade, patches)]
+            hpff = Way(method, cascade, patches)
+            ways += [Way(method), hpff, replace(hpff, lean=True)]
     return list(dict.fromkeys(ways))
 
 

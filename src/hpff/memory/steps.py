@@ -20,7 +20,7 @@ from hpff.memory.checkpointing import Block, chain, checkpointed, segments_of
 from hpff.memory.ledger import What
 from hpff.methods import Method
 from hpff.partition import Partition, partition
-from hpff.schedule import Position
+from hpff.position import Position
 
 Precision = Literal["fp32", "bf16"]
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -100,19 +100,22 @@ class Way:
         method: a local method's name, or "bp" for backprop.
         cascade, patches: k and n of a local method.
         segment: backprop alone: how many blocks are recomputed together; 0 for none.
+        lean: a local method alone: whether modules are recomputed.
     """
 
     method: str = "bp"
     cascade: int = 1
     patches: int = 1
     segment: int = 0
+    lean: bool = False
 
     def __str__(self) -> str:
         if self.method == "bp":
             blocks = f" ({self.segment})" if self.segment > 0 else ""
             return f"bp+checkpointing{blocks}" if self.segment else "bp"
         levels = {(True, True): "+hpff", (True, False): "+hilo", (False, True): "+pff"}
-        return self.method + levels.get((self.cascade > 1, self.patches > 1), "")
+        level = levels.get((self.cascade > 1, self.patches > 1), "")
+        return self.method + level + " lean" * self.lean
 
 
 class TrainingStep:
@@ -159,6 +162,7 @@ class TrainingStep:
             method=workload.method(way.method, len(cut)),
             cascade=way.cascade,
             patches=way.patches,
+            lean=way.lean,
         )
         self.trained, self.partition, self.position = learner, learner.partition, learner.position
         done = self._step_module if workload.step_per_module else None

@@ -129,6 +129,7 @@ def _learner(
         patches=recipe.patches,
         smallest_patch=recipe.smallest_patch,
         patch_mode=recipe.patch_mode,
+        lean=recipe.lean,
         independent_weight=recipe.independent_weight,
         cascade_weight=recipe.cascade_weight,
     )

@@ -1,0 +1,35 @@
+"""What a training step is doing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class Position:
+    """What a step is doing at the moment, for those who watch it.
+
+    Attributes:
+        recomputing: whether it is making again what lean training did not keep.
+        doing: "forward" (of the module), "judge" (the auxiliary networks at its output, or the
+            final loss), "carry" (its input gradient alone), "complete" (its weight gradients), or
+            "" outside a step.
+        module: j, from 1; 0 outside a step.
+    """
+
+    doing: Literal["", "forward", "judge", "carry", "complete"] = ""
+    module: int = 0
+    recomputing: bool = False
+
+    def set(self, doing: Literal["", "forward", "judge", "carry", "complete"], j: int) -> None:
+        self.doing, self.module = doing, j
+
+    @contextmanager
+    def in_recomputation(self) -> Iterator[None]:
+        """Inside, it is recomputing."""
+        outer, self.recomputing = self.recomputing, True
+        yield
+        self.recomputing = outer

@@ -1,0 +1,412 @@
+"""Recompute what a forward computed, tensor by tensor, instead of keeping it for the backward.
+
+A :class:`Tape` notes the operations of a piece of any model's forward, below autograd. What
+autograd saves there, the tape remembers by how it came about. When a backward asks for it, the
+operations that lead to it run again, from what is there: the same kernels on the same values, with
+the same random numbers. No layer's forward is called, so running statistics move once.
+
+Once a value is there again, it stays for its other uses in that backward if a convolution or a
+matrix product reads it; anything else goes at once, to be made again from those. So each of these
+dear operations runs about one and a half times in a backward, and little more is there at a time
+than what they read.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from hpff.errors import UserError
+from hpff.position import Position
+
+_DEAR = {
+    "convolution",
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+}
+# They move running statistics, arguments 3 and 4, though their schemas do not say so.
+_MOVES_STATISTICS = {"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"}
+_SMALL = 32  # what is smaller than the module's input by this factor is kept
+
+
+class _Value(NamedTuple):
+    """What a storage holds after so many operations have changed it."""
+
+    storage: int
+    version: int
+
+
+@dataclass(frozen=True)
+class _View:
+    """A tensor as a way to look at a value."""
+
+    value: _Value
+    dtype: torch.dtype
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+    def of(self, whole: Tensor) -> Tensor:
+        """The tensor, given the whole storage as a vector."""
+        return whole.view(self.dtype).as_strided(self.size, self.stride, self.offset)
+
+
+@dataclass(eq=False)
+class _Operation:
+    """One operation; tensors that were made on the tape stand in its arguments as views.
+
+    Attributes:
+        reads: the values it needs.
+        makes: the values it makes, by their places among the leaves of its output.
+        changes: the values it changes in place, and what they become.
+        random: the state of the random generator before, if it draws numbers.
+    """
+
+    function: Any
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    reads: frozenset[_Value]
+    makes: dict[int, _Value]
+    changes: dict[_Value, _Value]
+    random: _Random | None
+    place: int
+
+    def results(self) -> Iterator[_Value]:
+        yield from self.makes.values()
+        yield from self.changes.values()
+
+    def replace(self, view_of: Callable[[Tensor], _View | None]) -> None:
+        """Put views into the place of tensors."""
+        self.arguments, self.keywords = tree_map_only(
+            Tensor, lambda t: view_of(t) or t, (self.arguments, self.keywords)
+        )
+        leaves = tree_leaves((self.arguments, self.keywords))
+        self.reads = frozenset(leaf.value for leaf in leaves if isinstance(leaf, _View))
+
+    def run(self, whole: dict[_Value, Tensor], needed: set[_Value]) -> None:
+        """Run it again on the values in ``whole``, and put its results there.
+
+        Args:
+            needed: values that must not be overwritten, as others need them later.
+        """
+        given = {value: whole[value] for value in self.reads}
+        for value in self.changes:
+            given[value] = given[value].clone() if value in needed else given[value]
+        arguments, keywords = tree_map_only(
+            _View, lambda view: view.of(given[view.value]), (self.arguments, self.keywords)
+        )
+        if self.function.overloadpacket.__name__ in _MOVES_STATISTICS:
+            moved = (None if each is None else each.clone() for each in arguments[3:5])
+            arguments = (*arguments[:3], *moved, *arguments[5:])
+        with _random_as(self.random):
+            leaves = tree_leaves(self.function(*arguments, **keywords))
+        whole |= {value: _whole(leaves[place]) for place, value in self.makes.items()}
+        whole |= {after: given[before] for before, after in self.changes.items()}
+
+
+class Vacated:
+    """Tensors whose content is gone, while others may still hold the tensors themselves."""
+
+    def __init__(self) -> None:
+        self._stand_ins: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def add(self, tensor: Tensor) -> None:
+        """Take the content away: the tensor keeps its shape, and must not be read any more."""
+        key = tensor.dtype, tensor.device
+        if key not in self._stand_ins:
+            self._stand_ins[key] = torch.full((), math.nan, dtype=key[0], device=key[1])
+        tensor.data = self._stand_ins[key].expand(tensor.shape)
+
+    def check(self, tensors: list[Tensor]) -> None:
+        """Raise UserError if one of them is vacated."""
+        storages = {stand_in.untyped_storage()._cdata for stand_in in self._stand_ins.values()}
+        if any(tensor.untyped_storage()._cdata in storages for tensor in tensors):
+            raise UserError(
+                "the model reads a module's output again after the next module is done with it; "
+                "lean=True has freed it by then: use lean=False"
+            )
+
+
+@dataclass
+class _Demand:
+    """What one backward has yet to ask for, and what is there for it."""
+
+    left: Counter[_Value] = field(default_factory=Counter)
+    present: dict[_Value, Tensor] = field(default_factory=dict)
+
+
+class Tape(TorchDispatchMode):
+    """The notes of one piece of a forward.
+
+    Args:
+        start: the tensor that the piece begins from; None where it begins from the model's input.
+        vacated: what must not be read any more.
+        position: told when something is recomputed.
+    """
+
+    def __init__(self, start: Tensor | None, vacated: Vacated, position: Position) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.vacated = vacated
+        self._position = position
+        self._small = 0 if start is None else start.nbytes // _SMALL
+        self._live: dict[int, tuple[weakref.ref[Any], int]] = {}  # by a storage's address
+        self._versions: list[int] = []  # of each storage made on the tape
+        self._operations: list[_Operation] = []
+        self._maker: dict[_Value, _Operation] = {}
+        self._dear: set[_Value] = set()  # what dear operations read
+        self._read: set[int] = set()  # addresses of storages made elsewhere that were read
+        self._uses: Counter[_Value] = Counter()  # by a backward
+        self._kept: dict[_Value, Tensor] = {}
+        self._demand = _Demand()
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """What runs inside is noted, and what autograd saves of it is left to the tape."""
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack), self:
+            yield
+
+    @contextmanager
+    def backward(self) -> Iterator[None]:
+        """One backward through what was noted runs inside."""
+        self._demand.left = self._uses.copy()
+        try:
+            yield
+        finally:
+            self._demand = _Demand()
+
+    def keep(self, tensor: Tensor) -> None:
+        """Hold a tensor's content, which is then there without recomputation."""
+        view = self._view(tensor)
+        if view is not None:
+            self._kept[view.value] = _whole(tensor)
+
+    @contextmanager
+    def away(self, tensor: Tensor) -> Iterator[None]:
+        """Inside, a tensor made on the tape has its content only until a backward has used it.
+
+        Afterwards it is recomputed.
+        """
+        view = self._view(tensor)
+        if view is None or view.value not in self._maker:
+            yield
+            return
+        self._kept.pop(view.value, None)
+        if self._uses[view.value]:
+            self._demand.present[view.value] = _whole(tensor)
+        self.vacated.add(tensor)
+        yield
+        self._demand = _Demand()
+        whole = self._make(view.value)
+        tensor.data = view.of(whole)
+        self._kept[view.value] = whole
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self.vacated.check(given)
+        changed = list(_changed(func, args, kwargs))
+        for tensor in changed:
+            self._adopt(tensor)
+        random = _random_state(func, given, kwargs)
+        noted = tree_map_only(Tensor, lambda t: self._view(t) or t, (args, kwargs))
+        elsewhere = {_address(tensor) for tensor in given if self._view(tensor) is None}
+        output = func(*args, **kwargs)
+        makes = {
+            place: self._new(leaf)
+            for place, leaf in enumerate(tree_leaves(output))
+            if isinstance(leaf, Tensor) and self._is_new(leaf, elsewhere)
+        }
+        changes = dict(self._changes(changed))
+        if makes or changes:
+            self._read |= elsewhere
+            self._note(func, noted, makes, changes, random)
+        return output
+
+    def _note(
+        self,
+        function: Any,
+        noted: Any,
+        makes: dict[int, _Value],
+        changes: dict[_Value, _Value],
+        random: _Random | None,
+    ) -> None:
+        reads = frozenset(leaf.value for leaf in tree_leaves(noted) if isinstance(leaf, _View))
+        arguments, keywords = noted
+        operation = _Operation(
+            function, arguments, keywords, reads, makes, changes, random, len(self._operations)
+        )
+        self._operations.append(operation)
+        self._maker |= dict.fromkeys(operation.results(), operation)
+        if function.overloadpacket.__name__ in _DEAR:
+            self._dear |= reads
+
+    def _pack(self, tensor: Tensor) -> Tensor | _View:
+        view = self._view(tensor)
+        if view is None or tensor.untyped_storage().nbytes() <= self._small:
+            return tensor.detach()  # the tensor itself could make a cycle through the graph
+        self._uses[view.value] += 1
+        return view
+
+    def _unpack(self, packed: Tensor | _View) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        value, demand = packed.value, self._demand
+        whole = self._make(value)
+        demand.left[value] -= 1
+        if demand.left[value] > 0:
+            demand.present[value] = whole
+        else:
+            demand.present.pop(value, None)
+        return packed.of(whole)
+
+    def _make(self, wanted: _Value) -> Tensor:
+        """A value, recomputed from the nearest ones that are there."""
+        there = {**self._kept, **self._demand.present}
+        if wanted in there:
+            return there[wanted]
+        operations, needs = self._way_to(wanted, there)
+        whole = {value: there[value] for value in needs if value in there}
+        with torch.no_grad(), _no_autocast(), self._position.in_recomputation():
+            for operation in operations:
+                needs.subtract(operation.reads)
+                operation.run(whole, {value for value in whole if needs[value] or value in there})
+                for value in (*operation.reads, *operation.results()):
+                    if value in self._dear and self._demand.left[value] and value in whole:
+                        self._demand.present[value] = whole[value]
+                    if not needs[value]:
+                        whole.pop(value, None)
+        return whole[wanted]
+
+    def _way_to(
+        self, wanted: _Value, there: dict[_Value, Tensor]
+    ) -> tuple[list[_Operation], Counter[_Value]]:
+        """The operations that make a value, in order, and how often each value is needed."""
+        operations: dict[int, _Operation] = {}
+        needs = Counter([wanted])
+        waiting = [wanted]
+        while waiting:
+            value = waiting.pop()
+            operation = self._maker.get(value)
+            if value in there or operation is None or operation.place in operations:
+                continue
+            operations[operation.place] = operation
+            needs.update(operation.reads)
+            waiting += operation.reads
+        return [operations[place] for place in sorted(operations)], needs
+
+    def _view(self, tensor: Tensor) -> _View | None:
+        """How to look at what the tape has made, if the tensor is a part of it."""
+        if not _is_plain(tensor):
+            return None
+        storage, node = self._live.get(_address(tensor), (None, -1))
+        if storage is None or storage() is None:
+            return None
+        value = _Value(node, self._versions[node])
+        return _View(
+            value, tensor.dtype, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
+        )
+
+    def _is_new(self, tensor: Tensor, elsewhere: set[int]) -> bool:
+        known = not _is_plain(tensor) or _address(tensor) in elsewhere
+        return not known and self._view(tensor) is None
+
+    def _new(self, tensor: Tensor) -> _Value:
+        storage = tensor.untyped_storage()
+        self._live[storage._cdata] = weakref.ref(storage), len(self._versions)
+        self._versions.append(0)
+        return _Value(len(self._versions) - 1, 0)
+
+    def _adopt(self, tensor: Tensor) -> None:
+        """A tensor made elsewhere is about to be changed: keep what it was, for those it fed."""
+        if self._view(tensor) is not None or not _is_plain(tensor):
+            return
+        before, address = _whole(tensor).clone(), _address(tensor)
+        self._kept[self._new(tensor)] = before
+        if address in self._read:
+            for operation in self._operations:
+                operation.replace(lambda t: self._view(t) if _address(t) == address else None)
+
+    def _changes(self, changed: list[Tensor]) -> Iterator[tuple[_Value, _Value]]:
+        views = [view for tensor in changed if (view := self._view(tensor)) is not None]
+        for node, version in {view.value for view in views}:
+            self._versions[node] = version + 1
+            yield _Value(node, version), _Value(node, version + 1)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_conj() and not tensor.is_neg()
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata if _is_plain(tensor) else 0
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """All of a tensor's storage, as a vector."""
+    size = tensor.untyped_storage().nbytes() // tensor.element_size()
+    return tensor.detach().as_strided((size,), (1,), 0)
+
+
+def _changed(function: Any, arguments: Any, keywords: Any) -> Iterator[Tensor]:
+    """The tensors that an operation changes in place, by its schema."""
+    for place, argument in enumerate(function._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = arguments[place] if place < len(arguments) else keywords.get(argument.name)
+            yield from (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+
+
+def _random_state(function: Any, given: list[Tensor], keywords: Any) -> _Random | None:
+    """The state of the generator that an operation is about to draw from, if it does."""
+    if torch.Tag.nondeterministic_seeded not in function.tags:
+        return None
+    device = given[0].device if given else torch.device(keywords.get("device") or "cpu")
+    on_cuda = device.type == "cuda"
+    return _Random(device, torch.cuda.get_rng_state(device) if on_cuda else torch.get_rng_state())
+
+
+class _Random(NamedTuple):
+    """The state of a device's random generator."""
+
+    device: torch.device
+    state: Tensor
+
+
+@contextmanager
+def _random_as(random: _Random | None) -> Iterator[None]:
+    """Inside, random numbers are those that came then; outside nothing changes."""
+    if random is None:
+        yield
+        return
+    on_cuda = random.device.type == "cuda"
+    with torch.random.fork_rng(devices=[random.device] if on_cuda else []):
+        if on_cuda:
+            torch.cuda.set_rng_state(random.state, random.device)
+        else:
+            torch.set_rng_state(random.state)
+        yield
+
+
+@contextmanager
+def _no_autocast() -> Iterator[None]:
+    """What was noted lies below autocast."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
