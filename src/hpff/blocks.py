@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 
@@ -15,16 +16,16 @@ def blocks_of(model: nn.Module, separating: Collection[str]) -> tuple[list[str],
         separating: the submodules whose output separates the model.
 
     Returns:
-        The blocks, and whether they are the model's chain: repeated parts of one class that hold
-        most of its weights, such as the layers of a transformer. What lies between the items of
-        a chain belongs to the next of them. In a model without a chain (VGG, Inception) the
-        blocks are its composite parts, and each layer outside them stands for itself.
+        The blocks, and whether they are the model's chain: numbered parts, made of others, that
+        hold most of its weights, such as the layers of a transformer. What lies between the
+        items of a chain belongs to the next of them. In a model without a chain (VGG, GoogLeNet)
+        the blocks are its composite parts, and each layer outside them stands for itself.
     """
     tree = _Tree(model, separating)
     chain = tree.chain()
     if 2 * sum(tree.weights(name) for name in chain) > tree.weights(""):
         return chain, True
-    return list(tree.composites("", in_list=isinstance(model, nn.Sequential))), False
+    return list(tree.composites("", chain, in_list=isinstance(model, nn.Sequential))), False
 
 
 _LISTS = (nn.Sequential, nn.ModuleList)
@@ -48,10 +49,10 @@ class _Tree:
         return sum(p.ndim >= 2 for p in self._modules[name].parameters())
 
     def chain(self) -> list[str]:
-        """The items of all lists of one class, in order; of nested ones the innermost.
+        """The items of all lists, in order; of nested ones the innermost.
 
         A class counts as holding others only if all its items do: a block may be made of two
-        layers of one class, and separable between them in some places only.
+        layers that are separable in some places only.
         """
         items = self._listed()
         holding = {name for name in items if any(other.startswith(f"{name}.") for other in items)}
@@ -62,36 +63,42 @@ class _Tree:
         ]
 
     def _listed(self) -> list[str]:
-        """The items of all lists of one class; a single item if its like stand in longer lists."""
-        groups = {name: group for name in self._modules if (group := self._alike(name))}
-        long = {name: group for name, group in groups.items() if len(group) > 1}
-        lists = {*_LISTS, *(self._kind(name) for name in long)}
-        kinds = {self._kind(group[0]) for group in (long or groups).values()}
+        """The items of all lists; a single item only if its like stand in longer lists."""
+        lists = {name: items for name in self._modules if (items := self._items(name))}
+        long = {name: items for name, items in lists.items() if len(items) > 1}
+        classes = {*_LISTS, *(self._kind(name) for name in long)}
+        kinds = {self._kind(item) for items in (long or lists).values() for item in items}
         return [
             item
-            for name, group in groups.items()
-            if self._kind(name) in lists and self._kind(group[0]) in kinds
-            for item in group
+            for name, items in lists.items()
+            if self._kind(name) in classes
+            for item in items
+            if self._kind(item) in kinds
         ]
 
-    def composites(self, name: str, *, in_list: bool) -> Iterator[str]:
+    def composites(self, name: str, chain: Collection[str], *, in_list: bool) -> Iterator[str]:
         """The outermost parts inside ``name`` that are made of others, lists and wrappers apart."""
         for child in self._children(name):
             if not self._children(child):
                 if in_list and name == "":
                     yield child  # of a plain nn.Sequential, each child with a weight
-            elif self._opens(child, in_list=in_list):
-                yield from self.composites(child, in_list=is_list(self._modules[child]))
+            elif child not in chain and self._opens(child, chain, in_list=in_list):
+                inside = is_list(self._modules[child])
+                yield from self.composites(child, chain, in_list=inside)
             else:
                 yield child
 
-    def _opens(self, name: str, *, in_list: bool) -> bool:
-        """Whether to look for blocks inside: in lists of parts, and in what holds most weights."""
+    def _opens(self, name: str, chain: Collection[str], *, in_list: bool) -> bool:
+        """Whether to look for blocks inside: in lists of parts, and around a chain or most weights.
+
+        A list of layers is a block where it stands in a list itself.
+        """
         module = self._modules[name]
         if is_list(module):
             return not in_list or any(self._children(child) for child in self._children(name))
-        alone = self._kinds[type(module)] == 1
-        return alone and 2 * self.weights(name) > self.weights("")
+        if any(block.startswith(f"{name}.") for block in chain):
+            return True
+        return self._kinds[type(module)] == 1 and 2 * self.weights(name) > self.weights("")
 
     def _kind(self, name: str) -> type[nn.Module]:
         return type(self._modules[name])
@@ -102,11 +109,14 @@ class _Tree:
         names = [f"{prefix}{child}" for child, _ in self._modules[name].named_children()]
         return [child for child in names if child in self._modules and self.weights(child)]
 
-    def _alike(self, name: str) -> list[str]:
-        """The children, if all are composite, of one class, and separate the model."""
-        children = self._children(name)
-        kinds = {self._kind(child) for child in children}
-        if len(kinds) != 1 or is_list(self._modules[children[0]]):
+    def _items(self, name: str) -> list[str]:
+        """The composite parts of a list, if they are numbered, and all separate the model.
+
+        A list of lists has stages, and transitions between them, but no blocks.
+        """
+        items = [child for child in self._children(name) if self._children(child)]
+        if any(is_list(self._modules[item]) for item in items):
             return []
-        composite = all(self._children(child) for child in children)
-        return children if composite and all(c in self._separating for c in children) else []
+        stems = {re.sub(r"\d+", "", item.rpartition(".")[2]) for item in items}
+        separate = all(item in self._separating for item in items)
+        return items if len(stems) == 1 and separate else []
