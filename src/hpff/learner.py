@@ -20,7 +20,8 @@ from hpff.judges import JudgeBuilder, PatchMode, image_of, read, sides_of
 from hpff.methods import Criterion, Method, Place
 from hpff.partition import Partition, partition
 from hpff.position import Position
-from hpff.schedule import Level, Reach
+from hpff.reach import Cascade, reach_of
+from hpff.schedule import Level
 from hpff.tracing import is_compiled
 
 # Found by the sweep in benchmarks/level_weights.md.
@@ -45,7 +46,11 @@ class LocalLearner(nn.Module):
             evenly), "parameters" or "memory" (what a module saves for its backward): see
             :func:`hpff.partition.partition`.
         method: "dgl" or "bp", or a :class:`~hpff.methods.Method`. "bp" is backprop: one module.
-        cascade: k, how many modules a cascade trains; 1 turns the cascade level off.
+        cascade: k, how many modules a cascade trains; 1 turns the cascade level off. "auto": as
+            many at each module as fit into the memory that k = 2 needs at the widest modules (see
+            :func:`hpff.reach.within`). Or a list: for each module the length of the cascade that
+            ends there, 1 for none.
+        cascade_budget: of "auto": how many times that memory may be used.
         independent: False turns the independent level off.
         patches: n; 1 turns PFF off. Where n×n patches do not fit a map, n is the largest below
             that divides its sides; ``learner.partition`` shows it. Sequences are cut into n pieces.
@@ -80,7 +85,8 @@ class LocalLearner(nn.Module):
         num_classes: int,
         balance: Balance = "blocks",
         method: str | Method = "dgl",
-        cascade: int = 2,
+        cascade: Cascade = 2,
+        cascade_budget: float = 1.0,
         independent: bool = True,
         patches: int = 2,
         smallest_patch: int = 2,
@@ -98,20 +104,15 @@ class LocalLearner(nn.Module):
         if not self.method.local:
             modules, cascade, independent, patches = 1, 1, True, 1
             independent_weight = cascade_weight = None
-        _check_levels(cascade, independent, patches, smallest_patch, patch_mode, num_classes)
+        _check_levels(independent, patches, smallest_patch, patch_mode, num_classes)
         if not isinstance(lean, bool):
             raise UserError(f"lean={lean!r}; expected True or False")
         cut = partition(model, modules, example, balance=balance)
-        if cascade > len(cut):
-            raise UserError(
-                f"cascade={cascade} is more than modules={len(cut)}; expected 1 to {len(cut)} "
-                "(cascade=1 turns the cascade level off)"
-            )
+        self.reach = reach_of(cascade, cut, cascade_budget, independent=independent)
         self.model = model
         self.num_classes = num_classes
         self.independent = independent
-        self.weights = _weights(independent_weight, cascade_weight, independent, cascade)
-        self.reach = Reach.uniform(len(cut), cascade)
+        self.weights = _weights(independent_weight, cascade_weight, independent, self.cascade)
         self.lean = lean
         self.position = Position()
         self.patches = patches
@@ -324,7 +325,6 @@ def _check_model(model: nn.Module) -> None:
 
 
 def _check_levels(
-    cascade: int,
     independent: bool,
     patches: int,
     smallest_patch: int,
@@ -332,7 +332,6 @@ def _check_levels(
     num_classes: int,
 ) -> None:
     numbers = {
-        "cascade": cascade,
         "patches": patches,
         "smallest_patch": smallest_patch,
         "num_classes": num_classes,
@@ -342,7 +341,5 @@ def _check_levels(
             raise UserError(f"{name}={value!r}; expected a whole number, 1 or more")
     if not isinstance(independent, bool):
         raise UserError(f"independent={independent!r}; expected True or False")
-    if not independent and cascade == 1:
-        raise UserError("independent=False with cascade=1 turns both levels off; turn one on")
     if patch_mode not in ("auto", "together", "one-by-one"):
         raise UserError(f"patch_mode={patch_mode!r}; expected 'auto', 'together' or 'one-by-one'")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import accumulate, pairwise
+from math import prod
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ class LocalModule:
         features: what its output is: a map, tokens, a sequence or a vector.
         path: where in what the submodule returns the output lies; () where it returns a tensor.
         saved: bytes that its forward saves for its backward, on the example.
+        output_bytes: of its output, on the example.
         patches: n in force at its output (n×n patches, or n pieces of a sequence); 1 where PFF is
             off or does not fit.
         overwritten: whether the next module modifies the output in place.
@@ -57,6 +59,7 @@ class LocalModule:
     features: Features = field(default_factory=Vectors)
     path: Path = ()
     saved: int = 0
+    output_bytes: int = 0
     patches: int = 1
     overwritten: bool = False
     read_later: bool = False
@@ -229,6 +232,8 @@ def _describe(
         name = preferred_name(model, cut, blocks) if cut else None
         names = seen.parameters_between(start, end)
         inside = [unit for unit in units if start < unit.end <= end]
+        shape = cut.shape if cut else seen.output_shape
+        dtype = cut.dtype if cut else seen.output_dtype
         modules.append(
             LocalModule(
                 index=index + 1,
@@ -237,11 +242,12 @@ def _describe(
                 block_shapes=tuple(unit.shape for unit in inside),
                 parameter_names=tuple(names),
                 parameters=sum(numbers[name] for name in names),
-                output_shape=(cut.shape if cut else seen.output_shape)[1:],
-                dtype=cut.dtype if cut else seen.output_dtype,
+                output_shape=shape[1:],
+                dtype=dtype,
                 device=cut.device if cut else seen.output_device,
                 path=cut.paths[name] if cut and name else (),
                 saved=saved[index + 1] - saved[index],
+                output_bytes=prod(shape) * dtype.itemsize,
                 overwritten=bool(cut and cut.overwritten),
                 read_later=_is_read_later(cuts[index : index + 2]),
             )

@@ -32,7 +32,7 @@ def _modules_given(values: Values) -> Fault:
 
 def _cascade_fits(values: Values) -> Fault:
     modules, cascade = values["modules"], values["cascade"]
-    if values["method"].name == "bp" or modules is None:
+    if values["method"].name == "bp" or modules is None or cascade == "auto":
         return None
     count = modules if isinstance(modules, int) else len(modules) + 1
     if cascade <= count:
@@ -41,7 +41,7 @@ def _cascade_fits(values: Values) -> Fault:
 
 
 def _some_level_on(values: Values) -> Fault:
-    if values["method"].name == "bp" or values["independent"] or values["cascade"] > 1:
+    if values["method"].name == "bp" or values["independent"] or values["cascade"] != 1:
         return None
     return "independent", (
         "is false with cascade 1, so nothing would train; expected independent true or cascade "

@@ -95,12 +95,13 @@ def _local_recipe(label: str, recipe: Recipe, seed: int) -> Recipe:
         )
     variant = _VARIANTS[suffix]
     patches = int(number) if number else max(recipe.patches, 2)
+    cascade = recipe.cascade if recipe.cascade == "auto" else max(recipe.cascade, 2)
     both = variant.independent and variant.cascade
     return dataclasses.replace(
         recipe,
         method=recipe.method if method == recipe.method.name else Named(method),
         independent=variant.independent,
-        cascade=max(recipe.cascade, 2) if variant.cascade else 1,
+        cascade=cascade if variant.cascade else 1,
         patches=patches if variant.patches else 1,
         independent_weight=recipe.independent_weight if both else None,
         cascade_weight=recipe.cascade_weight if both else None,

@@ -125,6 +125,7 @@ def _learner(
         num_classes=dataset.num_classes,
         method=_method(recipe, dataset),
         cascade=recipe.cascade,
+        cascade_budget=recipe.cascade_budget,
         independent=recipe.independent,
         patches=recipe.patches,
         smallest_patch=recipe.smallest_patch,

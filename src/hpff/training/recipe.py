@@ -14,6 +14,7 @@ from hpff.training import schema
 from hpff.training.checks import CROSS_CHECKS
 from hpff.training.schema import (
     CountFromZero,
+    FactorFromOne,
     Fraction,
     ImageSize,
     NonNegativeFloat,
@@ -77,9 +78,10 @@ class Recipe:
     `method` has the settings that were published for the network, the data and K, unless the recipe
     gives its own.
     `modules` is K or the names of the submodules after which to cut, `balance` what K modules
-    share out evenly (blocks, or as published; parameters; activation memory); `subset` a number of
-    training images (null: all); `threads` of the CPU (null: torch's choice; 1 is quickest for tiny
-    models).
+    share out evenly (blocks, or as published; parameters; activation memory). `cascade` is k, or
+    auto: at each module as many as fit into `cascade_budget` times the memory of k = 2. `subset`
+    is a number of training images (null: all); `threads` of the CPU (null: torch's choice; 1 is
+    quickest for tiny models).
     `treatment` is the published normalization and augmentation for data given by a path (auto:
     "imagenet" for folders, "cifar" for Parquet images of 3x32x32). `image_size` is what images are
     resized or cropped to (null: as they are; 224 under "imagenet"). `workers` is the number of
@@ -97,7 +99,8 @@ class Recipe:
     optimizer: OptimizerRecipe
     modules: PositiveInt | tuple[str, ...] | None = None
     balance: Literal["blocks", "parameters", "memory"] = "blocks"
-    cascade: PositiveInt = 1
+    cascade: PositiveInt | Literal["auto"] = 1
+    cascade_budget: FactorFromOne = 1.0
     independent: bool = True
     patches: PositiveInt = 1
     smallest_patch: PositiveInt = 2

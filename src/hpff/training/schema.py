@@ -39,6 +39,7 @@ Workers = Annotated[int, _FROM_ZERO, _THREADS_LIMIT]
 ImageSize = Annotated[int, _FROM_ONE, _at_most(65536, "a whole number of at most 65536")]
 PositiveFloat = Annotated[float, Rule(lambda x: x > 0, "a number above 0"), _FLOAT_LIMIT]
 NonNegativeFloat = Annotated[float, Rule(lambda x: x >= 0, "a number of at least 0"), _FLOAT_LIMIT]
+FactorFromOne = Annotated[float, Rule(lambda x: x >= 1, "a number of at least 1"), _FLOAT_LIMIT]
 Fraction = Annotated[float, Rule(lambda x: 0 <= x < 1, "a number from 0 to below 1")]
 
 Values = dict[str, Any]
