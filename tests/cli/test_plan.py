@@ -56,6 +56,7 @@ def test_plan_as_json_is_the_same_plan(hpff: Hpff, folder: Path) -> None:
         (["resnet20", "--method", "dlg"], ["unknown method 'dlg'", "did you mean 'dgl'"]),
         (["resnet20", "--method", "dgl,dgl"], ["--method: is 'dgl,dgl'"]),
         (["resnet20", "--modules", "4", "--cascade", "5"], ["cascade is 5", "1 to 4"]),
+        (["resnet20", "--cascade", "most"], ["--cascade: is 'most'", "or auto"]),
         (["resnet20", "--patches", "0"], ["patches 0"]),
         (["resnet20", "--optimizer", "lion"], ["optimizer is 'lion'", "adamw"]),
         (["resnet20", "--precision", "fp16"], ["precision is 'fp16'", "bf16"]),

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from hpff.errors import UserError
+from hpff.training import parts, recipe_files
 from hpff.training import recipe as recipes
-from hpff.training import recipe_files
 from hpff.training.recipe import Recipe
 
 SMALL = {
@@ -66,6 +66,11 @@ def write(folder: Path, name: str, text: str) -> str:
         ({"method": {"hidden_layers": 2}}, "method: is {'hidden_layers': 2}, expected a name"),
         ({"method": "dlg"}, "method: unknown method 'dlg'"),
         ({"method": {"name": "dgl", "hiden": 2}}, "method: method 'dgl' has no setting 'hiden'"),
+        ({"cascade": "far"}, "cascade: is 'far', expected a whole number of at least 1 or auto or"),
+        ({"cascade": [1, 2]}, "cascade: has 2 lengths, expected one for each module (3)"),
+        ({"cascade": [1, 0, 2]}, "cascade: is [1, 0, 2], expected"),
+        ({"cascade_budget": 0.5}, "cascade_budget: is 0.5, expected a number of at least 1"),
+        ({"balance": "memry"}, "balance: is 'memry', expected blocks or parameters or memory"),
         ({"model": "resnt20"}, "model: unknown model 'resnt20'"),
         ({"data": "digts"}, "data: is digts, expected a name from `hpff list datasets`"),
         ({"epoch": 3}, "epoch: unknown key, did you mean epochs?"),
@@ -98,6 +103,16 @@ def test_a_dumped_recipe_reads_back_equal(tmp_path: Path) -> None:
             recipe = recipe_files.load(name, ["method.hidden_layers=1"])
         path = write(tmp_path, "recipe.yaml", recipe_files.dump(recipe))
         assert recipe_files.load(path) == recipe
+
+
+def test_a_length_for_each_cascade_and_a_balance_reach_the_learner(tmp_path: Path) -> None:
+    chosen = ["cascade=[1, 1, 3]", "balance=memory", "independent=false"]
+    path = write(tmp_path, "small.yaml", recipe_files.dump(recipes.parse(SMALL, "small")))
+    recipe = recipe_files.load(path, chosen)
+    assert recipe_files.load(write(tmp_path, "b.yaml", recipe_files.dump(recipe))) == recipe
+    assert parts.assemble(recipe).learner.reach.lengths == (1, 1, 3)
+    auto = parts.assemble(recipe_files.load(path, ["cascade=auto", "cascade_budget=9"])).learner
+    assert auto.reach.lengths == (1, 2, 3)
 
 
 def test_numbers_that_yaml_takes_for_text(tmp_path: Path) -> None:

@@ -55,7 +55,12 @@ Classes = Annotated[int, typer.Option(help="Classes of the task.")]
 MethodNames = Annotated[
     str | None, typer.Option(metavar="NAMES", help="Such as dgl,infopro; by default every method.")
 ]
-Cascade = Annotated[int, typer.Option(help="k: modules that a cascade trains.")]
+Cascade = Annotated[
+    str,
+    typer.Option(
+        metavar="K|auto", help="k: modules that a cascade trains; auto: as far as memory allows."
+    ),
+]
 Patches = Annotated[int, typer.Option(help="n: n×n patches.")]
 Optimizer = Annotated[str, typer.Option(help="sgd, plain-sgd, adam or adamw.")]
 Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
@@ -124,7 +129,7 @@ def plan(
     image: ImageSize = None,
     num_classes: Classes = 10,
     method: MethodNames = None,
-    cascade: Cascade = 2,
+    cascade: Cascade = "2",
     patches: Patches = 2,
     optimizer: Optimizer = "sgd",
     precision: Precision = "fp32",
@@ -169,7 +174,7 @@ def bench(
     image: ImageSize = None,
     num_classes: Classes = 10,
     method: MethodNames = None,
-    cascade: Cascade = 2,
+    cascade: Cascade = "2",
     patches: Patches = 2,
     optimizer: Optimizer = "sgd",
     precision: Precision = "fp32",

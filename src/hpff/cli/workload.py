@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from hpff import models
 from hpff.errors import UserError
 from hpff.memory import Way, Workload, default_ways
+from hpff.reach import Cascade
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Given:
     image: str | None
     num_classes: int
     methods: str | None
-    cascade: int
+    cascade: str
     patches: int
     optimizer: str
     precision: str
@@ -47,7 +48,7 @@ class Given:
     def ways(self) -> list[Way]:
         """The ways to train: backprop, with checkpointing, and the methods that were chosen."""
         chosen = {} if self.methods is None else {"methods": _split(self.methods, "--method")}
-        return default_ways(cascade=self.cascade, patches=self.patches, **chosen)
+        return default_ways(cascade=_cascade(self.cascade), patches=self.patches, **chosen)
 
 
 def described(workload: Workload, batch: int, modules: int) -> str:
@@ -89,6 +90,14 @@ def _modules(text: str) -> int | tuple[str, ...]:
     if text.isdecimal() and len(text) < 10:
         return int(text)
     return tuple(_split(text, "--modules"))
+
+
+def _cascade(text: str) -> Cascade:
+    if text == "auto":
+        return "auto"
+    if text.isdecimal() and len(text) < 10:
+        return int(text)
+    raise UserError(f"--cascade: is {text!r}, expected a whole number of at least 1, or auto")
 
 
 def _image(text: str | None, model: str) -> tuple[int, ...]:

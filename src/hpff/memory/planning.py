@@ -21,6 +21,7 @@ from hpff.memory.ledger import Ledger, Owner
 from hpff.memory.steps import TrainingStep, Way, Workload
 from hpff.memory.weightless import weightless
 from hpff.partition import Partition
+from hpff.reach import Cascade
 
 METHODS = tuple(name for name, _ in known_methods.names() if name != "bp")
 BEST = -1  # a way's segment that is to be found
@@ -136,7 +137,8 @@ def plan(
     observe("the cut")
     cut = Rehearsal(workload, Way()).step.partition
     for way in ways:
-        if not 1 <= way.cascade <= len(cut) or way.patches < 1:
+        fits = not isinstance(way.cascade, int) or 1 <= way.cascade <= len(cut)
+        if not fits or way.patches < 1:
             raise UserError(
                 f"cascade is {way.cascade} and patches {way.patches}; expected 1 to {len(cut)} "
                 "(the number of modules), and 1 or more"
@@ -151,7 +153,7 @@ def plan(
 
 
 def default_ways(
-    methods: Sequence[str] = METHODS, *, cascade: int = 2, patches: int = 2
+    methods: Sequence[str] = METHODS, *, cascade: Cascade = 2, patches: int = 2
 ) -> list[Way]:
     """Backprop, with and without checkpointing, and each method alone, with HPFF, and lean.
 

@@ -21,6 +21,7 @@ from hpff.memory.ledger import What
 from hpff.methods import Method
 from hpff.partition import Partition, partition
 from hpff.position import Position
+from hpff.reach import Cascade
 
 Precision = Literal["fp32", "bf16"]
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -98,13 +99,13 @@ class Way:
 
     Attributes:
         method: a local method's name, or "bp" for backprop.
-        cascade, patches: k and n of a local method.
+        cascade, patches: k (or "auto") and n of a local method.
         segment: backprop alone: how many blocks are recomputed together; 0 for none.
         lean: a local method alone: whether modules are recomputed.
     """
 
     method: str = "bp"
-    cascade: int = 1
+    cascade: Cascade = 1
     patches: int = 1
     segment: int = 0
     lean: bool = False
@@ -114,7 +115,7 @@ class Way:
             blocks = f" ({self.segment})" if self.segment > 0 else ""
             return f"bp+checkpointing{blocks}" if self.segment else "bp"
         levels = {(True, True): "+hpff", (True, False): "+hilo", (False, True): "+pff"}
-        level = levels.get((self.cascade > 1, self.patches > 1), "")
+        level = levels.get((self.cascade != 1, self.patches > 1), "")
         return self.method + level + " lean" * self.lean
 
 

@@ -35,6 +35,10 @@ def _cascade_fits(values: Values) -> Fault:
     if values["method"].name == "bp" or modules is None or cascade == "auto":
         return None
     count = modules if isinstance(modules, int) else len(modules) + 1
+    if isinstance(cascade, tuple):
+        if len(cascade) == count:
+            return None
+        return "cascade", f"has {len(cascade)} lengths, expected one for each module ({count})"
     if cascade <= count:
         return None
     return "cascade", f"is {cascade}, expected at most the number of modules ({count})"

@@ -95,7 +95,7 @@ def _local_recipe(label: str, recipe: Recipe, seed: int) -> Recipe:
         )
     variant = _VARIANTS[suffix]
     patches = int(number) if number else max(recipe.patches, 2)
-    cascade = recipe.cascade if recipe.cascade == "auto" else max(recipe.cascade, 2)
+    cascade = max(recipe.cascade, 2) if isinstance(recipe.cascade, int) else recipe.cascade
     both = variant.independent and variant.cascade
     return dataclasses.replace(
         recipe,

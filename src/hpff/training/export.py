@@ -129,7 +129,7 @@ def _levels(run: FinishedRun) -> str:
         return "backprop"
     modules = recipe.modules if isinstance(recipe.modules, int) else len(recipe.modules or ()) + 1
     levels = ["the independent level"] if recipe.independent else []
-    levels += [f"cascades of {recipe.cascade}"] if recipe.cascade > 1 else []
+    levels += [f"cascades of {recipe.cascade}"] if recipe.cascade != 1 else []
     patches = f", {recipe.patches}×{recipe.patches} patches" if recipe.patches > 1 else ""
     return f"{recipe.method.name} in {modules} local modules ({' and '.join(levels)}{patches})"
 

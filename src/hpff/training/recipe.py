@@ -78,10 +78,11 @@ class Recipe:
     `method` has the settings that were published for the network, the data and K, unless the recipe
     gives its own.
     `modules` is K or the names of the submodules after which to cut, `balance` what K modules
-    share out evenly (blocks, or as published; parameters; activation memory). `cascade` is k, or
-    auto: at each module as many as fit into `cascade_budget` times the memory of k = 2. `subset`
-    is a number of training images (null: all); `threads` of the CPU (null: torch's choice; 1 is
-    quickest for tiny models).
+    share out evenly (blocks, or as published; parameters; activation memory). `cascade` is k; or
+    auto: at each module as many as fit into `cascade_budget` times the memory of k = 2; or a list:
+    how many modules the cascade trains that ends at each (1: none does). `subset` is a number of
+    training images (null: all); `threads` of the CPU (null: torch's choice; 1 is quickest for tiny
+    models).
     `treatment` is the published normalization and augmentation for data given by a path (auto:
     "imagenet" for folders, "cifar" for Parquet images of 3x32x32). `image_size` is what images are
     resized or cropped to (null: as they are; 224 under "imagenet"). `workers` is the number of
@@ -99,7 +100,7 @@ class Recipe:
     optimizer: OptimizerRecipe
     modules: PositiveInt | tuple[str, ...] | None = None
     balance: Literal["blocks", "parameters", "memory"] = "blocks"
-    cascade: PositiveInt | Literal["auto"] = 1
+    cascade: PositiveInt | Literal["auto"] | tuple[PositiveInt, ...] = 1
     cascade_budget: FactorFromOne = 1.0
     independent: bool = True
     patches: PositiveInt = 1
@@ -133,8 +134,9 @@ class Recipe:
         plain = dataclasses.asdict(self)
         plain["model"] = self.model.to_plain()
         plain["method"] = self.method.to_plain()
-        if isinstance(self.modules, tuple):
-            plain["modules"] = list(self.modules)
+        for key in ("modules", "cascade"):
+            if isinstance(plain[key], tuple):
+                plain[key] = list(plain[key])
         return plain
 
 

@@ -1,0 +1,115 @@
+"""How far should cascades reach? Memory, work and error of k and of reaches chosen by module.
+
+    python benchmarks/cascades.py [--write] [--train OUT --seeds 0,1]
+
+"auto" takes at each module the longest cascade that fits into the memory that k = 2 needs anyway
+(hpff.reach.within), "auto, twice" into twice that. "spaced" takes the same lengths, but lets a
+cascade end only where the next one up begins: no module is carried through twice, so that it costs
+what k = 2 does. Peak memory is planned at batch 1024, as in memory.py; "passes" are the VJPs for
+input gradients, for each module. --train adds the test error of benchmarks/cifar10_short.yaml
+(finished runs are kept), --write puts the tables into benchmarks/cascades.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpff import models
+from hpff.memory import Way, Workload, plan
+from hpff.partition import Partition
+from hpff.reach import Cascade, within
+from hpff.training import comparison, loop, machine, recipe_files
+
+HERE = Path(__file__).parent
+NETWORKS = {"resnet32": 16, "resnet110": 55}
+RULES = ("k = 2", "k = 3", "k = 4", "k = 8", "auto", "auto, twice", "spaced")
+
+
+def lengths(rule: str, cut: Partition) -> tuple[int, ...]:
+    """For each module the length of the cascade that ends there."""
+    sizes = [module.saved + module.output_bytes for module in cut]
+    if rule.startswith("k"):
+        k = int(rule.removeprefix("k = "))
+        return tuple(k if end >= k else 1 for end in range(1, len(cut) + 1))
+    dense = within(sizes, 2.0 if rule == "auto, twice" else 1.0).lengths
+    return spaced(dense) if rule == "spaced" else dense
+
+
+def spaced(dense: Sequence[int]) -> tuple[int, ...]:
+    """Of cascades at every module those that share one module with the next, from the top."""
+    kept, end = [1] * len(dense), len(dense)
+    while end > 1:
+        kept[end - 1] = dense[end - 1]
+        end -= dense[end - 1] - 1
+    return tuple(kept)
+
+
+def memory_rows() -> list[str]:
+    rows = ["| network | reach | peak, GiB | passes | longest |", "| --- | --- | --- | --- | --- |"]
+    for network, modules in NETWORKS.items():
+        workload = Workload(network, modules)
+        cut = plan(workload, batch=2, ways=[Way("dgl")]).partition
+        for rule in RULES:
+            chosen = lengths(rule, cut)
+            way = Way("dgl", cascade=chosen, patches=2)
+            peak = plan(workload, batch=1024, ways=[way]).rows[0].peak or 0
+            passes = sum(length - 1 for length in chosen) / len(cut)
+            rows.append(
+                f"| {network}, K = {modules} | {rule} | {peak / 2**30:.2f} | {passes:.2f} "
+                f"| {max(chosen)} |"
+            )
+    return rows
+
+
+def error_rows(out: Path, seeds: Sequence[int]) -> list[str]:
+    rows = ["| reach | lengths | test error, % | seeds |", "| --- | --- | --- | --- |"]
+    base = recipe_files.load(str(HERE / "cifar10_short.yaml"))
+    workload = Workload(lambda: models.create("resnet20", width=8), modules=10)
+    cut = plan(workload, batch=2, ways=[Way("dgl")]).partition
+    for rule in RULES:
+        chosen = lengths(rule, cut)
+        errors = [_error(base, chosen, seed, out / f"{rule}, seed {seed}") for seed in seeds]
+        spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
+        shown = " ".join(map(str, chosen))
+        rows.append(f"| {rule} | {shown} | {statistics.fmean(errors):.2f}{spread} | {len(seeds)} |")
+        print(rows[-1], flush=True)
+    return rows
+
+
+def _error(base: recipe_files.Recipe, cascade: Cascade, seed: int, path: Path) -> float:
+    recipe = comparison.recipe_for("dgl+hpff", dataclasses.replace(base, cascade=cascade), seed)
+    resume = (path / "recipe.yaml").exists()
+    report = loop.train(recipe, path, resume=resume, observer=Quiet())
+    return float(report["test_error_percent"])
+
+
+class Quiet:
+    def started(self, *_: object) -> None: ...
+
+    def stepped(self, *_: object) -> None: ...
+
+    def epoch_done(self, *_: object) -> None: ...
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", type=Path, metavar="OUT", help="train too, into this folder")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/cascades.md")
+    given = parser.parse_args()
+    tables = ["\n".join(memory_rows())]
+    print(tables[0], flush=True)
+    if given.train:
+        seeds = [int(seed) for seed in given.seeds.split(",")]
+        tables.append("\n".join(error_rows(given.train, seeds)))
+    if given.write:
+        text = "\n\n".join([__doc__.rstrip(), *tables, machine.describe()])
+        (HERE / "cascades.md").write_text(f"{text}\n")
+
+
+if __name__ == "__main__":
+    main()
