@@ -15,6 +15,7 @@ from torch._functorch import config as functorch_config
 from hpff.errors import UserError
 from hpff.features import mask_of
 from hpff.judges import image_of
+from hpff.layout import needs_plain_maps, plain
 from hpff.outputs import call_model, logits_of, replaced, tensor_at
 from hpff.recompute import Tape, Vacated
 from hpff.schedule import Level, Step
@@ -73,6 +74,7 @@ class HookedStep:
             raise UserError(
                 "lean=True cannot recompute compiled blocks; compile none, or lean=False"
             )
+        self._plain_maps = needs_plain_maps(learner.model)
         self._step = Step(
             reach=learner.reach,
             parameters=learner.backbone_parameters(),
@@ -128,8 +130,11 @@ class HookedStep:
         self._start = self._step.boundary(self._start, output, seen, self._tape)
         self._busy = False
         self._record(self._start)
-        next_input = self._start.clone() if module.overwritten else self._start
-        return replaced(returned, output, next_input)
+        return replaced(returned, output, self._next_input(overwritten=module.overwritten))
+
+    def _next_input(self, *, overwritten: bool) -> Tensor:
+        start = plain(self._start) if self._plain_maps else self._start
+        return start.clone() if overwritten and start is self._start else start
 
     def _finish(self, logits: Tensor) -> None:
         missed = [m.cut for m in self._learner.partition[self._position : -1]]

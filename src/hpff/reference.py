@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from hpff.auxiliary import PatchAware
 from hpff.features import mask_of
 from hpff.judges import image_of, read, sides_of
+from hpff.layout import needs_plain_maps, plain
 from hpff.learner import LocalLearner
 from hpff.outputs import call_model, logits_of, replaced, tensor_at
 from hpff.partition import LocalModule
@@ -113,7 +114,8 @@ def _loss(
         if j == last:
             raise _Reached(_judge(learner, level, j, output, inputs, targets))
         if j == first - 1:
-            return output.detach()
+            detached = output.detach()
+            return plain(detached) if needs_plain_maps(learner.model) else detached
         return output.clone()
 
     try:

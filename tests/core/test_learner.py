@@ -494,3 +494,20 @@ def test_steps_inside_one_autocast_block_use_fresh_weights() -> None:
                     optimizer.step()
         ends.append(losses.total)
     torch.testing.assert_close(ends[0], ends[1])
+
+
+@pytest.mark.parametrize("cascade", [1, 2])
+@pytest.mark.parametrize("side", [1, 8])
+def test_a_group_norm_first_in_a_module_of_channels_last_maps(cascade: int, side: int) -> None:
+    """PyTorch's own backward crashes there: its input wants no gradient in the last pass."""
+
+    def block() -> nn.Module:
+        return nn.Sequential(nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 1), nn.Tanh())
+
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), block(), block(), block(), head)
+    model = model.double().to(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, side, side, dtype=torch.float64)
+    images = images.to(memory_format=torch.channels_last)
+    learner = LocalLearner(model, modules=4, example=images, num_classes=3, cascade=cascade)
+    assert check_gradients(learner, images, torch.tensor([0, 1, 2, 0])) == {}
