@@ -83,7 +83,7 @@ def test_lean_draws_the_same_numbers_and_moves_buffers_once() -> None:
             nn.Flatten(), Noisy(768, 9), Noisy(9, 9), Noisy(9, 9), nn.Linear(9, 10)
         )
 
-    assert_lean_is_exact(build, modules=4)
+    assert_lean_is_exact(build, modules=3)
 
 
 def test_lean_is_exact_where_the_next_module_overwrites_its_input() -> None:
