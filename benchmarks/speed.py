@@ -10,6 +10,7 @@ benchmarks/speed.md. `hpff bench resnet32 --batch 64` measures the same for ever
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +19,8 @@ from hpff.memory import Bench, Way, Workload, bench
 from hpff.training import machine
 
 HERE = Path(__file__).parent
-WAYS = (Way(), Way("dgl"), Way("dgl", cascade=2), Way("dgl", cascade=2, patches=2))
+HPFF = Way("dgl", cascade=2, patches=2)
+WAYS = (Way(), Way("dgl"), Way("dgl", cascade=2), HPFF, replace(HPFF, lean=True))
 
 
 def main() -> None:
