@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import select
 import signal
 import subprocess
@@ -271,6 +272,29 @@ def ended(forks: subprocess.Popen[str], seconds: float) -> bool:
 def count_epochs(out: Path) -> int:
     files = out.glob("*/seed-0/metrics.jsonl") if out.exists() else []
     return sum(len(file.read_text().splitlines()) for file in files)
+
+
+def test_a_disk_that_fills_and_is_emptied_again(
+    folder: Path, hpff_process: Hpff, hpff: Hpff
+) -> None:
+    """The operating system refuses to let files grow; what then goes on gives the same table."""
+
+    def fill() -> None:
+        limit = 20_000
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    arguments = ("reproduce", "paper/table.yaml", "--rows", "tiny-bp,tiny-dgl", "--out")
+    stopped = hpff_process(*arguments, "out", preexec=fill)
+    assert stopped.code == 2
+    faults = [line for line in stopped.err.splitlines() if line.startswith("hpff: ")]
+    assert [line.partition(" (")[0] for line in faults] == [
+        f"hpff: out/{row}/seed-0/checkpoint.pt: cannot write this file"
+        for row in ("tiny-bp", "tiny-dgl")
+    ]
+    assert hpff(*arguments, "out").code == 0
+    assert hpff(*arguments, "whole").code == 0
+    assert errors(folder, "out") == errors(folder, "whole")
 
 
 TRANSFER = """\

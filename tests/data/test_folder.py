@@ -67,6 +67,13 @@ def test_the_classes_are_the_folders_in_order(folder):
     assert found.image_shape(96) == (3, 96, 96)
 
 
+def test_images_reach_the_model_at_the_published_size(folder):
+    for augment in (True, False):
+        images, _ = epoch(stream(data.load(f"folder:{folder}"), image_size=None, augment=augment))
+        assert images.shape == (6, 3, 224, 224)
+        assert images.dtype == torch.float32
+
+
 def test_files_that_are_no_images_and_hidden_ones_are_passed_over(folder):
     for name in ("notes.txt", ".0.JPEG", "0.JPEG.part"):
         (folder / "train" / "cat" / name).write_text("none")

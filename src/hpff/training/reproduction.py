@@ -20,6 +20,9 @@ from hpff.training.paper_tables import PaperRow, PaperTable
 from hpff.training.recipe import Recipe
 from hpff.training.run_directory import RunDirectory
 
+# Keys that are no deviation: they say where and how a run goes, not what comes out.
+_WITHOUT_EFFECT = ("seed", "device", "threads", "workers", "evaluate_every")
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -154,7 +157,8 @@ class Reproduction:
         runs = [run for run in self._runs if run.row is row]
         there = [run for run in runs if not self.trains or RunDirectory(run.path).finished]
         subjects = [Subject(run.recipe, run.path, self._report(run), self._data) for run in there]
-        published = dataclasses.replace(self._published[row.name], seed=runs[0].seed)
+        changed = {name: getattr(runs[0].recipe, name) for name in _WITHOUT_EFFECT}
+        published = dataclasses.replace(self._published[row.name], **changed)
         values = {}
         for name in self.table.measures:
             found = [self._read(name, run, known_only=known_only) for run in subjects]

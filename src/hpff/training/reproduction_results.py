@@ -119,10 +119,12 @@ def as_picture(table: PaperTable, results: Sequence[Result]) -> bytes:
         for index, (result, found) in enumerate(curves):
             for number, (epochs, errors) in enumerate(found):
                 label = result.row.name.rpartition("/")[2] if number == 0 else None
-                axes[-1].plot(epochs, errors, color=f"C{index % 10}", label=label, linewidth=1)
-        axes[-1].set(xlabel="epoch", ylabel="test error, %", yscale="log")
+                axes[-1].plot(epochs, errors, ".-", color=f"C{index % 10}", label=label)
+        axes[-1].set(xlabel="epoch", ylabel="test error, %", title="our curves")
+        axes[-1].grid(alpha=0.3)
         axes[-1].legend(fontsize="x-small")
-    figure.suptitle(table.title)
+    changed = any(result.deviations for result in results)
+    figure.suptitle(table.title + (f" (not as published: see {table.name}.md)" if changed else ""))
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
     return file.getvalue()
@@ -151,10 +153,10 @@ def _curves(result: Result) -> list[tuple[list[int], list[float]]]:
         file = run.path / "metrics.jsonl"
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         entries = [json.loads(line) for line in lines]
-        tested = [e for e in entries if e["test_error_percent"] is not None]
+        tested = [entry for entry in entries if entry["test_error_percent"] is not None]
         if tested:
-            errors = [max(e["test_error_percent"], 0.01) for e in tested]
-            found.append(([e["epoch"] for e in tested], errors))
+            errors = [entry["test_error_percent"] for entry in tested]
+            found.append(([entry["epoch"] for entry in tested], errors))
     return found
 
 
