@@ -107,7 +107,7 @@ def main() -> None:
         seeds = [int(seed) for seed in given.seeds.split(",")]
         tables.append("\n".join(error_rows(given.train, seeds)))
     if given.write:
-        text = "\n\n".join([__doc__.rstrip(), *tables, machine.describe()])
+        text = "\n\n".join([__doc__.rstrip(), *tables, str(machine.describe())])
         (HERE / "cascades.md").write_text(f"{text}\n")
 
 

@@ -27,6 +27,7 @@ class Family:
         side: of the images; 0 for text.
         leaks: whether it has no chain of blocks, so that three modules are too many.
         big: whether it cannot be made small; tests leave it out.
+        single: whether it does not run in float64.
     """
 
     library: str
@@ -36,6 +37,7 @@ class Family:
     side: int = 32
     leaks: bool = False
     big: bool = False
+    single: bool = False
 
     def build(self) -> nn.Module:
         torch.manual_seed(0)
@@ -437,9 +439,16 @@ def _hugging_face_text() -> list[Family]:
         "XLM": {"emb_dim": 32, "n_layers": 3, "n_heads": 2, "vocab_size": 64, "pad_index": 0},
         "XLNet": {"vocab_size": 64, "d_model": 32, "n_layer": 3, "n_head": 2, "d_inner": 48},
     }
-    leaks = ("XLNet",)
     return [
-        Family("transformers", f"{name} (text)", name, given, 0, name in leaks)
+        Family(
+            "transformers",
+            f"{name} (text)",
+            name,
+            given,
+            side=0,
+            leaks=name == "XLNet",
+            single=name == "Mixtral",
+        )
         for name, given in settings.items()
     ]
 

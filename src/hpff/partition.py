@@ -136,20 +136,20 @@ def partition(
     if modules is None:
         modules = len(units)
     if isinstance(modules, int):
-        cuts = _cuts_for_number(seen, units, modules, balance)
+        cuts = _cuts_for_number(model, seen, units, modules, balance)
     else:
         cuts = _cuts_by_name(model, seen, units, [modules] if isinstance(modules, str) else modules)
     return _describe(model, seen, units, cuts)
 
 
 def _cuts_for_number(
-    seen: Trace, units: Sequence[Unit], count: int, balance: Balance
+    model: nn.Module, seen: Trace, units: Sequence[Unit], count: int, balance: Balance
 ) -> list[Separator]:
     if not 1 <= count <= len(units):
         raise UserError(
             f"modules={count}: this model can be cut into 1 to {len(units)} modules "
             f"({len(units)} blocks, the stem counted as one); lower modules or name the cuts"
-            f"{_why_no_more(seen)}"
+            f"{_why_no_more(model, seen, units)}"
         )
     published = published_cuts(units, count) if balance == "blocks" else None
     if published is not None:
@@ -163,14 +163,24 @@ def _cuts_for_number(
     return [end for end in ends if end is not None]
 
 
-def _why_no_more(seen: Trace) -> str:
-    """What stands in the way of a further cut."""
-    for name, shape in seen.other_order.items():
-        shown = "×".join(map(str, shape))
-        return f"; the output of {name!r} ({shown} on the example) does not have the batch first"
-    for name in seen.leaks:
-        return f"; a cut after {name!r} would leak: {seen.find_leak(name)}"
-    return ""
+def _why_no_more(model: nn.Module, seen: Trace, units: Sequence[Unit]) -> str:
+    """What stands in the way of a further cut: the outermost part that is no block's."""
+    composite = {name for name, part in model.named_modules() if any(True for _ in part.children())}
+    inside = tuple(f"{unit.name}." for unit in units)
+    leaking = [n for n in seen.leaks if n in composite and not n.startswith(inside)]
+    parts = [*leaking, *seen.other_order]
+    if not parts:
+        return ""
+    name = min(parts, key=lambda part: (part not in composite, part.count(".")))
+    leak = seen.find_leak(name)
+    if leak is not None:
+        return f"; a cut after {name!r} would leak: {leak}"
+    return f"; the output of {name!r} {_not_batch_first(seen, name)}"
+
+
+def _not_batch_first(seen: Trace, name: str) -> str:
+    shape = "×".join(map(str, seen.other_order[name]))
+    return f"({shape} on the example) does not have the batch first"
 
 
 def _cuts_by_name(
@@ -201,8 +211,7 @@ def _why_not(model: nn.Module, seen: Trace, units: Sequence[Unit], name: Any) ->
     if runs != 1:
         why = f"it runs {runs} times in a step, not once"
     elif name in seen.other_order:
-        shape = "×".join(map(str, seen.other_order[name]))
-        why = f"its output ({shape} on the example) does not have the batch first"
+        why = f"its output {_not_batch_first(seen, name)}"
     return f"cannot cut after {name!r}: {why}; {_cuts_that_work(units)}"
 
 
