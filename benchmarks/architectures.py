@@ -118,6 +118,20 @@ model named.
 ## Refused
 
 {refused}
+
+## How a model is cut
+
+- One run on the example is traced. A cut is a submodule's output that no differentiable value
+  reaches past: neither a skip connection nor a second input or a shared value that needs gradients.
+- A block may return tuples, mappings or dataclasses. The tensor in it that was made last has to
+  carry everything on; others may be None, need no gradient, or not reach the logits.
+- A number K shares out blocks: the numbered parts of a model's lists (`layer1.0`,
+  `encoder.layer.3`) where these hold most of its weights, and what lies between goes with the next.
+  Elsewhere (VGG, GoogLeNet) blocks are the composite parts and the single layers around them.
+- Weights that several modules share get the sum of their gradients, and count as done with the
+  last of these modules. A submodule that runs more than once in a step (ALBERT's layer) is no cut.
+- The batch comes first in every cut's output. Decoders of transformers keep the keys and values of
+  all layers to the end of the forward; `config.use_cache = False` keeps memory flat.
 """
 
 

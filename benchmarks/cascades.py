@@ -107,7 +107,8 @@ def main() -> None:
         seeds = [int(seed) for seed in given.seeds.split(",")]
         tables.append("\n".join(error_rows(given.train, seeds)))
     if given.write:
-        text = "\n\n".join([__doc__.rstrip(), *tables, str(machine.describe())])
+        described = ", ".join(f"{key} {value}" for key, value in machine.describe().items())
+        text = "\n\n".join([__doc__.rstrip(), *tables, described])
         (HERE / "cascades.md").write_text(f"{text}\n")
 
 
