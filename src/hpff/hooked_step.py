@@ -152,7 +152,12 @@ class HookedStep:
     def _record(self, start: Tensor | None) -> None:
         """In lean training, note from here on how the next module's tensors come about."""
         if self._learner.lean:
-            self._tape = Tape(start, self._vacated, self._learner.position)
+            self._tape = Tape(
+                start,
+                self._vacated,
+                self._learner.position,
+                light=self._learner.lean == "light",
+            )
             self._recording.enter_context(self._tape.recording())
 
     def _result(self) -> Losses:

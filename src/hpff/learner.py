@@ -21,6 +21,7 @@ from hpff.methods import Criterion, Method, Place
 from hpff.partition import Partition, partition
 from hpff.position import Position
 from hpff.reach import Cascade, reach_of
+from hpff.recompute import Lean
 from hpff.schedule import Level
 from hpff.tracing import is_compiled
 
@@ -69,8 +70,8 @@ class LocalLearner(nn.Module):
             (B, D, L), "vector", or a :class:`~hpff.features.Features`; or a dict of these by the
             cut's name.
         lean: keep only the modules' inputs, and recompute the rest of their graphs, tensor by
-            tensor, in each backward: the same gradients from less memory, in more time. Not with
-            compiled blocks.
+            tensor, in the backwards: the same gradients from less memory, in more time. "light"
+            recomputes each tensor once, True several times. Not with compiled blocks.
 
     Raises:
         UserError: an argument is out of its range, or the model cannot be cut as asked.
@@ -95,7 +96,7 @@ class LocalLearner(nn.Module):
         patch_mode: PatchMode = "auto",
         criterion: Criterion = F.cross_entropy,
         features: str | Features | Mapping[str, str | Features] | None = None,
-        lean: bool = False,
+        lean: Lean = False,
     ) -> None:
         super().__init__()
         _check_model(model)
@@ -105,8 +106,8 @@ class LocalLearner(nn.Module):
             modules, cascade, independent, patches = 1, 1, True, 1
             independent_weight = cascade_weight = None
         _check_levels(independent, patches, smallest_patch, patch_mode, num_classes)
-        if not isinstance(lean, bool):
-            raise UserError(f"lean={lean!r}; expected True or False")
+        if lean not in (False, True, "light"):
+            raise UserError(f"lean={lean!r}; expected False, True or 'light'")
         cut = partition(model, modules, example, balance=balance)
         self.reach = reach_of(cascade, cut, cascade_budget, independent=independent)
         self.model = model

@@ -5,10 +5,11 @@ autograd saves there, the tape remembers by how it came about. When a backward a
 operations that lead to it run again, from what is there: the same kernels on the same values, with
 the same random numbers. No layer's forward is called, so running statistics move once.
 
-Once a value is there again, it stays for its other uses in that backward if a convolution or a
-matrix product reads it; anything else goes at once, to be made again from those. So each of these
-dear operations runs about one and a half times in a backward, and little more is there at a time
-than what they read.
+Two ways are offered. ``True`` takes the least memory: what convolutions and matrix products read
+stays from its making to its last use in the next backward; anything else goes at once, to be made
+again from those, and so does the module's output while its backward runs. So each of these dear
+operations runs three to four times more in a step. ``"light"`` lets go of a module's values only
+while other modules are at work: each operation runs once more.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hpff.errors import UserError
 from hpff.position import Position
+
+Lean = bool | Literal["light"]
 
 _DEAR = {
     "convolution",
@@ -158,12 +161,16 @@ class Tape(TorchDispatchMode):
         start: the tensor that the piece begins from; None where it begins from the model's input.
         vacated: what must not be read any more.
         position: told when something is recomputed.
+        light: the way that takes more memory and less time.
     """
 
-    def __init__(self, start: Tensor | None, vacated: Vacated, position: Position) -> None:
+    def __init__(
+        self, start: Tensor | None, vacated: Vacated, position: Position, *, light: bool = False
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.vacated = vacated
         self._position = position
+        self._light = light
         self._small = 0 if start is None else start.nbytes // _SMALL
         self._live: dict[int, tuple[weakref.ref[Any], int]] = {}  # by a storage's address
         self._versions: list[int] = []  # of each storage made on the tape
@@ -180,6 +187,8 @@ class Tape(TorchDispatchMode):
         """What runs inside is noted, and what autograd saves of it is left to the tape."""
         with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack), self:
             yield
+        present = self._demand.present
+        self._demand.present = {v: whole for v, whole in present.items() if self._uses[v]}
 
     @contextmanager
     def backward(self) -> Iterator[None]:
@@ -189,6 +198,10 @@ class Tape(TorchDispatchMode):
             yield
         finally:
             self._demand = _Demand()
+
+    def rest(self) -> None:
+        """No backward comes for a while: let go of everything that can be recomputed."""
+        self._demand = _Demand()
 
     def keep(self, tensor: Tensor) -> None:
         """Hold a tensor's content, which is then there without recomputation."""
@@ -200,10 +213,10 @@ class Tape(TorchDispatchMode):
     def away(self, tensor: Tensor) -> Iterator[None]:
         """Inside, a tensor made on the tape has its content only until a backward has used it.
 
-        Afterwards it is recomputed.
+        Afterwards it is recomputed. In the light way nothing happens.
         """
         view = self._view(tensor)
-        if view is None or view.value not in self._maker:
+        if self._light or view is None or view.value not in self._maker:
             yield
             return
         self._kept.pop(view.value, None)
@@ -211,7 +224,7 @@ class Tape(TorchDispatchMode):
             self._demand.present[view.value] = _whole(tensor)
         self.vacated.add(tensor)
         yield
-        self._demand = _Demand()
+        self.rest()
         whole = self._make(view.value)
         tensor.data = view.of(whole)
         self._kept[view.value] = whole
@@ -236,6 +249,10 @@ class Tape(TorchDispatchMode):
         if makes or changes:
             self._read |= elsewhere
             self._note(func, noted, makes, changes, random)
+        if func.overloadpacket.__name__ in _DEAR:
+            views = [(view, tensor) for tensor in given if (view := self._view(tensor))]
+            self._dear |= {view.value for view, _ in views}
+            self._demand.present |= {view.value: _whole(tensor) for view, tensor in views}
         return output
 
     def _note(
@@ -253,14 +270,14 @@ class Tape(TorchDispatchMode):
         )
         self._operations.append(operation)
         self._maker |= dict.fromkeys(operation.results(), operation)
-        if function.overloadpacket.__name__ in _DEAR:
-            self._dear |= reads
 
     def _pack(self, tensor: Tensor) -> Tensor | _View:
         view = self._view(tensor)
         if view is None or tensor.untyped_storage().nbytes() <= self._small:
             return tensor.detach()  # the tensor itself could make a cycle through the graph
         self._uses[view.value] += 1
+        if self._light:
+            self._demand.present[view.value] = _whole(tensor)
         return view
 
     def _unpack(self, packed: Tensor | _View) -> Tensor:
@@ -287,7 +304,8 @@ class Tape(TorchDispatchMode):
                 needs.subtract(operation.reads)
                 operation.run(whole, {value for value in whole if needs[value] or value in there})
                 for value in (*operation.reads, *operation.results()):
-                    if value in self._dear and self._demand.left[value] and value in whole:
+                    stays = self._light or value in self._dear
+                    if stays and self._demand.left[value] and value in whole:
                         self._demand.present[value] = whole[value]
                     if not needs[value]:
                         whole.pop(value, None)
@@ -346,6 +364,7 @@ class Tape(TorchDispatchMode):
         views = [view for tensor in changed if (view := self._view(tensor)) is not None]
         for node, version in {view.value for view in views}:
             self._versions[node] = version + 1
+            self._demand.present.pop(_Value(node, version), None)
             yield _Value(node, version), _Value(node, version + 1)
 
 

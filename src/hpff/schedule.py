@@ -218,6 +218,8 @@ class Step:
             with module.output_away():
                 self._complete(module)
             self._vacate(module)
+        elif tape is not None:
+            tape.rest()
         self._position.set("forward", j + 1)
         return output.detach().requires_grad_(self._reach.carried_through[j])
 

@@ -27,6 +27,7 @@ WAYS = [
     Way("dgl", cascade=3, patches=2),
     Way("dgl", cascade=2, patches=2, lean=True),
     Way("infopro", lean=True),
+    Way("dgl", cascade=2, patches=2, lean="light"),
     Way("predsim", cascade=2, patches=2),
     Way("infopro"),
     Way("infopro", cascade=2, patches=2),

@@ -22,8 +22,10 @@ from hpff.memory.steps import TrainingStep, Way, Workload
 from hpff.memory.weightless import weightless
 from hpff.partition import Partition
 from hpff.reach import Cascade
+from hpff.recompute import Lean
 
 METHODS = tuple(name for name, _ in known_methods.names() if name != "bp")
+LEAN: tuple[Lean, ...] = ("light", True)
 BEST = -1  # a way's segment that is to be found
 _CHECKPOINT_TRIALS = 3
 _Peak = Callable[[int], float]
@@ -165,7 +167,7 @@ def default_ways(
         known_methods.create(method)
         if method != "bp":
             hpff = Way(method, cascade, patches)
-            ways += [Way(method), hpff, replace(hpff, lean=True)]
+            ways += [Way(method), hpff, *(replace(hpff, lean=lean) for lean in LEAN)]
     return list(dict.fromkeys(ways))
 
 

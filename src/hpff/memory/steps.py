@@ -22,6 +22,7 @@ from hpff.methods import Method
 from hpff.partition import Partition, partition
 from hpff.position import Position
 from hpff.reach import Cascade
+from hpff.recompute import Lean
 
 Precision = Literal["fp32", "bf16"]
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -101,14 +102,14 @@ class Way:
         method: a local method's name, or "bp" for backprop.
         cascade, patches: k (or "auto") and n of a local method.
         segment: backprop alone: how many blocks are recomputed together; 0 for none.
-        lean: a local method alone: whether modules are recomputed.
+        lean: a local method alone: whether and how modules are recomputed.
     """
 
     method: str = "bp"
     cascade: Cascade = 1
     patches: int = 1
     segment: int = 0
-    lean: bool = False
+    lean: Lean = False
 
     def __str__(self) -> str:
         if self.method == "bp":
@@ -116,7 +117,8 @@ class Way:
             return f"bp+checkpointing{blocks}" if self.segment else "bp"
         levels = {(True, True): "+hpff", (True, False): "+hilo", (False, True): "+pff"}
         level = levels.get((self.cascade != 1, self.patches > 1), "")
-        return self.method + level + " lean" * self.lean
+        lean = {False: "", True: " lean", "light": " lean light"}[self.lean]
+        return self.method + level + lean
 
 
 class TrainingStep:

@@ -106,7 +106,7 @@ class Recipe:
     patches: PositiveInt = 1
     smallest_patch: PositiveInt = 2
     patch_mode: Literal["auto", "together", "one-by-one"] = "auto"
-    lean: bool = False
+    lean: bool | Literal["light"] = False
     independent_weight: PositiveFloat | None = None
     cascade_weight: PositiveFloat | None = None
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
