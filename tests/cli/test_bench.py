@@ -13,10 +13,11 @@ TINY = ["resnet20", "--modules", "3", "--image", "3,8,8", "--batch", "4", "--rou
 
 
 def test_bench_measures_what_the_plan_says(hpff: Hpff) -> None:
-    ways = ["--method", "dgl", "--device", "cpu"]
-    measured = json.loads(hpff("bench", *TINY, *ways, "--json").out)
+    ways = ["--method", "dgl", "--lean", "true"]
+    measured = json.loads(hpff("bench", *TINY, *ways, "--device", "cpu", "--json").out)
     options = TINY[: TINY.index("--rounds")]
-    planned = json.loads(hpff("plan", *options, "--method", "dgl", "--json").out)
+    planned = json.loads(hpff("plan", *options, *ways, "--json").out)
+    assert measured["rows"][-1]["label"] == "dgl+hpff lean"
     assert measured["machine"]["torch"]
     assert [row["peak_bytes"] for row in measured["rows"]] == [
         row["peak_bytes"] for row in planned["rows"]
@@ -40,6 +41,7 @@ def test_bench_prints_a_table(hpff: Hpff) -> None:
         (["resnet20", "--rounds", "1"], ["rounds 1", "2 or more"]),
         (["resnet20", "--batch", "1"], ["batch is 1"]),
         (["resnet20", "--device", "tpu"], ["--device: is 'tpu'", "auto, cpu or cuda"]),
+        (["resnet20", "--lean", "heavy"], ["--lean: is 'heavy'"]),
         (["resnet20", "--modules", "layer1,layer1"], ["--modules"]),
         (["resnet20", "--modules", "77"], ["modules=77"]),
         (["resnet2"], ["unknown model 'resnet2'"]),

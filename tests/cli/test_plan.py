@@ -33,6 +33,15 @@ def test_plan_as_json_is_the_same_plan(hpff: Hpff, folder: Path) -> None:
     assert (folder / "memory.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_plan_has_rows_of_lean_training_where_asked(hpff: Hpff) -> None:
+    command = ["plan", "resnet20", "--modules", "3", "--method", "dgl", "--lean", "light,true"]
+    rows = {row["label"]: row for row in json.loads(hpff(*command, "--json").out)["rows"]}
+    assert list(rows)[2:] == ["dgl", "dgl+hpff", "dgl+hpff lean light", "dgl+hpff lean"]
+    assert [row["lean"] for row in rows.values()][2:] == [False, False, "light", True]
+    peaks = [row["peak_bytes"] for row in rows.values()][3:]
+    assert peaks[0] > peaks[1] > peaks[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -57,6 +66,8 @@ def test_plan_as_json_is_the_same_plan(hpff: Hpff, folder: Path) -> None:
         (["resnet20", "--method", "dgl,dgl"], ["--method: is 'dgl,dgl'"]),
         (["resnet20", "--modules", "4", "--cascade", "5"], ["cascade is 5", "1 to 4"]),
         (["resnet20", "--cascade", "most"], ["--cascade: is 'most'", "or auto"]),
+        (["resnet20", "--lean", "yes"], ["--lean: is 'yes'", "light"]),
+        (["resnet20", "--lean", "true,true"], ["--lean: is 'true,true'"]),
         (["resnet20", "--patches", "0"], ["patches 0"]),
         (["resnet20", "--optimizer", "lion"], ["optimizer is 'lion'", "adamw"]),
         (["resnet20", "--precision", "fp16"], ["precision is 'fp16'", "bf16"]),

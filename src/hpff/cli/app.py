@@ -62,6 +62,14 @@ Cascade = Annotated[
     ),
 ]
 Patches = Annotated[int, typer.Option(help="n: n×n patches.")]
+LeanWays = Annotated[
+    str,
+    typer.Option(
+        metavar="HOW",
+        help="Rows of lean training too, as in a recipe: light, true (less memory, more time), or "
+        "light,true.",
+    ),
+]
 Optimizer = Annotated[str, typer.Option(help="sgd, plain-sgd, adam or adamw.")]
 Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
 StepPerModule = Annotated[
@@ -131,6 +139,7 @@ def plan(
     method: MethodNames = None,
     cascade: Cascade = "2",
     patches: Patches = 2,
+    lean: LeanWays = "false",
     optimizer: Optimizer = "sgd",
     precision: Precision = "fp32",
     step_per_module: StepPerModule = False,
@@ -158,6 +167,7 @@ def plan(
         methods=method,
         cascade=cascade,
         patches=patches,
+        lean=lean,
         optimizer=optimizer,
         precision=precision,
         step_per_module=step_per_module,
@@ -176,6 +186,7 @@ def bench(
     method: MethodNames = None,
     cascade: Cascade = "2",
     patches: Patches = 2,
+    lean: LeanWays = "false",
     optimizer: Optimizer = "sgd",
     precision: Precision = "fp32",
     step_per_module: StepPerModule = False,
@@ -198,6 +209,7 @@ def bench(
         methods=method,
         cascade=cascade,
         patches=patches,
+        lean=lean,
         optimizer=optimizer,
         precision=precision,
         step_per_module=step_per_module,

@@ -13,6 +13,9 @@ from hpff import models
 from hpff.errors import UserError
 from hpff.memory import Way, Workload, default_ways
 from hpff.reach import Cascade
+from hpff.recompute import Lean
+
+_LEAN: dict[str, Lean] = {"false": False, "light": "light", "true": True}
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Given:
     methods: str | None
     cascade: str
     patches: int
+    lean: str
     optimizer: str
     precision: str
     step_per_module: bool
@@ -48,7 +52,9 @@ class Given:
     def ways(self) -> list[Way]:
         """The ways to train: backprop, with checkpointing, and the methods that were chosen."""
         chosen = {} if self.methods is None else {"methods": _split(self.methods, "--method")}
-        return default_ways(cascade=_cascade(self.cascade), patches=self.patches, **chosen)
+        return default_ways(
+            cascade=_cascade(self.cascade), patches=self.patches, lean=_lean(self.lean), **chosen
+        )
 
 
 def described(workload: Workload, batch: int, modules: int) -> str:
@@ -98,6 +104,13 @@ def _cascade(text: str) -> Cascade:
     if text.isdecimal() and len(text) < 10:
         return int(text)
     raise UserError(f"--cascade: is {text!r}, expected a whole number of at least 1, or auto")
+
+
+def _lean(text: str) -> list[Lean]:
+    words = _split(text, "--lean")
+    if not set(words) <= set(_LEAN):
+        raise UserError(f"--lean: is {text!r}, expected false, light, true or light,true")
+    return [_LEAN[word] for word in words]
 
 
 def _image(text: str | None, model: str) -> tuple[int, ...]:

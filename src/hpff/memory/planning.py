@@ -25,7 +25,6 @@ from hpff.reach import Cascade
 from hpff.recompute import Lean
 
 METHODS = tuple(name for name, _ in known_methods.names() if name != "bp")
-LEAN: tuple[Lean, ...] = ("light", True)
 BEST = -1  # a way's segment that is to be found
 _CHECKPOINT_TRIALS = 3
 _Peak = Callable[[int], float]
@@ -155,9 +154,16 @@ def plan(
 
 
 def default_ways(
-    methods: Sequence[str] = METHODS, *, cascade: Cascade = 2, patches: int = 2
+    methods: Sequence[str] = METHODS,
+    *,
+    cascade: Cascade = 2,
+    patches: int = 2,
+    lean: Sequence[Lean] = (),
 ) -> list[Way]:
-    """Backprop, with and without checkpointing, and each method alone, with HPFF, and lean.
+    """Backprop, with and without checkpointing, and each method alone and with HPFF.
+
+    Args:
+        lean: for each of these, a method with HPFF comes lean in this way too.
 
     Raises:
         UserError: a method is unknown.
@@ -167,7 +173,7 @@ def default_ways(
         known_methods.create(method)
         if method != "bp":
             hpff = Way(method, cascade, patches)
-            ways += [Way(method), hpff, *(replace(hpff, lean=lean) for lean in LEAN)]
+            ways += [Way(method), hpff, *(replace(hpff, lean=each) for each in lean)]
     return list(dict.fromkeys(ways))
 
 
