@@ -18,11 +18,13 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from memory_tables import gib, peak, table, write
+
 from hpff import models
 from hpff.memory import Way, Workload, plan
 from hpff.partition import Partition
 from hpff.reach import Cascade, within
-from hpff.training import comparison, loop, machine, recipe_files
+from hpff.training import comparison, loop, recipe_files
 
 HERE = Path(__file__).parent
 NETWORKS = {"resnet32": 16, "resnet110": 55}
@@ -48,25 +50,23 @@ def spaced(dense: Sequence[int]) -> tuple[int, ...]:
     return tuple(kept)
 
 
-def memory_rows() -> list[str]:
-    rows = ["| network | reach | peak, GiB | passes | longest |", "| --- | --- | --- | --- | --- |"]
+def memory_table() -> str:
+    rows = []
     for network, modules in NETWORKS.items():
         workload = Workload(network, modules)
         cut = plan(workload, batch=2, ways=[Way("dgl")]).partition
         for rule in RULES:
             chosen = lengths(rule, cut)
             way = Way("dgl", cascade=chosen, patches=2)
-            peak = plan(workload, batch=1024, ways=[way]).rows[0].peak or 0
+            size = gib(peak(plan(workload, batch=1024, ways=[way]).rows[0]))
             passes = sum(length - 1 for length in chosen) / len(cut)
-            rows.append(
-                f"| {network}, K = {modules} | {rule} | {peak / 2**30:.2f} | {passes:.2f} "
-                f"| {max(chosen)} |"
-            )
-    return rows
+            name = f"{network}, K = {modules}"
+            rows.append((name, rule, size, f"{passes:.2f}", max(chosen)))
+    return table(("network", "reach", "peak, GiB", "passes", "longest"), rows)
 
 
-def error_rows(out: Path, seeds: Sequence[int]) -> list[str]:
-    rows = ["| reach | lengths | test error, % | seeds |", "| --- | --- | --- | --- |"]
+def error_table(out: Path, seeds: Sequence[int]) -> str:
+    rows = []
     base = recipe_files.load(str(HERE / "cifar10_short.yaml"))
     workload = Workload(lambda: models.create("resnet20", width=8), modules=10)
     cut = plan(workload, batch=2, ways=[Way("dgl")]).partition
@@ -75,9 +75,9 @@ def error_rows(out: Path, seeds: Sequence[int]) -> list[str]:
         errors = [_error(base, chosen, seed, out / f"{rule}, seed {seed}") for seed in seeds]
         spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
         shown = " ".join(map(str, chosen))
-        rows.append(f"| {rule} | {shown} | {statistics.fmean(errors):.2f}{spread} | {len(seeds)} |")
-        print(rows[-1], flush=True)
-    return rows
+        rows.append((rule, shown, f"{statistics.fmean(errors):.2f}{spread}", len(seeds)))
+        print(*rows[-1], flush=True)
+    return table(("reach", "lengths", "test error, %", "seeds"), rows)
 
 
 def _error(base: recipe_files.Recipe, cascade: Cascade, seed: int, path: Path) -> float:
@@ -101,15 +101,13 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--write", action="store_true", help="write benchmarks/cascades.md")
     given = parser.parse_args()
-    tables = ["\n".join(memory_rows())]
+    tables = [memory_table()]
     print(tables[0], flush=True)
     if given.train:
         seeds = [int(seed) for seed in given.seeds.split(",")]
-        tables.append("\n".join(error_rows(given.train, seeds)))
+        tables.append(error_table(given.train, seeds))
     if given.write:
-        described = ", ".join(f"{key} {value}" for key, value in machine.describe().items())
-        text = "\n\n".join([__doc__.rstrip(), *tables, described])
-        (HERE / "cascades.md").write_text(f"{text}\n")
+        write(__file__, __doc__, *tables)
 
 
 if __name__ == "__main__":

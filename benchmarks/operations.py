@@ -10,6 +10,7 @@ ends there, and one of weight gradients, which goes through c - 1 of them again.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,7 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from hpff import LocalLearner, models
 from hpff.memory import Way
 
-WAYS = (Way(), Way("dgl"), Way("dgl", cascade=2), Way("dgl", cascade=2, patches=2))
+HPFF = Way("dgl", cascade=2, patches=2)
+LEAN = (replace(HPFF, lean="light"), replace(HPFF, lean=True))
+WAYS = (Way(), Way("dgl"), Way("dgl", cascade=2), HPFF, *LEAN)
 
 
 def main() -> None:
@@ -39,6 +42,7 @@ def main() -> None:
             method=way.method,
             cascade=way.cascade,
             patches=way.patches,
+            lean=way.lean,
         )
         with FlopCounterMode(display=False) as counter:
             learner.backward(images, targets)

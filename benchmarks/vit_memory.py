@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from pathlib import Path
+
+from memory_tables import gib, peak, table, write
 
 from hpff import models
 from hpff.memory import Way, Workload, plan
-from hpff.training import machine
 
-HERE = Path(__file__).parent
 WAYS = (Way(), Way(segment=1), Way("dgl"), Way("dgl", 2, 1), Way("dgl", 2, 2))
 NETWORKS = {
     "ViT-B/16": ("timm/vit_base_patch16_224", {}),
@@ -32,23 +31,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write benchmarks/vit_memory.md")
     given = parser.parse_args()
-    lines = ["| network | tokens | method | n | peak, GiB | of BP |", "| --- |" + " --- |" * 5]
+    lines = []
     for network, (name, settings) in NETWORKS.items():
         build = partial(models.create, name, img_size=32, **settings)
         found = plan(Workload(build, modules=12), batch=1024, ways=WAYS)
-        backprop = found.rows[0].peak
-        assert backprop is not None
+        backprop = peak(found.rows[0])
         tokens = found.partition[0].output_shape[0]
         patches = found.partition[0].patches
         for row in found.rows:
-            assert row.peak is not None, row.fault
             n = patches if row.way.patches > 1 else ""
-            size = f"{row.peak / 2**30:.2f} | {row.peak / backprop:.2f}"
-            lines.append(f"| {network} | {tokens} | {row.way} | {n} | {size} |")
-    table = "\n".join(lines)
-    print(table)
+            size = peak(row)
+            lines.append((network, tokens, row.way, n, gib(size), f"{size / backprop:.2f}"))
+    made = table(("network", "tokens", "method", "n", "peak, GiB", "of BP"), lines)
+    print(made)
     if given.write:
-        (HERE / "vit_memory.md").write_text(f"{__doc__}\n{table}\n\n{machine.describe()}\n")
+        write(__file__, __doc__, made)
 
 
 if __name__ == "__main__":
