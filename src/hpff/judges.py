@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,7 @@ class JudgeBuilder:
     Args:
         form: what methods would see of a block's output, by its shape.
         image: a batch of two images as the model sees them, or None where its input is none.
+        alive: the modules (1-based) whose graphs are held while that of module j is judged.
     """
 
     method: Method
@@ -35,6 +36,7 @@ class JudgeBuilder:
     form: Callable[[tuple[int, ...]], tuple[int, ...]]
     image: Tensor | None
     patch_mode: PatchMode
+    alive: Callable[[int], Sequence[int]]
 
     def build(self, level: str, module: LocalModule) -> tuple[PatchFusion, Place]:
         """The network of ``level`` at the output of ``module``, and its place."""
@@ -50,7 +52,7 @@ class JudgeBuilder:
             pieces=given.ndim != 4,
             overwrites=self._overwrites(network, place, given),
         )
-        if self.patch_mode == "auto" and module.patches > 1 and self._too_much(fusion, given):
+        if self.patch_mode == "auto" and module.patches > 1 and self._too_much(fusion, given, module):
             fusion.together = False
             fusion.refit(module.patches)
         return fusion, place
@@ -81,16 +83,24 @@ class JudgeBuilder:
             criterion=self.criterion,
         )
 
-    def _too_much(self, fusion: PatchFusion, given: Tensor) -> bool:
-        """Whether all patches' graphs take more than a backward through the widest module.
+    def _too_much(self, fusion: PatchFusion, given: Tensor, module: LocalModule) -> bool:
+        """Whether all patches' graphs take more than the step takes elsewhere anyway.
 
-        That is about four tensors of its output's size: the gradient that comes in, the one that
-        goes out, the shortcut's, and one between two layers.
+        That is a backward through the widest module, and what more graphs hold at another module.
+        The backward takes about four tensors of its output's size: the gradient that comes in, the
+        one that goes out, the shortcut's, and one between two layers.
         """
-        widest = max(math.prod(module.output_shape) for module in self.partition[:-1])
+        modules = self.partition[:-1]
+        widest = max(m.output_bytes for m in modules)
+        room = max(self._held(m) for m in modules) - self._held(module)
+        samples = module.output_bytes / (math.prod(module.output_shape) * module.dtype.itemsize)
         images = [self.image] if self.method.needs_images and self.image is not None else []
-        allowed: int = 4 * widest * len(given) * given.element_size()
-        return graph_bytes(fusion, given, *images) > allowed
+        needed = graph_bytes(fusion, given, *images) / len(given)
+        return needed * samples > 4 * widest + room
+
+    def _held(self, module: LocalModule) -> int:
+        """Bytes that graphs hold on the example while the output of a module is judged."""
+        return sum(self.partition[i - 1].saved for i in self.alive(module.index))
 
 
 def read(method: Method, view: Tensor, patches: int, shared: Tensor | None) -> Tensor:

@@ -63,7 +63,7 @@ class LocalLearner(nn.Module):
             ``HILO_WEIGHTS``.
         patch_mode: "together" (all patches in one batch), "one-by-one" (the graph of one patch at
             a time), or "auto": one by one only where all patches together would take more memory
-            than the backward through the widest module does anyway.
+            than the step takes at another module anyway.
         criterion: the task's loss, ``criterion(logits, targets)`` -> scalar.
         features: what the outputs at the cuts are, where it is found wrong (``learner.partition``
             shows it): "map", "map-last" (B, H, W, C), "tokens", "sequence", "sequence-first"
@@ -283,6 +283,7 @@ class LocalLearner(nn.Module):
             criterion=self.criterion,
             image=None if image is None else image[:1].expand(2, -1, -1, -1),
             patch_mode=self.patch_mode,
+            alive=(lambda _: ()) if self.lean else self.reach.alive,
         )
         for module in self.partition[:-1]:
             j = module.index

@@ -62,6 +62,10 @@ class Reach:
         """Every run of k adjacent modules is a cascade."""
         return cls(tuple(k if end >= k else 1 for end in range(1, modules + 1)))
 
+    def alive(self, j: int) -> list[int]:
+        """The modules (1-based) whose graphs are alive while the output of module j is judged."""
+        return [i for i in range(1, j + 1) if self.last_use[i - 1] >= j]
+
     def completion_order(self) -> list[int]:
         """The modules (1-based) in the order in which their gradients become final."""
         return sorted(range(1, len(self.lengths) + 1), key=lambda j: (self.last_use[j - 1], -j))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -150,6 +152,24 @@ def test_auto_runs_patches_one_by_one_only_where_that_saves_memory(
         method=Wide(width),
     )
     assert learner.auxiliary("independent", 1).together is together
+
+
+def test_auto_uses_the_room_where_fewer_bytes_of_graphs_are_alive() -> None:
+    """InfoPro's decoders enlarge maps to the image, wherever they stand."""
+
+    def together(**changes: Any) -> list[bool]:
+        learner = LocalLearner(
+            models.create("resnet20"),
+            modules=10,
+            example=torch.zeros(2, 3, 32, 32),
+            num_classes=10,
+            method="infopro",
+            **changes,
+        )
+        return [learner.auxiliary("independent", j).together for j in range(1, 10)]
+
+    assert all(together())
+    assert not all(together(lean=True))  # no graphs are held, so there is no such room
 
 
 def test_dgl_on_a_resnet_runs_all_patches_together() -> None:
