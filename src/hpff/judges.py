@@ -52,7 +52,11 @@ class JudgeBuilder:
             pieces=given.ndim != 4,
             overwrites=self._overwrites(network, place, given),
         )
-        if self.patch_mode == "auto" and module.patches > 1 and self._too_much(fusion, given, module):
+        if (
+            self.patch_mode == "auto"
+            and module.patches > 1
+            and self._too_much(fusion, given, module)
+        ):
             fusion.together = False
             fusion.refit(module.patches)
         return fusion, place
@@ -95,8 +99,8 @@ class JudgeBuilder:
         room = max(self._held(m) for m in modules) - self._held(module)
         samples = module.output_bytes / (math.prod(module.output_shape) * module.dtype.itemsize)
         images = [self.image] if self.method.needs_images and self.image is not None else []
-        needed = graph_bytes(fusion, given, *images) / len(given)
-        return needed * samples > 4 * widest + room
+        needed: float = graph_bytes(fusion, given, *images) / len(given)
+        return bool(needed * samples > 4 * widest + room)
 
     def _held(self, module: LocalModule) -> int:
         """Bytes that graphs hold on the example while the output of a module is judged."""

@@ -25,9 +25,8 @@ def resnet() -> nn.Module:
 def step(build: Build, images: Tensor, *, lean: Lean, bf16: bool = False, **settings: Any) -> Any:
     """Everything that a step leaves behind: losses, gradients, buffers, random state."""
     torch.manual_seed(0)
-    learner = LocalLearner(
-        build(), example=images[:2], num_classes=10, lean=lean, patches=2, **settings
-    )
+    settings = {"patches": 2, "patch_mode": "together", **settings}
+    learner = LocalLearner(build(), example=images[:2], num_classes=10, lean=lean, **settings)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         losses = learner.backward(images, torch.arange(len(images)))
     gradients = {name: parameter.grad for name, parameter in learner.named_parameters()}
