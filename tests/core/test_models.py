@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hpff import models
 from hpff.errors import UserError
+from hpff.memory import Workload
 from hpff.partition import Partition, partition
 
 
@@ -41,6 +42,27 @@ def test_where_a_name_leads(name: str, library: str) -> None:
 def test_an_unknown_name_is_answered_with_a_guess(name: str, guess: str) -> None:
     with pytest.raises(UserError, match=f"unknown model '{name}'.*{guess}"):
         models.create(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("vit_b_16", {"image_size": 32}),
+        ("timm/vit_tiny_patch16_224", {"img_size": (32, 32)}),
+        ("timm/swin_tiny_patch4_window7_224", {"img_size": (32, 32)}),
+        ("timm/resnet18", {}),
+        ("resnet101", {}),
+        ("resnet32", {}),
+    ],
+)
+def test_models_are_made_for_images_of_the_size_that_is_planned(
+    name: str, settings: dict[str, object]
+) -> None:
+    assert models.sized(name, 32, 32) == settings
+    assert models.sized(name, *models.image_size(name)[1:]) == {}
+    with torch.device("meta"):
+        logits = Workload(name).build()(torch.empty(2, 3, 32, 32))
+    assert logits.shape == (2, 10)
 
 
 def cut(name: str, modules: int, side: int = 64, **settings: object) -> Partition:

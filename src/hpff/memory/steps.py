@@ -72,10 +72,12 @@ class Workload:
                 raise UserError(f"{name} is {value!r}; expected {' or '.join(known)}")
 
     def build(self) -> nn.Module:
-        """The model, with random weights."""
-        if isinstance(self.model, str):
-            return models.create(self.model, self.num_classes, in_channels=self.image[0])
-        return self.model()
+        """The model, with random weights; one by name is made for images of this size."""
+        if not isinstance(self.model, str):
+            return self.model()
+        channels, height, width = self.image
+        settings = models.sized(self.model, height, width)
+        return models.create(self.model, self.num_classes, in_channels=channels, **settings)
 
     def cut(self, model: nn.Module, example: Tensor) -> Partition:
         """A model's local modules."""

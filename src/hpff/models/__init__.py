@@ -12,7 +12,7 @@ from hpff import torchvision_import
 from hpff.errors import UserError
 from hpff.models.cifar_resnet import DEPTHS, CifarResNet
 
-__all__ = ["CifarResNet", "create", "image_size", "names", "resolve"]
+__all__ = ["CifarResNet", "create", "image_size", "names", "resolve", "sized"]
 
 _OWN = {f"resnet{depth}": depth for depth in DEPTHS}
 # Their auxiliary classifiers, an early form of local losses, are off unless asked for.
@@ -85,6 +85,25 @@ def image_size(name: str) -> tuple[int, int, int]:
         size: tuple[int, int, int] | None = getattr(config, "input_size", None)
         return size or (3, 224, 224)
     return (3, 299, 299) if rest == "inception_v3" else (3, 224, 224)
+
+
+def sized(name: str, height: int, width: int) -> dict[str, Any]:
+    """Settings for ``create`` with which a model takes images of another size than its own.
+
+    Most models need none.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    library, rest = resolve(name)
+    if (height, width) == image_size(name)[1:]:
+        return {}
+    if library == "timm":
+        config = torchvision_import.timm().models.get_pretrained_cfg(rest)
+        fixed = getattr(config, "fixed_input_size", False)
+        return {"img_size": (height, width)} if fixed else {}
+    is_vit = library == "torchvision" and rest.startswith("vit_")
+    return {"image_size": height} if is_vit and height == width else {}
 
 
 def names() -> list[tuple[str, str]]:
