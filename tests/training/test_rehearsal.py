@@ -62,10 +62,11 @@ def test_rehearsing_needs_no_memory_and_finds_backprop_the_larger() -> None:
     assert backprop > local > 2**30
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_rehearsal_counts_what_the_run_counts(
-    tmp_path: Path, make_recipe: Any, silent: Any
+    tmp_path: Path, make_recipe: Any, silent: Any, precision: str
 ) -> None:
-    recipe: Recipe = make_recipe(device="cpu", batch_size=128)
+    recipe: Recipe = make_recipe(device="cpu", batch_size=128, precision=precision)
     loop.train(recipe, tmp_path / "run", resume=False, observer=silent())
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert rehearse(recipe) == report["peak_memory_bytes"]

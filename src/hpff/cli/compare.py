@@ -28,8 +28,8 @@ def compare(
 ) -> None:
     """Train what is missing, write results.md and results.json, and show the table."""
     recipe = recipe_files.load(name, overrides)
-    labels = split(methods, "--methods") if methods else comparison.default_labels(recipe)
-    seeds = split_seeds(seeds_text) if seeds_text else [recipe.seed]
+    labels = comparison.default_labels(recipe) if methods is None else split(methods, "--methods")
+    seeds = [recipe.seed] if seeds_text is None else split_seeds(seeds_text)
     path = out or default_path(f"compare-{Path(name).stem}", resume=resume)
     with contextlib.ExitStack() as stack:
 

@@ -36,9 +36,12 @@ def reproduce(
     """Train what is missing, write the table, and show it beside the paper's numbers."""
     table = paper_tables.load(name)
     scale = Scale(epochs, subset, _data(data), tuple(overrides))
-    chosen = table.select(split(rows, "--rows")) if rows else table.rows
+    chosen = table.rows if rows is None else table.select(split(rows, "--rows"))
     path = out or scaled_path("reproduce", epochs, subset, data, overrides)
-    work = Reproduction(table, chosen, path, scale, split_seeds(seeds) if seeds else None)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--out: {path} is a file, expected a folder or a new name")
+    known_seeds = None if seeds is None else split_seeds(seeds)
+    work = Reproduction(table, chosen, path, scale, known_seeds)
     options = {"--rows": rows, "--seeds": seeds, "--epochs": epochs, "--subset": subset}
     command = _command(name, overrides, {**options, "--out": out}, data)
     if not dry_run:
@@ -83,7 +86,7 @@ def _show(table: PaperTable, results: Sequence[Result], faults: Sequence[str]) -
 def _where(work: Reproduction, path: Path) -> str:
     missing = len(work.missing())
     if missing:
-        return f"{path}: {missing} runs to train"
+        return f"{path}: {missing} {'run' if missing == 1 else 'runs'} to train"
     return f"{path}: every run; {path / 'tables' / work.table.name}.md, .json and .png"
 
 

@@ -52,13 +52,13 @@ def _fetch(name: str, root: Path, split: str) -> Any:
     build, files = _builder(name, root, split)
     with suppress(OSError, RuntimeError):
         return build(download=False)
-    existed = root.exists()
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         return build(download=True)
     except (OSError, RuntimeError, EOFError) as error:
-        if not existed:
-            with suppress(OSError):
-                root.rmdir()
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
         reason = " ".join(str(error).split())
         raise UserError(
             f"{name} is not in {root} and could not be downloaded ({reason}); put {files} there, "

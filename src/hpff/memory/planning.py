@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpff import methods as known_methods
 from hpff.errors import UserError
@@ -19,7 +17,7 @@ from hpff.memory.checkpointing import block_bytes, chain, likely_lengths
 from hpff.memory.counting import AllocationCounter
 from hpff.memory.ledger import Ledger, Owner
 from hpff.memory.steps import TrainingStep, Way, Workload
-from hpff.memory.weightless import weightless
+from hpff.memory.weightless import FakeTensors, weightless
 from hpff.partition import Partition
 from hpff.reach import Cascade
 from hpff.recompute import Lean
@@ -208,14 +206,14 @@ class Rehearsal:
 
     def __init__(self, workload: Workload, way: Way) -> None:
         self._workload = workload
-        self._mode = FakeTensorMode()
+        self._mode = FakeTensors()
         model = weightless(workload.build, self._mode)
         with self._mode:
             self.step = TrainingStep(model, workload, way)
 
     def run(self, batch: int) -> Ledger:
         """What a step on a batch takes."""
-        with self._mode, _TrueShapes():  # type: ignore[no-untyped-call]
+        with self._mode:
             return count(self.step, batch, self._workload.image)
 
     def peak(self, batch: int) -> int:
@@ -230,17 +228,6 @@ class Rehearsal:
             kept = []
             sizes = block_bytes(runs, lambda: kept.append(self.step.model(images)), counter)
             return likely_lengths(sizes)
-
-
-class _TrueShapes(TorchDispatchMode):
-    """Where fake tensors err: BatchNorm in 16 bits keeps its statistics in its weights' type."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.native_batch_norm.default and args[1] is not None:
-            result, *statistics = output
-            return (result, *(each.to(args[1].dtype) for each in statistics))
-        return output
 
 
 def best_segment(workload: Workload, batch: int) -> int:

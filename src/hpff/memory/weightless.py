@@ -1,8 +1,9 @@
-"""Models without memory for their weights."""
+"""Models and steps without memory for what their tensors hold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,21 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hpff.errors import UserError
 
 
-def weightless(build: Callable[[], nn.Module], mode: FakeTensorMode) -> nn.Module:
+class FakeTensors(FakeTensorMode):
+    """Within it tensors have a shape and nothing else.
+
+    It mends where torch's errs: BatchNorm in 16 bits keeps its statistics in its weights' type.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = super().__torch_dispatch__(func, types, args, kwargs or {})
+        if func is torch.ops.aten.native_batch_norm.default and args[1] is not None:
+            result, *statistics = output
+            return (result, *(each.to(args[1].dtype) for each in statistics))
+        return output
+
+
+def weightless(build: Callable[[], nn.Module], mode: FakeTensors) -> nn.Module:
     """The model that ``build`` makes, its parameters and buffers fake tensors on the CPU."""
     try:
         with torch.device("meta"):

@@ -91,7 +91,7 @@ def card(run: FinishedRun) -> str:
 epochs. Trained with [hpff](https://arxiv.org/abs/2407.05638) {hpff.__version__}; a training step
 took {memory:.2f} GiB at batch {recipe.batch_size}.
 
-`model.safetensors` holds the plain backbone, which needs nothing of hpff:
+`model.safetensors` holds the plain backbone, without anything of local learning:
 
 ```python
 {_code(run)}

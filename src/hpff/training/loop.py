@@ -54,7 +54,12 @@ def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Me
         history = _resume(parts, directory) if directory.checkpoint.exists() else []
         directory.write_recipe(recipe)
         directory.write_metrics(history)
-        observer.started(recipe, path, len(history))
+        try:
+            observer.started(recipe, path, len(history))
+        except UserError:
+            if not resume:
+                directory.forget()
+            raise
         try:
             _train_epochs(parts, directory, history, observer)
         except (torch.OutOfMemoryError, MemoryError) as error:

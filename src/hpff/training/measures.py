@@ -34,6 +34,7 @@ class Measure:
         digits: after the point.
         trains: whether the run must have been trained.
         slow: whether reading takes long enough to keep the number in a file.
+        tested_on: the data set on which reading tests the run, if it does.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Measure:
     read: Callable[[Subject], float | None]
     trains: bool = True
     slow: bool = False
+    tested_on: str = ""
 
     def shown(self, value: float | None, *, sign: bool = False) -> str:
         """A number of this measure as text; `–` for none."""
@@ -55,7 +57,7 @@ def _step_memory(run: Subject) -> float:
     return rehearse(run.recipe) / 2**30
 
 
-def _stl10(matching: Matching) -> Callable[[Subject], float]:
+def _stl10(title: str, matching: Matching) -> Measure:
     """The accuracy of a run on CIFAR-10 on the test images of STL-10."""
 
     def read(run: Subject) -> float:
@@ -74,7 +76,7 @@ def _stl10(matching: Matching) -> Callable[[Subject], float]:
         )
         return 100 - found.score.error
 
-    return read
+    return Measure(title, 2, read, slow=True, tested_on="stl10")
 
 
 MEASURES = {
@@ -83,7 +85,7 @@ MEASURES = {
     "accuracy": Measure("accuracy, %", 2, lambda run: 100 - run.report["test_error_percent"]),
     "memory": Measure("memory, GiB", 2, lambda run: run.report["peak_memory_bytes"] / 2**30),
     "minutes": Measure("training, minutes", 1, lambda run: run.report["train_seconds"] / 60),
-    "stl10_position": Measure("STL-10, labels by position, %", 2, _stl10("position"), slow=True),
-    "stl10_name": Measure("STL-10, 9 classes by name, %", 2, _stl10("name"), slow=True),
+    "stl10_position": _stl10("STL-10, labels by position, %", "position"),
+    "stl10_name": _stl10("STL-10, 9 classes by name, %", "name"),
     "step_memory": Measure("memory, GiB", 2, _step_memory, trains=False, slow=True),
 }

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hpff import data
 from hpff.data import Dataset, ImageSet
-from hpff.memory.weightless import weightless
+from hpff.memory.weightless import FakeTensors, weightless
 from hpff.training.epoch import train_step
 from hpff.training.measure import PeakMemory
 from hpff.training.parts import assemble, create_model
@@ -28,7 +27,7 @@ def rehearse(recipe: Recipe, steps: int = 2) -> int:
     known = recipe.data in data.OUTLINES
     dataset = None if known else data.load(recipe.data, treatment=recipe.treatment)
     random = torch.get_rng_state()
-    mode = FakeTensorMode()
+    mode = FakeTensors()
     with mode:
         blank = _emptied(dataset, recipe) if dataset else data.blank(recipe.data, recipe.image_size)
     model = weightless(lambda: create_model(recipe, blank), mode)

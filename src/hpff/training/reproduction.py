@@ -47,9 +47,9 @@ class Scale:
             "data": self.data.get(published.data, self.data.get("")),
         }
         if self.epochs is not None:
-            warmup = min(published.schedule.warmup_epochs, self.epochs // 10)
+            warmup = min(published.schedule.warmup_epochs, max(0, self.epochs) // 10)
             changes["schedule.warmup_epochs"] = warmup
-        given = [f"{key}={value}" for key, value in changes.items() if value is not None]
+        given = [f"{k}={json.dumps(value)}" for k, value in changes.items() if value is not None]
         return recipe_files.load(name, [*given, *self.overrides])
 
 
@@ -118,6 +118,7 @@ class Reproduction:
         self.faults: dict[str, None] = {}
         self._data = scale.data
         self._published = {row.name: recipe_files.load(row.recipe) for row in rows}
+        self._check_data()
         self._runs = [
             self._run(row, scale.apply(row.recipe, seed))
             for seed in seeds or (None,)
@@ -149,6 +150,17 @@ class Reproduction:
     def results(self, *, known_only: bool = False) -> list[Result]:
         """Every row with what there is of it; with `known_only` nothing slow is measured."""
         return [self._result(row, known_only=known_only) for row in self.rows]
+
+    def _check_data(self) -> None:
+        """Refuse other data for a data set that no run here is trained or tested on."""
+        tested = {MEASURES[measure].tested_on for measure in self.table.measures}
+        used = {recipe.data for recipe in self._published.values()} | tested
+        unused = [name for name in self._data if name and name not in used]
+        if unused:
+            raise UserError(
+                f"--data: is {unused[0]}=..., but no chosen row of {self.table.name} is on "
+                f"{unused[0]}; expected one of {', '.join(sorted(used - {''}))}"
+            )
 
     def _run(self, row: PaperRow, recipe: Recipe) -> Run:
         return Run(row, recipe.seed, recipe, self.out / row.name / f"seed-{recipe.seed}")

@@ -18,7 +18,14 @@ from hpff.training.files import is_leftover, remove_leftovers, write_atomically
 from hpff.training.metrics_table import as_csv
 from hpff.training.recipe import Recipe
 
-_NUMBERS = ("epochs", "test_error_percent", "peak_memory_bytes", "step_seconds")
+_NUMBERS = (
+    "epochs",
+    "test_error_percent",
+    "test_images",
+    "peak_memory_bytes",
+    "step_seconds",
+    "train_seconds",
+)
 _SOURCES = ("counted", "allocator")
 
 
@@ -90,6 +97,11 @@ class RunDirectory:
     def write_recipe(self, recipe: Recipe) -> None:
         """Keep the resolved recipe."""
         write_atomically(self.recipe, recipe_files.dump(recipe).encode())
+
+    def forget(self) -> None:
+        """Delete what was written of a run that then could not begin."""
+        for file in (self.recipe, self.metrics, self.table):
+            file.unlink(missing_ok=True)
 
     def read_recipe(self) -> Recipe:
         """The recipe of the run in this folder."""
@@ -192,7 +204,8 @@ def _is_report(report: object) -> bool:
         return False
     values = [report.get(key) for key in _NUMBERS]
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    return numbers and report.get("peak_memory_source") in _SOURCES
+    machine = isinstance(report.get("machine"), dict)
+    return numbers and machine and report.get("peak_memory_source") in _SOURCES
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -73,7 +73,7 @@ def transfer(
     Raises UserError for data that cannot be had, and for classes or images that do not fit.
     """
     names = _names(run, class_names)
-    name = dataset or run.facts.name
+    name = run.facts.name if dataset is None else dataset
     usual = run.recipe.treatment if name == run.facts.name else "auto"
     found = data.load(name, treatment=treatment or usual, broken=broken_images)
     classes = _match(name, found.class_names, names, matching)
