@@ -168,6 +168,7 @@ def test_class_names_can_be_given(hpff: Hpff, folder: Path, run: Path) -> None:
             ["run", "--dataset", "digits", "--treatment", "cifar"],
             ["treatment is cifar, but digits"],
         ),
+        (["run", "--dataset", ""], ['there is no dataset ""']),
         (["run", "--dataset", "mnist"], ['there is no dataset "mnist"']),
         (["run", "--class-names", "a,b"], ["2 class names were given for its 10 classes"]),
         (["run", "--class-names", "a,,b"], ["--class-names: is 'a,,b'"]),

@@ -153,11 +153,17 @@ def test_a_folder_with_runs_of_another_recipe(hpff: Hpff, folder: Path) -> None:
         (["paper/tiny.yaml"], ["paper/tiny.yaml: is not a table, expected the keys title"]),
         (["paper/table.yaml", "--rows", "tiny"], ["--rows: 'tiny' is no row of table", "tiny-bp"]),
         (["paper/table.yaml", "--seeds", "0,x"], ["--seeds: is '0,x'"]),
+        (["paper/table.yaml", "--seeds", ""], ["--seeds: is ''"]),
+        (["paper/table.yaml", "--rows", ""], ["--rows: is ''"]),
         (["paper/table.yaml", "--epochs", "0"], ["epochs: is 0"]),
+        (["paper/table.yaml", "--epochs", "-1"], ["epochs: is -1"]),
+        (["paper/table.yaml", "--out", "paper/table.yaml"], ["--out: paper/table.yaml is a file"]),
         (["paper/table.yaml", "--epochs", "two"], ["--epochs"]),
         (["paper/table.yaml", "--subset", "9"], ["subset: is 9, expected at least batch_size"]),
         (["paper/table.yaml", "--data", "digit"], ["data: is digit", "did you mean digits?"]),
         (["paper/table.yaml", "--data", "svhn="], ["--data: is 'svhn='"]),
+        (["paper/table.yaml", "--data", "svhn=digits"], ["no chosen row of table is on svhn"]),
+        (["paper/table.yaml", "--data", "folder:my #1: a"], ["my #1: a does not exist"]),
         (
             ["paper/table.yaml", "--data", "a", "--data", "b"],
             ["--data: is 'b', expected DATA once"],
@@ -170,7 +176,8 @@ def test_a_folder_with_runs_of_another_recipe(hpff: Hpff, folder: Path) -> None:
 def test_wrong_commands(hpff: Hpff, folder: Path, arguments: list[str], words: list[str]) -> None:
     answer = hpff("reproduce", *arguments)
     assert answer.code == 2
-    lines = [line for line in answer.err.splitlines() if line.startswith("hpff: ")]
+    lines = answer.err.splitlines()
+    assert all(line.startswith("hpff: ") for line in lines), answer.err
     assert all(word in lines[0] for word in words), answer.err
     assert "Traceback" not in answer.err
     assert not (folder / "runs").exists()

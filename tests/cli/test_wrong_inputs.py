@@ -61,6 +61,7 @@ def refused(hpff: Hpff, folder: Path, *arguments: str, faults: int = 1) -> str:
         (["train", "tiny.yaml", "--resume"], ["runs/tiny-1", "no run to resume"]),
         (["train", "tiny.yaml", "--resume", "--out", "gone"], ["gone", "has no run to resume"]),
         (["train", "tiny.yaml", "--out", "tiny.yaml"], ["tiny.yaml: cannot use this folder"]),
+        (["compare", "tiny.yaml", "--methods", ""], ["--methods: is ''"]),
         (["compare", "tiny.yaml", "--methods", "bp,dgl+hpf"], ["dgl+hpf", "METHOD+hpff"]),
         (["compare", "tiny.yaml", "--methods", "bp,,dgl"], ["--methods: is 'bp,,dgl'"]),
         (["compare", "tiny.yaml", "--methods", "bp+hpff"], ["bp+hpff: unknown label"]),

@@ -102,7 +102,7 @@ def test_a_download_that_fails_says_what_to_fetch_and_where_to_put_it(
         monkeypatch.setenv(proxy, nobody_listens)
     for proxy in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(proxy, raising=False)
-    root = tmp_path / "downloads"
+    root = tmp_path / "cache" / "downloads"
     with pytest.raises(UserError) as caught:
         data.load(name, root=root)
     message = str(caught.value)
@@ -110,7 +110,7 @@ def test_a_download_that_fails_says_what_to_fetch_and_where_to_put_it(
     assert f"put {wanted}" in message
     assert "parquet:FOLDER" in message
     assert "\n" not in message
-    assert not root.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_broken_archive_is_no_data_set(tmp_path, monkeypatch):

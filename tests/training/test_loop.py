@@ -42,6 +42,25 @@ def assert_same_bits(first: Path, second: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_run_that_cannot_begin_leaves_nothing_new(
+    tmp_path: Path, make_recipe: Any, silent: Any
+) -> None:
+    class Refusing(silent):
+        def started(self, *_: Any) -> None:
+            raise UserError("cannot begin")
+
+    run = tmp_path / "new" / "run"
+    with pytest.raises(UserError, match="cannot begin"):
+        loop.train(make_recipe(), run, resume=False, observer=Refusing())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(make_recipe(), run, resume=False, observer=silent(stop_at=3))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="cannot begin"):
+        loop.train(make_recipe(), run, resume=True, observer=Refusing())
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_a_run_leaves_everything(tmp_path: Path, make_recipe: Any, silent: Any) -> None:
     observer = silent()
     report = loop.train(make_recipe(), tmp_path / "run", resume=False, observer=observer)

@@ -19,7 +19,7 @@ class FakeTensors(FakeTensorMode):
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = super().__torch_dispatch__(func, types, args, kwargs or {})
+        output: Any = super().__torch_dispatch__(func, types, args, kwargs or {})
         if func is torch.ops.aten.native_batch_norm.default and args[1] is not None:
             result, *statistics = output
             return (result, *(each.to(args[1].dtype) for each in statistics))
