@@ -3,22 +3,31 @@
     python benchmarks/memory.py [--deep] [--write]
 
 fp32, batch 1024, 32×32 images; parameters, gradients and SGD's momentum included; checkpointing
-with its best segment length, in blocks. --deep adds ResNet-1202 (minutes), --write puts the table
-into benchmarks/memory.md. `hpff plan resnet110 --batch 1024` shows what each peak is made of.
+with its best segment length, in blocks. "Working" leaves out parameters, gradients and momentum,
+as many as there are at the peak, and the images. "Public order" does dgl+hpff's work in the order
+of HPFF's public code (benchmarks/public_order.py). --deep adds ResNet-1202 (minutes), --write puts
+the table into benchmarks/memory.md. `hpff plan resnet110 --batch 1024 --lean light,true` shows
+what each peak is made of.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
-from hpff.memory import BEST, Way, Workload, plan
-from hpff.training import machine
+from memory_tables import gib, peak, table, write
+from public_order import public_order_peak
 
-HERE = Path(__file__).parent
+from hpff.memory import BEST, Row, Way, Workload, plan
+
+HEADER = ("network", "method", "peak, GiB", "of bp", "working, GiB")
+BATCH = 1024
 HPFF = Way("dgl", cascade=2, patches=2)
-LOCAL = (Way("dgl"), Way("dgl", cascade=2), HPFF, replace(HPFF, lean=True))
+LEAN = (replace(HPFF, lean="light"), replace(HPFF, lean=True))
+ALL = (Way(), Way(segment=BEST), Way("dgl"), Way("dgl", cascade=2), HPFF, *LEAN)
 NETWORKS = {"resnet32": 16, "resnet110": 55}
 DEEP = {"resnet1202": 601}
 
@@ -28,26 +37,33 @@ def main() -> None:
     parser.add_argument("--deep", action="store_true", help="ResNet-1202 too")
     parser.add_argument("--write", action="store_true", help="write benchmarks/memory.md")
     given = parser.parse_args()
-    lines = ["| network | method | peak, GiB | of bp |", "| --- | --- | --- | --- |"]
-    for network, modules in NETWORKS.items():
-        lines += rows(network, modules, (Way(), Way(segment=BEST), *LOCAL))
+    lines = [line for name, modules in NETWORKS.items() for line in rows(name, modules, ALL)]
     if given.deep:
-        for network, modules in DEEP.items():
-            lines += rows(network, modules, (Way(), HPFF))
-    table = "\n".join(lines)
-    print(table)
+        for name, modules in DEEP.items():
+            lines += rows(name, modules, (Way(), HPFF))
+    made = table(HEADER, lines)
+    print(made)
     if given.write:
-        (HERE / "memory.md").write_text(f"{__doc__}\n{table}\n\n{machine.describe()}\n")
+        write(__file__, __doc__, made)
 
 
-def rows(network: str, modules: int, ways: tuple[Way, ...]) -> list[str]:
-    found = plan(Workload(network, modules), batch=1024, ways=ways).rows
-    base = found[0].peak or 1
+def rows(network: str, modules: int, ways: Sequence[Way]) -> list[tuple[str, ...]]:
+    name = f"{network}, K = {modules}"
+    observe = partial(print, name, file=sys.stderr)
+    found = plan(Workload(network, modules), batch=BATCH, ways=ways, observe=observe).rows
+    peaks = {str(row.way): peak(row) for row in found}
+    working = {str(row.way): gib(peak(row) - held(row)) for row in found}
+    if network in NETWORKS:
+        peaks["dgl+hpff, public order"] = public_order_peak(2 * modules, BATCH)
+    backprop = peaks["bp"]
     return [
-        f"| {network}, K = {modules} | {row.way} | {(row.peak or 0) / 2**30:.2f} "
-        f"| {(row.peak or 0) / base:.2f} |"
-        for row in found
+        (name, way, gib(size), f"{size / backprop:.2f}", working.get(way, ""))
+        for way, size in peaks.items()
     ]
+
+
+def held(row: Row) -> int:
+    return row.alive_of("parameters", "buffers", "gradients", "optimizer", "inputs")
 
 
 if __name__ == "__main__":
