@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -37,6 +37,7 @@ class JudgeBuilder:
     image: Tensor | None
     patch_mode: PatchMode
     alive: Callable[[int], Sequence[int]]
+    _needed: dict[tuple[object, ...], int] = field(default_factory=dict, init=False)
 
     def build(self, level: str, module: LocalModule) -> tuple[PatchFusion, Place]:
         """The network of ``level`` at the output of ``module``, and its place."""
@@ -98,9 +99,16 @@ class JudgeBuilder:
         widest = max(m.output_bytes for m in modules)
         room = max(self._held(m) for m in modules) - self._held(module)
         samples = module.output_bytes / (math.prod(module.output_shape) * module.dtype.itemsize)
-        images = [self.image] if self.method.needs_images and self.image is not None else []
-        needed: float = graph_bytes(fusion, given, *images) / len(given)
+        needed = self._graph_bytes(fusion, given) / len(given)
         return bool(needed * samples > 4 * widest + room)
+
+    def _graph_bytes(self, fusion: PatchFusion, given: Tensor) -> int:
+        """What all patches' graphs save; networks that look alike are run once."""
+        likeness = str(fusion), given.shape, given.dtype
+        if likeness not in self._needed:
+            images = [self.image] if self.method.needs_images and self.image is not None else []
+            self._needed[likeness] = graph_bytes(fusion, given, *images)
+        return self._needed[likeness]
 
     def _held(self, module: LocalModule) -> int:
         """Bytes that graphs hold on the example while the output of a module is judged."""
