@@ -20,7 +20,14 @@ from hpff.training import machine
 
 HERE = Path(__file__).parent
 HPFF = Way("dgl", cascade=2, patches=2)
-WAYS = (Way(), Way("dgl"), Way("dgl", cascade=2), HPFF, replace(HPFF, lean=True))
+WAYS = (
+    Way(),
+    Way("dgl"),
+    Way("dgl", cascade=2),
+    HPFF,
+    replace(HPFF, lean="light"),
+    replace(HPFF, lean=True),
+)
 
 
 def main() -> None:
