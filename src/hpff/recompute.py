@@ -18,7 +18,7 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from hpff.autocast import autocast_off
 from hpff.errors import UserError
 from hpff.position import Position
 
@@ -299,7 +300,8 @@ class Tape(TorchDispatchMode):
             return there[wanted]
         operations, needs = self._way_to(wanted, there)
         whole = {value: there[value] for value in needs if value in there}
-        with torch.no_grad(), _no_autocast(), self._position.in_recomputation():
+        # What was noted lies below autocast.
+        with torch.no_grad(), autocast_off(), self._position.in_recomputation():
             for operation in operations:
                 needs.subtract(operation.reads)
                 operation.run(whole, {value for value in whole if needs[value] or value in there})
@@ -418,14 +420,4 @@ def _random_as(random: _Random | None) -> Iterator[None]:
             torch.cuda.set_rng_state(random.state, random.device)
         else:
             torch.set_rng_state(random.state)
-        yield
-
-
-@contextmanager
-def _no_autocast() -> Iterator[None]:
-    """What was noted lies below autocast."""
-    with ExitStack() as stack:
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
         yield

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hpff.autocast import autocast_off
 from hpff.errors import UserError
 from hpff.position import Position
 from hpff.recompute import Tape, Vacated
@@ -146,7 +147,8 @@ class _LiveModule:
         stored = [cotangents.pop(where) for where in live]
         root = _Cotangents.apply(stored, *tensors)  # type: ignore[no-untyped-call]
         del tensors
-        with _autocast_off(root.device), self.tape.backward() if self.tape else nullcontext():
+        # VJPs run in the types that their forward chose.
+        with autocast_off(root.device.type), self.tape.backward() if self.tape else nullcontext():
             root.backward(inputs=wanted, retain_graph=keep_graph)
 
     def _take_input_gradient(self) -> Tensor:
@@ -261,7 +263,7 @@ class Step:
         loss = self._judge(level, module.index, leaf)
         if not loss.requires_grad:
             raise UserError(f"the {level} loss of module {module.index} depends on nothing trained")
-        with _autocast_off(leaf.device):
+        with autocast_off(leaf.device.type):
             loss.backward()
         return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
@@ -297,10 +299,3 @@ class Step:
         """Free what a module that is done began from: the model's frames may still hold it."""
         if module.index > 1 and module.index - 1 not in self._holds:
             self._vacated.add(module.input)
-
-
-def _autocast_off(device: torch.device) -> AbstractContextManager[Any]:
-    """VJPs run in the types that their forward chose."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hpff.autocast import autocast_off
 from hpff.autograd_graph import Call, Graph, Leak, Value
 from hpff.errors import UserError
 from hpff.outputs import Path, call_model, logits_of, tensors_in
@@ -260,7 +261,8 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
     try:
-        with restored_state(model), _eager(model), _no_autocast(), torch.enable_grad():
+        # Autocast shares casts of a weight between modules, which is no leak of the model's.
+        with restored_state(model), _eager(model), autocast_off(), torch.enable_grad():
             model.train()
             for parameter in frozen:
                 parameter.requires_grad_(True)
@@ -289,16 +291,6 @@ def restored_state(module: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for owner, name, buffer, value in buffers:
                 owner._buffers[name] = buffer.copy_(value)
-
-
-@contextmanager
-def _no_autocast() -> Iterator[None]:
-    """Autocast shares casts of a weight between modules, which is no leak of the model's."""
-    with ExitStack() as stack:
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
 
 
 def _eager(model: nn.Module) -> AbstractContextManager[Any]:

@@ -1,0 +1,18 @@
+"""Work in the types that were chosen before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+
+@contextmanager
+def autocast_off(*device_types: str) -> Iterator[None]:
+    """Autocast is off inside; on the CPU and on CUDA where no types of device are named."""
+    with ExitStack() as stack:
+        for kind in device_types or ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
