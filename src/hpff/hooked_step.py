@@ -91,7 +91,8 @@ class HookedStep:
         model = self._learner.model
         cuts = [(m.cut, model.get_submodule(m.cut)) for m in self._learner.partition if m.cut]
         try:
-            compiling = _compiling_for_reuse() if self._compiled else nullcontext()
+            reused = self._compiled and any(self._learner.reach.carried_through)
+            compiling = _compiling_for_reuse() if reused else nullcontext()
             with _hooked(cuts, self._hook), compiling, torch.enable_grad(), self._recording:
                 self._record(None)
                 self._finish(logits_of(call_model(model, inputs)))

@@ -27,6 +27,7 @@ from hpff.tracing import is_compiled
 
 # Found by the sweep in benchmarks/level_weights.md.
 HILO_WEIGHTS = (0.1, 1.0)
+_COMPILED_VARIANTS = 64
 
 
 class LocalLearner(nn.Module):
@@ -144,6 +145,34 @@ class LocalLearner(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model itself."""
         return self.model(*args, **kwargs)
+
+    def compile(self, **options: Any) -> None:
+        """Compile what training runs, in place: each block, and each auxiliary network.
+
+        With backprop that is the model as a whole. The model's ``state_dict`` stays as it is.
+
+        Args:
+            options: of ``torch.compile``.
+
+        Raises:
+            UserError: lean training, which notes single operations.
+        """
+        if self.lean:
+            raise UserError(f"lean={self.lean!r} cannot recompute compiled blocks; use lean=False")
+        if not self.method.local:
+            self.model.compile(**options)
+            return
+        from torch._dynamo import config  # slow to import
+
+        # Modules compiled in place count as variants of one function.
+        config.recompile_limit = max(_COMPILED_VARIANTS, config.recompile_limit)
+        blocks = dict(self.model.named_modules())
+        for module in self.partition:
+            for name in module.submodules:
+                if name in blocks:
+                    blocks[name].compile(**options)
+            for network in self._auxiliaries_at(module.index):
+                (network if network.together else network.network).compile(**options)
 
     def backward(
         self,

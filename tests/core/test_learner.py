@@ -7,6 +7,7 @@ import gc
 import io
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -204,6 +205,38 @@ def test_blocks_compiled_by_torch_compile(how: str) -> None:
 
     torch.testing.assert_close(flat_gradients(compiled), flat_gradients(plain))
     assert check_gradients(compiled, IMAGES.double(), TARGETS % 4) == {}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at it
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"cascade": 1}, {"patch_mode": "one-by-one"}, {"method": "predsim"}, {"method": "bp"}],
+)
+def test_compiled_training_gives_the_same_gradients(settings: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+    images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+
+    def gradients(*, compiled: bool) -> Tensor:
+        torch.manual_seed(0)
+        model = models.create("resnet20", width=4).double()
+        learner = LocalLearner(model, modules=4, example=images[:2], num_classes=10, **settings)
+        if compiled:
+            learner.compile(backend="aot_eager")
+            assert learner.state_dict().keys() == keys
+        keys.update(learner.state_dict().keys())
+        for _ in range(2):
+            learner.zero_grad()
+            learner.backward(images, torch.arange(4))
+        return flat_gradients(learner)
+
+    keys: set[str] = set()
+    torch.testing.assert_close(gradients(compiled=False), gradients(compiled=True))
+
+
+def test_lean_training_is_not_compiled() -> None:
+    learner = random_learner(patches=1, lean=True)
+    with pytest.raises(UserError, match="lean=True cannot recompute compiled blocks"):
+        learner.compile()
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at it

@@ -59,7 +59,7 @@ def _caption(made: Bench, rounds: int) -> str:
         "counted": "every tensor counted, in a step of its own",
         "allocator": "the allocator's, less what the other methods hold",
     }[made.peak_source]
-    compiled = "backprop compiled whole, local methods block by block" if made.compiled else "eager"
+    compiled = "backprop compiled whole, local methods by parts" if made.compiled else "eager"
     return (
         f"{described(made.workload, made.batch, made.modules)}, {made.device}, {compiled}. "
         f"Step: forward and every backward, the optimizer left out; medians of {rounds} rounds "

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpff.errors import UserError
 from hpff.memory.planning import BEST, best_segment, count, default_ways
 from hpff.memory.steps import TrainingStep, Way, Workload
-from hpff.partition import Partition, partition
+from hpff.partition import Partition
 
 _WARM_UP = 3
 
@@ -105,8 +105,8 @@ def bench(
         ways: as for ``plan``; the first is what the others are compared with.
         rounds: steps to measure, after a few that warm up; 2 or more.
         device: "cpu" or "cuda".
-        compiled: backprop compiled as a whole, and local methods block by block; checkpointing
-            is left out.
+        compiled: backprop compiled as a whole, local methods by blocks and auxiliary networks;
+            checkpointing and lean training are left out.
         observe: called before each piece of work.
 
     Raises:
@@ -158,7 +158,7 @@ class _Racer:
             model = self._workload.build().to(self._device)
             self._step = TrainingStep(model, self._workload, self.way)
             if self._compiled:
-                _compile(model, images[:2], whole=self.way.method == "bp" and not self.way.segment)
+                self._step.trained.compile()
             for _ in range(_WARM_UP):
                 self._timed(images, targets)
             self._peak = self._measure_peak(images, targets)
@@ -204,14 +204,3 @@ class _Racer:
         own = [tensor for _, tensor in self._step.standing()]
         held = sum(tensor.nbytes for tensor in (images, targets, *own))
         return torch.cuda.max_memory_allocated() - before + held
-
-
-def _compile(model: nn.Module, example: Tensor, *, whole: bool) -> None:
-    if whole:
-        model.compile()
-        return
-    named = dict(model.named_modules())
-    for module in partition(model, None, example):
-        for name in module.submodules:
-            if name in named:
-                named[name].compile()

@@ -82,7 +82,8 @@ class PeakMemory:
         if not counted:
             yield
             return
-        with AllocationCounter() as counter:
+        # What compiled code allocates cannot be followed.
+        with torch.compiler.set_stance("force_eager"), AllocationCounter() as counter:
             counter.track([*batch, *self._standing()])
             yield
         self._peak = max(self._peak, counter.peak)

@@ -61,6 +61,8 @@ def assemble(
     if model is None:
         model = create_model(recipe, dataset).to(device)
     learner = _learner(recipe, dataset, model, device)
+    if recipe.compile:
+        learner.compile()
     optimizers = ModuleOptimizers(
         learner.module_parameters, recipe.optimizer, per_module=recipe.step_per_module
     )

@@ -88,6 +88,8 @@ class Recipe:
     resized or cropped to (null: as they are; 224 under "imagenet"). `workers` is the number of
     processes that decode images (null: the cores, at most 16), where they are not held in memory.
     `broken_images` says what to do with an image that cannot be read: stop, or skip it and count.
+    `compile` compiles what training runs: the model for bp, else its blocks and the auxiliary
+    networks, which takes minutes and pays on a GPU.
     `channels_last` sets how models and images lie in memory; false leaves a model as it comes, and
     this library's own CIFAR ResNets (`resnet20` and its like) come channels-last.
     """
@@ -116,6 +118,7 @@ class Recipe:
     workers: Workers | None = None
     broken_images: Policy = "stop"
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
     channels_last: bool = False
     seed: Seed = 0
     subset: PositiveInt | None = None
