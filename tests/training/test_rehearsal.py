@@ -1,9 +1,12 @@
-"""Every recipe builds its model and takes its steps at full published size, without its data."""
+"""Every recipe builds its model and takes a step at full published size, without its data."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +17,7 @@ from hpff.training import loop, recipe_files
 from hpff.training.recipe import Recipe
 from hpff.training.rehearsal import rehearse
 
-# All of them take minutes: HPFF_ALL_RECIPES=1 asks for that.
-SAMPLE = [
-    "cifar10/resnet32-bp",
-    "cifar10/resnet32-k16-dgl-cl",
-    "cifar10/resnet32-k16-dgl-hilo",
-    "cifar10/resnet32-k16-infopro-pff",
-    "cifar10/resnet32-k16-auglocal",
-    "cifar10/vit_b_16-bp",
-    "cifar10/vit_b_16-k12-dgl-hpff",
-    "svhn/resnet32-k8-predsim",
-    "svhn/resnet32-k16-infopro-hpff",
-    "svhn/resnet110-k32-dgl",
-    "stl10/resnet110-bp",
-    "stl10/resnet110-k55-predsim-hpff",
-    "stl10/resnet32-k16-dgl-hpff",
-    "imagenet/vgg13-k10-dgl-hpff",
-    "imagenet/resnet101-k8-infopro-hpff",
-    "imagenet/resnet152-k4-infopro",
-    "imagenet/resnext101-bp",
-]
 EVERY = [name for name, _ in recipe_files.names()]
-NAMES = EVERY if os.environ.get("HPFF_ALL_RECIPES") else SAMPLE
-
 OPTIMIZER = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4, "name": "sgd"}
 PUBLISHED = {
     "cifar10": (400, 1024, 0.8, ("cosine", 10)),
@@ -46,14 +27,31 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_takes_its_steps_at_full_size(name: str) -> None:
-    recipe = recipe_files.load(name)
+def rehearsed(name: str) -> tuple[int, bool]:
+    """The peak of a recipe's step, and whether the random generator stayed as it was."""
+    torch.set_num_threads(1)
     before = torch.get_rng_state()
-    peak = rehearse(recipe)
-    assert torch.equal(torch.get_rng_state(), before)
-    images = recipe.batch_size * 3 * 32 * 32 * 4
-    assert peak > images
+    peak = rehearse(recipe_files.load(name), steps=1)
+    return peak, torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture(scope="module")
+def rehearsals() -> Iterator[dict[str, Future[tuple[int, bool]]]]:
+    """All recipes' at once, on all cores: they take minutes."""
+    processes = min(4, os.cpu_count() or 1)
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        yield {name: pool.submit(rehearsed, name) for name in EVERY}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_recipe_takes_a_step_at_full_size(
+    name: str, rehearsals: dict[str, Future[tuple[int, bool]]]
+) -> None:
+    peak, random_untouched = rehearsals[name].result()
+    assert random_untouched
+    recipe = recipe_files.load(name)
+    assert peak > recipe.batch_size * 3 * 32 * 32 * 4
 
 
 def test_rehearsing_needs_no_memory_and_finds_backprop_the_larger() -> None:
