@@ -108,8 +108,8 @@ _DOCUMENT = """\
 {trained} of {families} families train in three modules; the others have no chain of three blocks,
 and are refused with the reason below. `difference` is the largest of any parameter's gradient from
 the naive implementation's, relative to the parameter's largest gradient, in float64; it is larger
-where a model computes in float32 inside, or as a whole (Canine, Mixtral). "K up to" is that of the tiny
-model named.
+where a model computes in float32 inside, or as a whole (Canine, Mixtral). "K up to" is that of the
+tiny model named.
 
 `python benchmarks/architectures.py --write`; {versions}.
 
