@@ -152,7 +152,7 @@ class _Racer:
     def set_up(self, images: Tensor, targets: Tensor) -> None:
         """Build, warm up, and take the peak."""
         if self._compiled and self.way.segment:
-            self.fault = "checkpointing is measured without --compile alone"
+            self.fault = "checkpointing is measured only without --compile"
             return
         try:
             model = self._workload.build().to(self._device)
