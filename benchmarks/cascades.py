@@ -9,9 +9,10 @@ what k = 2 does. Peak memory is planned at batch 1024, as in memory.py; "passes"
 input gradients, for each module. --train adds the test error of benchmarks/cifar10_short.yaml
 (finished runs are kept), --write puts the tables into benchmarks/cascades.md.
 
-In this short training (one seed; seeds differ by one to two points) longer cascades learn better:
-k = 8 of 10 modules comes within a point of backprop's 34.2. What the memory of k = 2 allows (auto) is
-no better than k = 2, as the wide early modules leave no room; twice that memory gives what k = 4 does.
+In this short training (one seed; seeds differ by one to two points) longer cascades learn better: k
+= 8 of 10 modules comes to about a point from backprop's 34.2. What the memory of k = 2 allows
+("auto") is no better than k = 2, as the wide early modules leave no room; twice that memory gives
+what k = 4 does.
 """
 
 from __future__ import annotations
