@@ -17,10 +17,10 @@ from __future__ import annotations
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hpff.autocast import autocast_off
 from hpff.errors import UserError
+from hpff.operation import Operation, Random, Value, View, random_state, whole_of
 from hpff.position import Position
 
 Lean = bool | Literal["light"]
@@ -44,84 +45,7 @@ _DEAR = {
     "_scaled_dot_product_efficient_attention",
     "_scaled_dot_product_cudnn_attention",
 }
-# They move running statistics, arguments 3 and 4, though their schemas do not say so.
-_MOVES_STATISTICS = {"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"}
 _SMALL = 32  # what is smaller than the module's input by this factor is kept
-
-
-class _Value(NamedTuple):
-    """What a storage holds after so many operations have changed it."""
-
-    storage: int
-    version: int
-
-
-@dataclass(frozen=True)
-class _View:
-    """A tensor as a way to look at a value."""
-
-    value: _Value
-    dtype: torch.dtype
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
-
-    def of(self, whole: Tensor) -> Tensor:
-        """The tensor, given the whole storage as a vector."""
-        return whole.view(self.dtype).as_strided(self.size, self.stride, self.offset)
-
-
-@dataclass(eq=False)
-class _Operation:
-    """One operation; tensors that were made on the tape stand in its arguments as views.
-
-    Attributes:
-        reads: the values it needs.
-        makes: the values it makes, by their places among the leaves of its output.
-        changes: the values it changes in place, and what they become.
-        random: the state of the random generator before, if it draws numbers.
-    """
-
-    function: Any
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
-    reads: frozenset[_Value]
-    makes: dict[int, _Value]
-    changes: dict[_Value, _Value]
-    random: _Random | None
-    place: int
-
-    def results(self) -> Iterator[_Value]:
-        yield from self.makes.values()
-        yield from self.changes.values()
-
-    def replace(self, view_of: Callable[[Tensor], _View | None]) -> None:
-        """Put views into the place of tensors."""
-        self.arguments, self.keywords = tree_map_only(
-            Tensor, lambda t: view_of(t) or t, (self.arguments, self.keywords)
-        )
-        leaves = tree_leaves((self.arguments, self.keywords))
-        self.reads = frozenset(leaf.value for leaf in leaves if isinstance(leaf, _View))
-
-    def run(self, whole: dict[_Value, Tensor], needed: set[_Value]) -> None:
-        """Run it again on the values in ``whole``, and put its results there.
-
-        Args:
-            needed: values that must not be overwritten, as others need them later.
-        """
-        given = {value: whole[value] for value in self.reads}
-        for value in self.changes:
-            given[value] = given[value].clone() if value in needed else given[value]
-        arguments, keywords = tree_map_only(
-            _View, lambda view: view.of(given[view.value]), (self.arguments, self.keywords)
-        )
-        if self.function.overloadpacket.__name__ in _MOVES_STATISTICS:
-            moved = (None if each is None else each.clone() for each in arguments[3:5])
-            arguments = (*arguments[:3], *moved, *arguments[5:])
-        with _random_as(self.random):
-            leaves = tree_leaves(self.function(*arguments, **keywords))
-        whole |= {value: _whole(leaves[place]) for place, value in self.makes.items()}
-        whole |= {after: given[before] for before, after in self.changes.items()}
 
 
 class Vacated:
@@ -143,7 +67,7 @@ class Vacated:
         if any(tensor.untyped_storage()._cdata in storages for tensor in tensors):
             raise UserError(
                 "the model reads a module's output again after the next module is done with it; "
-                "lean=True has freed it by then: use lean=False"
+                "lean training has freed it by then: use lean=False"
             )
 
 
@@ -151,8 +75,8 @@ class Vacated:
 class _Demand:
     """What one backward has yet to ask for, and what is there for it."""
 
-    left: Counter[_Value] = field(default_factory=Counter)
-    present: dict[_Value, Tensor] = field(default_factory=dict)
+    left: Counter[Value] = field(default_factory=Counter)
+    present: dict[Value, Tensor] = field(default_factory=dict)
 
 
 class Tape(TorchDispatchMode):
@@ -175,12 +99,12 @@ class Tape(TorchDispatchMode):
         self._small = 0 if start is None else start.nbytes // _SMALL
         self._live: dict[int, tuple[weakref.ref[Any], int]] = {}  # by a storage's address
         self._versions: list[int] = []  # of each storage made on the tape
-        self._operations: list[_Operation] = []
-        self._maker: dict[_Value, _Operation] = {}
-        self._dear: set[_Value] = set()  # what dear operations read
+        self._operations: list[Operation] = []
+        self._maker: dict[Value, Operation] = {}
+        self._dear: set[Value] = set()  # what dear operations read
         self._read: set[int] = set()  # addresses of storages made elsewhere that were read
-        self._uses: Counter[_Value] = Counter()  # by a backward
-        self._kept: dict[_Value, Tensor] = {}
+        self._uses: Counter[Value] = Counter()  # by a backward
+        self._kept: dict[Value, Tensor] = {}
         self._demand = _Demand()
 
     @contextmanager
@@ -208,7 +132,7 @@ class Tape(TorchDispatchMode):
         """Hold a tensor's content, which is then there without recomputation."""
         view = self._view(tensor)
         if view is not None:
-            self._kept[view.value] = _whole(tensor)
+            self._kept[view.value] = whole_of(tensor)
 
     @contextmanager
     def away(self, tensor: Tensor) -> Iterator[None]:
@@ -222,7 +146,7 @@ class Tape(TorchDispatchMode):
             return
         self._kept.pop(view.value, None)
         if self._uses[view.value]:
-            self._demand.present[view.value] = _whole(tensor)
+            self._demand.present[view.value] = whole_of(tensor)
         self.vacated.add(tensor)
         yield
         self.rest()
@@ -237,7 +161,7 @@ class Tape(TorchDispatchMode):
         changed = list(_changed(func, args, kwargs))
         for tensor in changed:
             self._adopt(tensor)
-        random = _random_state(func, given, kwargs)
+        random = random_state(func, given, kwargs)
         noted = tree_map_only(Tensor, lambda t: self._view(t) or t, (args, kwargs))
         elsewhere = {_address(tensor) for tensor in given if self._view(tensor) is None}
         output = func(*args, **kwargs)
@@ -253,35 +177,35 @@ class Tape(TorchDispatchMode):
         if func.overloadpacket.__name__ in _DEAR:
             views = [(view, tensor) for tensor in given if (view := self._view(tensor))]
             self._dear |= {view.value for view, _ in views}
-            self._demand.present |= {view.value: _whole(tensor) for view, tensor in views}
+            self._demand.present |= {view.value: whole_of(tensor) for view, tensor in views}
         return output
 
     def _note(
         self,
         function: Any,
         noted: Any,
-        makes: dict[int, _Value],
-        changes: dict[_Value, _Value],
-        random: _Random | None,
+        makes: dict[int, Value],
+        changes: dict[Value, Value],
+        random: Random | None,
     ) -> None:
-        reads = frozenset(leaf.value for leaf in tree_leaves(noted) if isinstance(leaf, _View))
+        reads = frozenset(leaf.value for leaf in tree_leaves(noted) if isinstance(leaf, View))
         arguments, keywords = noted
-        operation = _Operation(
+        operation = Operation(
             function, arguments, keywords, reads, makes, changes, random, len(self._operations)
         )
         self._operations.append(operation)
         self._maker |= dict.fromkeys(operation.results(), operation)
 
-    def _pack(self, tensor: Tensor) -> Tensor | _View:
+    def _pack(self, tensor: Tensor) -> Tensor | View:
         view = self._view(tensor)
         if view is None or tensor.untyped_storage().nbytes() <= self._small:
             return tensor.detach()  # the tensor itself could make a cycle through the graph
         self._uses[view.value] += 1
         if self._light:
-            self._demand.present[view.value] = _whole(tensor)
+            self._demand.present[view.value] = whole_of(tensor)
         return view
 
-    def _unpack(self, packed: Tensor | _View) -> Tensor:
+    def _unpack(self, packed: Tensor | View) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
         value, demand = packed.value, self._demand
@@ -293,7 +217,7 @@ class Tape(TorchDispatchMode):
             demand.present.pop(value, None)
         return packed.of(whole)
 
-    def _make(self, wanted: _Value) -> Tensor:
+    def _make(self, wanted: Value) -> Tensor:
         """A value, recomputed from the nearest ones that are there."""
         there = {**self._kept, **self._demand.present}
         if wanted in there:
@@ -314,10 +238,10 @@ class Tape(TorchDispatchMode):
         return whole[wanted]
 
     def _way_to(
-        self, wanted: _Value, there: dict[_Value, Tensor]
-    ) -> tuple[list[_Operation], Counter[_Value]]:
+        self, wanted: Value, there: dict[Value, Tensor]
+    ) -> tuple[list[Operation], Counter[Value]]:
         """The operations that make a value, in order, and how often each value is needed."""
-        operations: dict[int, _Operation] = {}
+        operations: dict[int, Operation] = {}
         needs = Counter([wanted])
         waiting = [wanted]
         while waiting:
@@ -330,15 +254,15 @@ class Tape(TorchDispatchMode):
             waiting += operation.reads
         return [operations[place] for place in sorted(operations)], needs
 
-    def _view(self, tensor: Tensor) -> _View | None:
+    def _view(self, tensor: Tensor) -> View | None:
         """How to look at what the tape has made, if the tensor is a part of it."""
         if not _is_plain(tensor):
             return None
         storage, node = self._live.get(_address(tensor), (None, -1))
         if storage is None or storage() is None:
             return None
-        value = _Value(node, self._versions[node])
-        return _View(
+        value = Value(node, self._versions[node])
+        return View(
             value, tensor.dtype, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
         )
 
@@ -346,28 +270,28 @@ class Tape(TorchDispatchMode):
         known = not _is_plain(tensor) or _address(tensor) in elsewhere
         return not known and self._view(tensor) is None
 
-    def _new(self, tensor: Tensor) -> _Value:
+    def _new(self, tensor: Tensor) -> Value:
         storage = tensor.untyped_storage()
         self._live[storage._cdata] = weakref.ref(storage), len(self._versions)
         self._versions.append(0)
-        return _Value(len(self._versions) - 1, 0)
+        return Value(len(self._versions) - 1, 0)
 
     def _adopt(self, tensor: Tensor) -> None:
         """A tensor made elsewhere is about to be changed: keep what it was, for those it fed."""
         if self._view(tensor) is not None or not _is_plain(tensor):
             return
-        before, address = _whole(tensor).clone(), _address(tensor)
+        before, address = whole_of(tensor).clone(), _address(tensor)
         self._kept[self._new(tensor)] = before
         if address in self._read:
             for operation in self._operations:
                 operation.replace(lambda t: self._view(t) if _address(t) == address else None)
 
-    def _changes(self, changed: list[Tensor]) -> Iterator[tuple[_Value, _Value]]:
+    def _changes(self, changed: list[Tensor]) -> Iterator[tuple[Value, Value]]:
         views = [view for tensor in changed if (view := self._view(tensor)) is not None]
         for node, version in {view.value for view in views}:
             self._versions[node] = version + 1
-            self._demand.present.pop(_Value(node, version), None)
-            yield _Value(node, version), _Value(node, version + 1)
+            self._demand.present.pop(Value(node, version), None)
+            yield Value(node, version), Value(node, version + 1)
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -378,46 +302,9 @@ def _address(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata if _is_plain(tensor) else 0
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    """All of a tensor's storage, as a vector."""
-    size = tensor.untyped_storage().nbytes() // tensor.element_size()
-    return tensor.detach().as_strided((size,), (1,), 0)
-
-
 def _changed(function: Any, arguments: Any, keywords: Any) -> Iterator[Tensor]:
     """The tensors that an operation changes in place, by its schema."""
     for place, argument in enumerate(function._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             given = arguments[place] if place < len(arguments) else keywords.get(argument.name)
             yield from (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
-
-
-def _random_state(function: Any, given: list[Tensor], keywords: Any) -> _Random | None:
-    """The state of the generator that an operation is about to draw from, if it does."""
-    if torch.Tag.nondeterministic_seeded not in function.tags:
-        return None
-    device = given[0].device if given else torch.device(keywords.get("device") or "cpu")
-    on_cuda = device.type == "cuda"
-    return _Random(device, torch.cuda.get_rng_state(device) if on_cuda else torch.get_rng_state())
-
-
-class _Random(NamedTuple):
-    """The state of a device's random generator."""
-
-    device: torch.device
-    state: Tensor
-
-
-@contextmanager
-def _random_as(random: _Random | None) -> Iterator[None]:
-    """Inside, random numbers are those that came then; outside nothing changes."""
-    if random is None:
-        yield
-        return
-    on_cuda = random.device.type == "cuda"
-    with torch.random.fork_rng(devices=[random.device] if on_cuda else []):
-        if on_cuda:
-            torch.cuda.set_rng_state(random.state, random.device)
-        else:
-            torch.set_rng_state(random.state)
-        yield
