@@ -121,3 +121,7 @@ def _patch(maps: Tensor, n: int, row: int, column: int) -> Tensor:
     height, width = maps.shape[2] // n, maps.shape[3] // n
     rows, columns = slice(row * height, (row + 1) * height), slice(column * width, None)
     return maps[:, :, rows, columns][..., :width]
+
+
+def flat_gradients(learner: nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in learner.parameters() if p.grad is not None])

@@ -7,7 +7,6 @@ import gc
 import io
 import pickle
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from core.naive import random_chain
+from core.naive import flat_gradients, random_chain
 from hpff import LocalLearner, check_gradients, models
 from hpff.errors import UserError
 from hpff.memory import AllocationCounter
@@ -34,10 +33,6 @@ def small(**kwargs: object) -> LocalLearner:
 def hooks(model: nn.Module) -> int:
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
-
-
-def flat_gradients(learner: nn.Module) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in learner.parameters() if p.grad is not None])
 
 
 def test_the_model_is_untouched() -> None:
@@ -181,77 +176,6 @@ def test_copies_train_by_themselves(duplicate: Callable[[LocalLearner], LocalLea
         for parameter in twin.model.parameters():
             parameter.zero_()
     assert any(p.abs().max() > 0 for p in learner.model.parameters())
-
-
-@pytest.mark.parametrize("how", ["wrapped", "in place"])
-def test_blocks_compiled_by_torch_compile(how: str) -> None:
-    torch._dynamo.reset()
-    torch.manual_seed(0)
-    plain = random_learner(patches=1)
-    torch.manual_seed(0)
-    model = random_chain(0, 4, norm=True, side=16)
-    for index in (0, 1, 2):
-        if how == "wrapped":
-            model[index] = torch.compile(model[index], backend="aot_eager")
-        else:
-            model[index].compile(backend="aot_eager")
-    compiled = LocalLearner(model, modules=4, example=IMAGES[:2].double(), num_classes=4, patches=1)
-
-    for learner in (plain, compiled):
-        for _ in range(2):
-            learner.zero_grad()
-            losses = learner.backward(IMAGES.double(), TARGETS % 4)
-        assert torch.isfinite(losses.total)
-
-    torch.testing.assert_close(flat_gradients(compiled), flat_gradients(plain))
-    assert check_gradients(compiled, IMAGES.double(), TARGETS % 4) == {}
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at it
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"cascade": 1}, {"patch_mode": "one-by-one"}, {"method": "predsim"}, {"method": "bp"}],
-)
-def test_compiled_training_gives_the_same_gradients(settings: dict[str, Any]) -> None:
-    torch._dynamo.reset()
-    images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
-
-    def gradients(*, compiled: bool) -> Tensor:
-        torch.manual_seed(0)
-        model = models.create("resnet20", width=4).double()
-        learner = LocalLearner(model, modules=4, example=images[:2], num_classes=10, **settings)
-        if compiled:
-            learner.compile(backend="aot_eager")
-            assert learner.state_dict().keys() == keys
-        keys.update(learner.state_dict().keys())
-        for _ in range(2):
-            learner.zero_grad()
-            learner.backward(images, torch.arange(4))
-        return flat_gradients(learner)
-
-    keys: set[str] = set()
-    torch.testing.assert_close(gradients(compiled=False), gradients(compiled=True))
-
-
-def test_lean_training_is_not_compiled() -> None:
-    learner = random_learner(patches=1, lean=True)
-    with pytest.raises(UserError, match="lean=True cannot recompute compiled blocks"):
-        learner.compile()
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at it
-def test_a_block_compiled_for_backprop_before_is_refused_and_mended_by_a_reset() -> None:
-    """Its backward overwrites what it saved: differentiated twice, it would be silently wrong."""
-    torch._dynamo.reset()
-    model = random_chain(0, 4, norm=True, side=16)
-    model[1] = torch.compile(model[1], backend="aot_eager")
-    model(IMAGES.double()).sum().backward()
-    learner = LocalLearner(model, modules=4, example=IMAGES[:2].double(), num_classes=4, patches=1)
-
-    with pytest.raises(UserError, match=r"torch\.compiler\.reset"):
-        learner.backward(IMAGES.double(), TARGETS % 4)
-    torch.compiler.reset()
-    assert check_gradients(learner, IMAGES.double(), TARGETS % 4) == {}
 
 
 def test_state_dict_round_trip() -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from hpff.training import loop
+from hpff.training.epoch import train_step
 from hpff.training.measure import PeakMemory, StepClock
 from hpff.training.parts import assemble
 
@@ -23,6 +24,27 @@ def test_the_counted_steps_are_told_apart(make_recipe: Any) -> None:
         with memory.step(()):
             pass
     assert slowed == [True, True, False, False]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at it
+def test_steps_are_compiled_once_none_is_counted_any_more(make_recipe: Any) -> None:
+    torch._dynamo.reset()
+    parts = assemble(make_recipe(device="cpu"))
+    memory = PeakMemory(parts)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    parts.learner.compile(backend=backend)
+    images, targets = torch.rand(4, 1, 8, 8), torch.arange(4)
+    compiled = []
+    for _ in range(3):
+        with memory.step((images, targets)):
+            train_step(parts, images, targets)
+        compiled.append(len(graphs) > 0)
+    assert compiled == [False, False, True]
 
 
 def test_a_clock_knows_its_steps() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -110,3 +111,9 @@ def test_a_recipes_name_says_what_it_is(name: str) -> None:
             "hpff": (True, 2, 2),
         }[suffix]
     )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the compiler's own imports
+def test_a_compiled_recipe_is_counted_in_eager_steps() -> None:
+    eager = recipe_files.load("demo")
+    assert rehearse(dataclasses.replace(eager, compile=True)) == rehearse(eager)
