@@ -18,18 +18,18 @@ what k = 4 does.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from memory_tables import gib, peak, table, write
+from short_runs import hpff_error
 
 from hpff import models
 from hpff.memory import Way, Workload, plan
 from hpff.partition import Partition
-from hpff.reach import Cascade, within
-from hpff.training import comparison, loop, recipe_files
+from hpff.reach import within
+from hpff.training import recipe_files
 
 HERE = Path(__file__).parent
 NETWORKS = {"resnet32": 16, "resnet110": 55}
@@ -77,27 +77,15 @@ def error_table(out: Path, seeds: Sequence[int]) -> str:
     cut = plan(workload, batch=2, ways=[Way("dgl")]).partition
     for rule in RULES:
         chosen = lengths(rule, cut)
-        errors = [_error(base, chosen, seed, out / f"{rule}, seed {seed}") for seed in seeds]
+        errors = [
+            hpff_error(base, {"cascade": chosen}, seed, out / f"{rule}, seed {seed}")
+            for seed in seeds
+        ]
         spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
         shown = " ".join(map(str, chosen))
         rows.append((rule, shown, f"{statistics.fmean(errors):.2f}{spread}", len(seeds)))
         print(*rows[-1], flush=True)
     return table(("reach", "lengths", "test error, %", "seeds"), rows)
-
-
-def _error(base: recipe_files.Recipe, cascade: Cascade, seed: int, path: Path) -> float:
-    recipe = comparison.recipe_for("dgl+hpff", dataclasses.replace(base, cascade=cascade), seed)
-    resume = (path / "recipe.yaml").exists()
-    report = loop.train(recipe, path, resume=resume, observer=Quiet())
-    return float(report["test_error_percent"])
-
-
-class Quiet:
-    def started(self, *_: object) -> None: ...
-
-    def stepped(self, *_: object) -> None: ...
-
-    def epoch_done(self, *_: object) -> None: ...
 
 
 def main() -> None:

@@ -9,23 +9,17 @@ level_weights.md. Finished runs are kept, so that the sweep can be stopped and s
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import statistics
 import time
 from pathlib import Path
 
-from hpff.training import comparison, loop, machine, recipe_files
+from short_runs import hpff_error
+
+from hpff.training import machine, recipe_files
+from hpff.training.recipe import Recipe
 
 HERE = Path(__file__).parent
 PAIRS = [(1.0, 1.0), (0.5, 1.0), (0.3, 1.0), (0.1, 1.0), (0.03, 1.0), (0.001, 0.999), (1.0, 0.5)]
-
-
-class Quiet:
-    def started(self, *_: object) -> None: ...
-
-    def stepped(self, *_: object) -> None: ...
-
-    def epoch_done(self, *_: object) -> None: ...
 
 
 def main() -> None:
@@ -52,13 +46,9 @@ def main() -> None:
     print(table)
 
 
-def _error(base: recipe_files.Recipe, pair: tuple[float, float], seed: int, out: Path) -> float:
-    weighted = dataclasses.replace(base, independent_weight=pair[0], cascade_weight=pair[1])
-    recipe = comparison.recipe_for("dgl+hpff", weighted, seed)
-    path = out / f"{pair[0]:.3g}-{pair[1]:.3g}-seed{seed}"
-    resume = (path / "recipe.yaml").exists()
-    report = loop.train(recipe, path, resume=resume, observer=Quiet())
-    return float(report["test_error_percent"])
+def _error(base: Recipe, pair: tuple[float, float], seed: int, out: Path) -> float:
+    weights = {"independent_weight": pair[0], "cascade_weight": pair[1]}
+    return hpff_error(base, weights, seed, out / f"{pair[0]:.3g}-{pair[1]:.3g}-seed{seed}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,25 @@
+"""One run of benchmarks/cifar10_short.yaml with a change, for those that compare many."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from hpff.training import comparison, loop
+from hpff.training.recipe import Recipe
+
+
+class Quiet:
+    def started(self, *_: object) -> None: ...
+
+    def stepped(self, *_: object) -> None: ...
+
+    def epoch_done(self, *_: object) -> None: ...
+
+
+def hpff_error(base: Recipe, changes: dict[str, Any], seed: int, path: Path) -> float:
+    """Test error of DGL+HPFF in percent, last epoch; a run that is there goes on or is kept."""
+    recipe = comparison.recipe_for("dgl+hpff", dataclasses.replace(base, **changes), seed)
+    report = loop.go_on(recipe, path, Quiet())
+    return float(report["test_error_percent"])
