@@ -72,7 +72,7 @@ class HookedStep:
         self._compiled = any(is_compiled(module) for module in learner.model.modules())
         if self._compiled and learner.lean:
             raise UserError(
-                "lean=True cannot recompute compiled blocks; compile none, or lean=False"
+                f"lean={learner.lean!r} cannot recompute compiled blocks; use lean=False"
             )
         self._plain_maps = needs_plain_maps(learner.model)
         self._step = Step(

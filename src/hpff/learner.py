@@ -47,7 +47,8 @@ class LocalLearner(nn.Module):
         balance: for a number K, how to share out the model's blocks: "blocks" (as published, or
             evenly), "parameters" or "memory" (what a module saves for its backward): see
             :func:`hpff.partition.partition`.
-        method: "dgl" or "bp", or a :class:`~hpff.methods.Method`. "bp" is backprop: one module.
+        method: "dgl", "predsim", "infopro", "auglocal" or "bp", or a
+            :class:`~hpff.methods.Method`. "bp" is backprop: one module.
         cascade: k, how many modules a cascade trains; 1 turns the cascade level off. "auto": as
             many at each module as fit into the memory that k = 2 needs at the widest modules (see
             :func:`hpff.reach.within`). Or a list: for each module the length of the cascade that

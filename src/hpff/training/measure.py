@@ -82,7 +82,8 @@ class PeakMemory:
         if not counted:
             yield
             return
-        # What compiled code allocates cannot be followed.
+        # What compiled code allocates cannot be followed; and what the compiler once met under a
+        # counter it would never compile.
         with torch.compiler.set_stance("force_eager"), AllocationCounter() as counter:
             counter.track([*batch, *self._standing()])
             yield
