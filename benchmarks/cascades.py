@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memory_tables import gib, peak, table, write
-from short_runs import hpff_error
+from short_runs import error_of
 
 from hpff import models
 from hpff.memory import Way, Workload, plan
@@ -78,7 +78,7 @@ def error_table(out: Path, seeds: Sequence[int]) -> str:
     for rule in RULES:
         chosen = lengths(rule, cut)
         errors = [
-            hpff_error(base, {"cascade": chosen}, seed, out / f"{rule}, seed {seed}")
+            error_of("dgl+hpff", base, {"cascade": chosen}, seed, out / f"{rule}, seed {seed}")
             for seed in seeds
         ]
         spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""

@@ -1,9 +1,9 @@
-"""How should the two levels be weighted? A sweep with DGL+HPFF on CIFAR-10.
+"""How should the two levels and their auxiliary networks be weighted? A sweep on CIFAR-10.
 
-    python benchmarks/level_weights.py --out runs/level_weights
+    python benchmarks/level_weights.py --out runs/level_weights [--studies dgl,dgl-n1,...]
 
-Trains benchmarks/cifar10_short.yaml once for each pair of weights and seed, and writes
-level_weights.md. Finished runs are kept, so that the sweep can be stopped and started again.
+Trains benchmarks/cifar10_short.yaml for 5 epochs with every setting, study and seed, and prints a
+table for each study. Finished runs are kept, so that the sweep can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -11,44 +11,93 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
-from short_runs import hpff_error
+from short_runs import error_of
 
 from hpff.training import machine, recipe_files
-from hpff.training.recipe import Recipe
 
 HERE = Path(__file__).parent
-PAIRS = [(1.0, 1.0), (0.5, 1.0), (0.3, 1.0), (0.1, 1.0), (0.03, 1.0), (0.001, 0.999), (1.0, 0.5)]
+EPOCHS = 5
+
+
+@dataclass(frozen=True)
+class Study:
+    """A label and changes of the recipe, and the total weights that are tried there."""
+
+    label: str
+    changes: tuple[str, ...] = ()
+    totals: tuple[float, ...] = (1.1,)
+
+
+STUDIES = {
+    "dgl": Study("dgl+hpff", totals=(0.5, 1.1, 2.0)),
+    "dgl-n1": Study("dgl+hilo"),
+    "dgl-k16": Study("dgl+hpff", ("model={name: resnet32, width: 8}", "modules=16")),
+    "infopro": Study("infopro+hpff"),
+}
+RATIOS = (0.1, 1.0)  # of the independent level's weight to the cascade level's
+AUXILIARY = (1.0, "level")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The weights of both levels by their sum and ratio, and that of the auxiliary networks."""
+
+    total: float
+    ratio: float
+    auxiliary: float | str
+
+    def changes(self) -> dict[str, float | str]:
+        cascade = self.total / (1 + self.ratio)
+        return {
+            "independent_weight": self.total - cascade,
+            "cascade_weight": cascade,
+            "auxiliary_weight": self.auxiliary,
+        }
+
+    def __str__(self) -> str:
+        return f"total{self.total:g}-ratio{self.ratio:g}-auxiliary-{self.auxiliary}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--studies", default=",".join(STUDIES))
+    parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("overrides", nargs="*", help="key=value, as for hpff train")
     given = parser.parse_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]
-    base = recipe_files.load(str(HERE / "cifar10_short.yaml"), given.overrides)
-    errors: dict[tuple[float, float], list[float]] = {}
+    for name in given.studies.split(","):
+        print(f"## {name}\n\n{_table(name, seeds, given.out, given.overrides)}\n", flush=True)
+    print(machine.describe())
+
+
+def _table(name: str, seeds: list[int], out: Path, overrides: list[str]) -> str:
+    study = STUDIES[name]
+    base = recipe_files.load(
+        str(HERE / "cifar10_short.yaml"), [f"epochs={EPOCHS}", *study.changes, *overrides]
+    )
+    errors: dict[Setting, list[float]] = {}
     for seed in seeds:
-        for pair in PAIRS:
-            errors.setdefault(pair, []).append(_error(base, pair, seed, given.out))
-            print(f"{pair} seed {seed}: {errors[pair][-1]:.2f} %", time.strftime("%X"), flush=True)
-    lines = ["| independent | cascade | test error, % | spread |", "| --- | --- | --- | --- |"]
-    for (independent, cascade), found in errors.items():
+        for setting in map(Setting, *zip(*product(study.totals, RATIOS, AUXILIARY), strict=True)):
+            path = out / name / f"{setting}-seed{seed}"
+            error = error_of(study.label, base, setting.changes(), seed, path)
+            errors.setdefault(setting, []).append(error)
+            print(f"{name} {setting} seed {seed}: {error:.2f} %", time.strftime("%X"), flush=True)
+    lines = [
+        "| total | independent / cascade | auxiliary networks | test error, % | spread |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for setting, found in errors.items():
         spread = f"{statistics.stdev(found):.2f}" if len(found) > 1 else "-"
         lines.append(
-            f"| {independent:.3g} | {cascade:.3g} | {statistics.fmean(found):.2f} | {spread} |"
+            f"| {setting.total:g} | {setting.ratio:g} | {setting.auxiliary} "
+            f"| {statistics.fmean(found):.2f} | {spread} |"
         )
-    table = "\n".join(lines)
-    (given.out / "level_weights.md").write_text(f"{table}\n\n{machine.describe()}\n")
-    print(table)
-
-
-def _error(base: Recipe, pair: tuple[float, float], seed: int, out: Path) -> float:
-    weights = {"independent_weight": pair[0], "cascade_weight": pair[1]}
-    return hpff_error(base, weights, seed, out / f"{pair[0]:.3g}-{pair[1]:.3g}-seed{seed}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ class Quiet:
     def epoch_done(self, *_: object) -> None: ...
 
 
-def hpff_error(base: Recipe, changes: dict[str, Any], seed: int, path: Path) -> float:
-    """Test error of DGL+HPFF in percent, last epoch; a run that is there goes on or is kept."""
-    recipe = comparison.recipe_for("dgl+hpff", dataclasses.replace(base, **changes), seed)
+def error_of(label: str, base: Recipe, changes: dict[str, Any], seed: int, path: Path) -> float:
+    """Test error in percent, last epoch; a run that is there goes on or is kept."""
+    recipe = comparison.recipe_for(label, dataclasses.replace(base, **changes), seed)
     report = loop.go_on(recipe, path, Quiet())
     return float(report["test_error_percent"])

@@ -79,6 +79,7 @@ class HookedStep:
             reach=learner.reach,
             parameters=learner.backbone_parameters(),
             judge=self._judge,
+            share=lambda level: learner.weight(level) / learner.own_weight(level),
             independent=learner.independent,
             on_done=on_done,
             position=learner.position,
@@ -184,7 +185,7 @@ class HookedStep:
             outputs = learner.auxiliary(level, j)(seen, *images)
             loss = learner.method.loss(outputs, self._targets, learner.place(level, j))
         self._losses[level, j] = loss.detach()
-        return loss * (self._scale * learner.weight(level))
+        return loss * (self._scale * learner.own_weight(level))
 
 
 @contextmanager

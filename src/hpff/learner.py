@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,8 @@ from hpff.tracing import is_compiled
 # Found by the sweep in benchmarks/level_weights.md.
 HILO_WEIGHTS = (0.1, 1.0)
 _COMPILED_VARIANTS = 64
+
+AuxiliaryWeight = float | Literal["level"]
 
 
 class LocalLearner(nn.Module):
@@ -63,6 +65,8 @@ class LocalLearner(nn.Module):
         independent_weight, cascade_weight: the levels' weights (the update rule's η, as factors of
             the optimizer's rate). By default 1 where only one level is on, otherwise
             ``HILO_WEIGHTS``.
+        auxiliary_weight: factor of the optimizer's rate for the auxiliary networks themselves; the
+            update rule has η at the modules alone. "level": the weight of their level.
         patch_mode: "together" (all patches in one batch), "one-by-one" (the graph of one patch at
             a time), or "auto": one by one only where all patches together would take more memory
             than the step takes at another module anyway.
@@ -95,6 +99,7 @@ class LocalLearner(nn.Module):
         smallest_patch: int = 2,
         independent_weight: float | None = None,
         cascade_weight: float | None = None,
+        auxiliary_weight: AuxiliaryWeight = 1.0,
         patch_mode: PatchMode = "auto",
         criterion: Criterion = F.cross_entropy,
         features: str | Features | Mapping[str, str | Features] | None = None,
@@ -116,6 +121,7 @@ class LocalLearner(nn.Module):
         self.num_classes = num_classes
         self.independent = independent
         self.weights = _weights(independent_weight, cascade_weight, independent, self.cascade)
+        self.auxiliary_weight = _checked_auxiliary_weight(auxiliary_weight)
         self.lean = lean
         self.position = Position()
         self.patches = patches
@@ -262,6 +268,12 @@ class LocalLearner(nn.Module):
         both = (independent if self.independent else 0.0) + (cascade if self.cascade > 1 else 0.0)
         return {"independent": independent, "cascade": cascade, "final": both}[level]
 
+    def own_weight(self, level: Level) -> float:
+        """The weight of a level's loss for what judges: its auxiliary networks, or the head."""
+        if level == "final" or self.auxiliary_weight == "level":
+            return self.weight(level)
+        return self.auxiliary_weight
+
     def fit_patches(self, j: int, output: Tensor, image: Tensor | None) -> int:
         """The n in force for this output of module j; its networks are set to it.
 
@@ -340,6 +352,14 @@ def _weights(
         for weight, default in zip(given.values(), defaults, strict=True)
     )
     return first, second
+
+
+def _checked_auxiliary_weight(weight: AuxiliaryWeight) -> AuxiliaryWeight:
+    if weight == "level":
+        return "level"
+    if isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 < weight < math.inf:
+        return float(weight)
+    raise UserError(f"auxiliary_weight={weight!r}; expected a number above 0, or 'level'")
 
 
 def _check_model(model: nn.Module) -> None:

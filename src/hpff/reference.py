@@ -25,6 +25,7 @@ from hpff.schedule import Level
 from hpff.tracing import restored_state
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
+_AUXILIARY = ("independent_auxiliary.", "cascade_auxiliary.")
 _COARSE = 0.1  # bfloat16 and float16
 
 
@@ -45,14 +46,16 @@ def reference_gradients(learner: LocalLearner, inputs: Any, targets: Tensor) -> 
     parameters = {n: p for n, p in learner.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     for level, first, last in _losses(learner):
+        weights = {False: learner.weight(level), True: learner.own_weight(level)}
         with restored_state(learner), torch.enable_grad():
-            loss = learner.weight(level) * _loss(learner, inputs, targets, level, first, last)
+            loss = _loss(learner, inputs, targets, level, first, last)
             if not loss.requires_grad:  # all that it trains is frozen
                 continue
             gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         for name, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                total[name] += gradient
+                auxiliary = name.startswith(_AUXILIARY)
+                total[name] += gradient * weights[auxiliary]
     return total
 
 

@@ -162,8 +162,10 @@ class Step:
     Args:
         reach: how far each cascade goes.
         parameters: for each module, the backbone's parameters that its weight VJP fills.
-        judge: ``judge(level, j, seen)`` is the weighted loss (a scalar) of a level at module j,
-            given a leaf that requires grad. At the last module the level is ``"final"``.
+        judge: ``judge(level, j, seen)`` is the loss (a scalar) of a level at module j, given a leaf
+            that requires grad; weighted as the auxiliary network's own parameters take it. At the
+            last module the level is ``"final"``.
+        share: ``share(level)`` is the factor of its gradient at the module's output.
         independent: whether the independent level is on.
         on_done: called with j when all the gradients of module j are final.
         position: kept up to date.
@@ -177,6 +179,7 @@ class Step:
         reach: Reach,
         parameters: Sequence[Sequence[Tensor]],
         judge: Judge,
+        share: Callable[[Level], float],
         independent: bool,
         on_done: Callable[[int], None],
         position: Position,
@@ -186,6 +189,7 @@ class Step:
         self._reach = reach
         self._parameters = parameters
         self._judge = judge
+        self._share = share
         self._independent = independent
         self._on_done = on_done
         self._position = position
@@ -265,7 +269,10 @@ class Step:
             raise UserError(f"the {level} loss of module {module.index} depends on nothing trained")
         with autocast_off(leaf.device.type):
             loss.backward()
-        return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        if leaf.grad is None:
+            return torch.zeros_like(leaf)
+        share = self._share(level)
+        return leaf.grad if share == 1 else leaf.grad.mul_(share)
 
     def _carry_down(self, end: int, carried: Tensor) -> None:
         """Carry a cascade's cotangent down through the modules below the one where it ends."""

@@ -58,6 +58,7 @@ def naive_gradients(
     k: int,
     independent: bool,
     weights: tuple[float, float],
+    auxiliary_weight: float | str = "level",
     method: str = "dgl",
 ) -> dict[str, Tensor]:
     """Gradients of every parameter of ``learner`` whose local modules are ``modules``, by name."""
@@ -67,6 +68,7 @@ def naive_gradients(
         inputs.append(module(inputs[-1]).detach())
 
     total = torch.zeros((), dtype=images.dtype)
+    own_total = total.clone()
     for j in range(1, count + 1):
         runs = ([("independent", j, weights[0])] if independent else []) + (
             [("cascade", j - k + 1, weights[1])] if k > 1 and j >= k else []
@@ -81,11 +83,19 @@ def naive_gradients(
                 else _judge(learner, method, level, j, x, images, targets)
             )
             total = total + weight * loss
+            own = weight if auxiliary_weight == "level" else auxiliary_weight
+            own_total = own_total + own * loss
     named = dict(learner.named_parameters())
-    found = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    model = {name for name in named if name.startswith("model.")}
+    gradients = {}
+    for names, loss in ((model, total), (named.keys() - model, own_total)):
+        if names and loss.requires_grad:
+            wanted = [named[name] for name in names]
+            found = torch.autograd.grad(loss, wanted, allow_unused=True, retain_graph=True)
+            gradients.update(zip(names, found, strict=True))
     return {
-        name: torch.zeros_like(parameter) if gradient is None else gradient
-        for (name, parameter), gradient in zip(named.items(), found, strict=True)
+        name: torch.zeros_like(parameter) if gradients[name] is None else gradients[name]
+        for name, parameter in named.items()
     }
 
 

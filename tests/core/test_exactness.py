@@ -54,6 +54,7 @@ def gradients(learner: LocalLearner, images: Tensor, targets: Tensor) -> dict[st
     side=st.sampled_from([4, 6, 7, 12]),
     mode=st.sampled_from(["together", "one-by-one", "auto"]),
     weights=st.tuples(st.floats(0.1, 2), st.floats(0.1, 2)),
+    auxiliary_weight=st.one_of(st.just("level"), st.floats(0.1, 2)),
 )
 def test_gradients_equal_the_naive_rule(
     method: str,
@@ -67,6 +68,7 @@ def test_gradients_equal_the_naive_rule(
     side: int,
     mode: str,
     weights: tuple[float, float],
+    auxiliary_weight: float | str,
 ) -> None:
     k = count if reach == "K" else min(int(reach), count)
     independent = independent or k == 1
@@ -88,6 +90,7 @@ def test_gradients_equal_the_naive_rule(
         patch_mode=mode,
         independent_weight=weights[0],
         cascade_weight=weights[1],
+        auxiliary_weight=auxiliary_weight,
     )
     for network in (*learner.independent_auxiliary.values(), *learner.cascade_auxiliary.values()):
         for parameter in network.parameters():
@@ -105,6 +108,7 @@ def test_gradients_equal_the_naive_rule(
         k=k,
         independent=independent,
         weights=weights,
+        auxiliary_weight=auxiliary_weight,
         method=method,
     )
     assert_same(found, expected, 1e-9)

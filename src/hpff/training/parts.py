@@ -135,6 +135,7 @@ def _learner(
         lean=recipe.lean,
         independent_weight=recipe.independent_weight,
         cascade_weight=recipe.cascade_weight,
+        auxiliary_weight=recipe.auxiliary_weight,
     )
 
 

@@ -88,6 +88,8 @@ class Recipe:
     resized or cropped to (null: as they are; 224 under "imagenet"). `workers` is the number of
     processes that decode images (null: the cores, at most 16), where they are not held in memory.
     `broken_images` says what to do with an image that cannot be read: stop, or skip it and count.
+    `auxiliary_weight` is the factor of the rate for the auxiliary networks themselves ("level":
+    their level's weight).
     `compile` compiles what training runs: the model for bp, else its blocks and the auxiliary
     networks, which takes minutes and pays on a GPU.
     `channels_last` sets how models and images lie in memory; false leaves a model as it comes, and
@@ -111,6 +113,7 @@ class Recipe:
     lean: bool | Literal["light"] = False
     independent_weight: PositiveFloat | None = None
     cascade_weight: PositiveFloat | None = None
+    auxiliary_weight: PositiveFloat | Literal["level"] = 1.0
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     augment: bool = True
     treatment: TreatmentName = "auto"
