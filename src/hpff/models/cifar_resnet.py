@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hpff.errors import UserError
+from hpff.torch_support.narrow_convolution import PointwiseConv2d
 
 DEPTHS = (20, 32, 44, 56, 110, 1202)
 
@@ -85,7 +86,8 @@ def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequ
 
 
 def _convolution(in_channels: int, channels: int, size: int, stride: int = 1) -> nn.Conv2d:
-    convolution = nn.Conv2d(in_channels, channels, size, stride, size // 2, bias=False)
+    kind = PointwiseConv2d if size == 1 else nn.Conv2d
+    convolution = kind(in_channels, channels, size, stride, size // 2, bias=False)
     weight = torch.empty_like(convolution.weight, memory_format=torch.channels_last)
     convolution.weight = nn.Parameter(weight)
     nn.init.normal_(convolution.weight, 0.0, math.sqrt(2.0 / (size * size * channels)))
