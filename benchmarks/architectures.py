@@ -21,8 +21,8 @@ from families import CLASSES, FAMILIES, Family
 from torch import nn
 
 from hpff import LocalLearner, check_gradients
+from hpff.cutting.partition import partition
 from hpff.errors import UserError
-from hpff.partition import partition
 
 DOCS = Path(__file__).parent.parent / "docs" / "architectures.md"
 MODULES = 3

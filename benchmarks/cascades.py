@@ -3,7 +3,7 @@
     python benchmarks/cascades.py [--write] [--train OUT --seeds 0,1]
 
 "auto" takes at each module the longest cascade that fits into the memory that k = 2 needs anyway
-(hpff.reach.within), "auto, twice" into twice that. "spaced" takes the same lengths, but lets a
+(hpff.engine.reach.within), "auto, twice" into twice that. "spaced" takes the same lengths, but lets a
 cascade end only where the next one up begins: no module is carried through twice, so that it costs
 what k = 2 does. Peak memory is planned at batch 1024, as in memory.py; "passes" are the VJPs for
 input gradients, for each module. --train adds the test error of benchmarks/cifar10_short.yaml
@@ -26,10 +26,10 @@ from memory_tables import gib, peak, table, write
 from short_runs import error_of
 
 from hpff import models
+from hpff.cutting.partition import Partition
+from hpff.engine.reach import within
 from hpff.memory import Way, Workload, plan
-from hpff.partition import Partition
-from hpff.reach import within
-from hpff.training import recipe_files
+from hpff.recipes import files as recipe_files
 
 HERE = Path(__file__).parent
 NETWORKS = {"resnet32": 16, "resnet110": 55}

@@ -23,7 +23,7 @@ from PIL import Image
 
 from hpff import data
 from hpff.data.streamed import default_workers
-from hpff.training import machine
+from hpff.runs import machine
 
 
 def images_per_second(found: data.Dataset, workers: int, batch: int, seconds: float) -> float:

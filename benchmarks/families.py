@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpff import models, torchvision_import
+from hpff import models
+from hpff.torch_support import torchvision_import
 
 CLASSES = 5
 BATCH = 3

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from memory_tables import gib, peak, table, write
 
-from hpff.balance import Balance
+from hpff.cutting.balance import Balance
 from hpff.memory import BEST, Way, Workload, plan
 
 NETWORKS = ("resnet101", "resnet152", "resnext101_32x8d", "vgg13")

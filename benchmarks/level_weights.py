@@ -17,7 +17,8 @@ from pathlib import Path
 
 from short_runs import error_of
 
-from hpff.training import machine, recipe_files
+from hpff.recipes import files as recipe_files
+from hpff.runs import machine
 
 HERE = Path(__file__).parent
 EPOCHS = 5

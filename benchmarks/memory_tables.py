@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hpff.memory import Row
-from hpff.training import machine
+from hpff.runs import machine
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

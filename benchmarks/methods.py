@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from hpff.memory import Workload, bench, default_ways, plan
-from hpff.training import machine
+from hpff.runs import machine
 
 HERE = Path(__file__).parent
 NETWORKS = {"resnet32": 16, "resnet110": 55}

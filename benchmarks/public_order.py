@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hpff import LocalLearner
+from hpff.engine.schedule import Level
 from hpff.memory import AllocationCounter
 from hpff.models import CifarResNet
-from hpff.schedule import Level
 
 
 def public_order_peak(depth: int, batch: int) -> int:

@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from hpff.training import comparison, loop
-from hpff.training.recipe import Recipe
+from hpff.experiments import comparison
+from hpff.recipes.recipe import Recipe
+from hpff.training import loop
 
 
 class Quiet:

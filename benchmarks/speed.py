@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from hpff.memory import Bench, Way, Workload, bench
-from hpff.training import machine
+from hpff.runs import machine
 
 HERE = Path(__file__).parent
 HPFF = Way("dgl", cascade=2, patches=2)

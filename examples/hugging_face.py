@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hpff import LocalLearner, data
-from hpff.torchvision_import import torchvision
+from hpff.torch_support.torchvision_import import torchvision
 
 torchvision()  # transformers imports it, and hpff's door mends one that cannot be imported.
 

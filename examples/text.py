@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from hpff import LocalLearner
-from hpff.training import machine
+from hpff.runs import machine
 
 LIBRARIES = ("stdlib", "numpy", "scipy", "sklearn", "torch")
 NAMES = {"python", "numpy", "np", "scipy", "sklearn", "scikit", "torch", "pytorch"}

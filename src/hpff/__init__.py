@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpff import models
-    from hpff.hooked_step import Losses
+    from hpff.engine.step import Losses
     from hpff.learner import LocalLearner
     from hpff.reference import check_gradients, reference_gradients
 
@@ -16,7 +16,7 @@ __all__ = ["LocalLearner", "Losses", "check_gradients", "models", "reference_gra
 
 _HOMES = {
     "LocalLearner": "hpff.learner",
-    "Losses": "hpff.hooked_step",
+    "Losses": "hpff.engine.step",
     "check_gradients": "hpff.reference",
     "reference_gradients": "hpff.reference",
 }

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from hpff import methods
 from hpff.auxiliary import PatchFusion, patches_in_force
-from hpff.balance import Balance
+from hpff.cutting.balance import Balance
+from hpff.cutting.partition import Partition, partition
+from hpff.cutting.trace import is_compiled
+from hpff.engine.auxiliary_networks import JudgeBuilder, PatchMode, image_of, read, sides_of
+from hpff.engine.phase import Position
+from hpff.engine.reach import Cascade, reach_of
+from hpff.engine.recomputation import Lean
+from hpff.engine.schedule import Level
+from hpff.engine.step import HookedStep, Losses
 from hpff.errors import UserError
 from hpff.features import Features, Finder, check_given
-from hpff.hooked_step import HookedStep, Losses
-from hpff.judges import JudgeBuilder, PatchMode, image_of, read, sides_of
 from hpff.methods import Criterion, Method, Place
-from hpff.partition import Partition, partition
-from hpff.position import Position
-from hpff.reach import Cascade, reach_of
-from hpff.recompute import Lean
-from hpff.schedule import Level
-from hpff.tracing import is_compiled
 
 # Found by the sweep in benchmarks/level_weights.md.
 HILO_WEIGHTS = (0.1, 1.0)
@@ -48,12 +48,12 @@ class LocalLearner(nn.Module):
         num_classes: of the task.
         balance: for a number K, how to share out the model's blocks: "blocks" (as published, or
             evenly), "parameters" or "memory" (what a module saves for its backward): see
-            :func:`hpff.partition.partition`.
+            :func:`hpff.cutting.partition.partition`.
         method: "dgl", "predsim", "infopro", "auglocal" or "bp", or a
             :class:`~hpff.methods.Method`. "bp" is backprop: one module.
         cascade: k, how many modules a cascade trains; 1 turns the cascade level off. "auto": as
             many at each module as fit into the memory that k = 2 needs at the widest modules (see
-            :func:`hpff.reach.within`). Or a list: for each module the length of the cascade that
+            :func:`hpff.engine.reach.within`). Or a list: for each module the length of the cascade that
             ends there, 1 for none.
         cascade_budget: of "auto": how many times that memory may be used.
         independent: False turns the independent level off.

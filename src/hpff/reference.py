@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from hpff.auxiliary import PatchAware
+from hpff.cutting.partition import LocalModule
+from hpff.cutting.trace import restored_state
+from hpff.engine.auxiliary_networks import image_of, read, sides_of
+from hpff.engine.schedule import Level
 from hpff.features import mask_of
-from hpff.judges import image_of, read, sides_of
-from hpff.layout import needs_plain_maps, plain
 from hpff.learner import LocalLearner
-from hpff.outputs import call_model, logits_of, replaced, tensor_at
-from hpff.partition import LocalModule
-from hpff.schedule import Level
-from hpff.tracing import restored_state
+from hpff.torch_support.group_norm import needs_plain_maps, plain
+from hpff.torch_support.model_io import call_model, logits_of, replaced, tensor_at
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
 _AUXILIARY = ("independent_auxiliary.", "cascade_auxiliary.")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hpff.cli import main
-from hpff.training import recipe_files
+from hpff.recipes import files as recipe_files
 
 Hpff = Callable[..., Any]
 
@@ -184,7 +184,7 @@ def test_a_fault_of_our_own_is_one_line_and_its_traceback_on_demand(
     def broken(*_: object, **__: object) -> None:
         raise LookupError("one\ntwo")
 
-    monkeypatch.setattr("hpff.training.recipe_files.names", broken)
+    monkeypatch.setattr("hpff.recipes.files.names", broken)
     monkeypatch.setenv("HPFF_TRACEBACK", "1" if wanted else "")
     assert main(["list", "recipes"]) == 1
     message = capsys.readouterr().err
@@ -199,6 +199,6 @@ def test_an_interrupt_is_one_line(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hpff.training.recipe_files.names", interrupted)
+    monkeypatch.setattr("hpff.recipes.files.names", interrupted)
     assert main(["list", "recipes"]) == 130
     assert capsys.readouterr().err == "hpff: interrupted; a run goes on with --resume\n"

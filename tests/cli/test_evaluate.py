@@ -16,7 +16,7 @@ from PIL import Image
 from hpff import data
 from hpff.cli import main
 from hpff.data.classes import shared_classes
-from hpff.training.finished_run import FinishedRun
+from hpff.runs.finished_run import FinishedRun
 
 Hpff = Callable[..., Any]
 

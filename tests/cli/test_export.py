@@ -17,14 +17,14 @@ import yaml
 from cli.conftest import environment
 from cli.test_evaluate import write_spots
 
-from hpff.training import recipe_files
-from hpff.training.finished_run import FinishedRun
+from hpff.recipes import files as recipe_files
+from hpff.runs.finished_run import FinishedRun
 
 Hpff = Callable[..., Any]
 
 # This machine's torchvision may be one that needs hpff's help to be imported at all.
 CHECK = """\
-from hpff.torchvision_import import torchvision
+from hpff.torch_support.torchvision_import import torchvision
 torchvision()
 {code}
 import torch

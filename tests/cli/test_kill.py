@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hpff.training import checkpoint
+from hpff.runs import checkpoint
 
 EPOCHS = 8
 

@@ -18,7 +18,8 @@ import pytest
 from cli.conftest import environment
 from PIL import Image
 
-from hpff.training import paper_tables, recipe_files
+from hpff.experiments import paper_tables
+from hpff.recipes import files as recipe_files
 
 Hpff = Callable[..., Any]
 

@@ -15,7 +15,7 @@ from PIL import Image
 from hpff import data
 from hpff.data.resized_crop import ResizedCrop, random_box
 from hpff.errors import UserError
-from hpff.torchvision_import import torchvision
+from hpff.torch_support.torchvision_import import torchvision
 
 PARTS = {"train": ("cat", "dog"), "val": ("cat", "dog")}
 

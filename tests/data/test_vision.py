@@ -14,7 +14,7 @@ import torch
 
 from hpff import data
 from hpff.errors import UserError
-from hpff.torchvision_import import torchvision
+from hpff.torch_support.torchvision_import import torchvision
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hpff import data, models
 from hpff.errors import UserError
-from hpff.training import checkpoint, loop
-from hpff.training.run_directory import RunDirectory
+from hpff.runs import checkpoint
+from hpff.runs.run_directory import RunDirectory
+from hpff.training import loop
 
 LOCAL = {"method": "dgl"}
 BACKPROP = {"method": "bp"}

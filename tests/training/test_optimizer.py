@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from hpff import LocalLearner, models
+from hpff.recipes.recipe import OptimizerRecipe
 from hpff.training.optimizer import ModuleOptimizers
-from hpff.training.recipe import OptimizerRecipe
 
 SETTINGS = OptimizerRecipe(lr=0.1, weight_decay=1e-3)
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from hpff.recipes.recipe import OptimizerRecipe, ScheduleRecipe
 from hpff.training.rate import rate
-from hpff.training.recipe import OptimizerRecipe, ScheduleRecipe
 
 OPTIMIZER = OptimizerRecipe(lr=0.8)
 

@@ -353,7 +353,7 @@ def list_methods(json: Json = False) -> None:
 def list_recipes(json: Json = False) -> None:
     """Packaged recipes by name."""
     from hpff.cli.tables import show_list
-    from hpff.training import recipe_files
+    from hpff.recipes import files as recipe_files
 
     show_list(recipe_files.names(), json=json)
 
@@ -362,7 +362,7 @@ def list_recipes(json: Json = False) -> None:
 def list_tables(json: Json = False) -> None:
     """Tables of the paper by name, for `hpff reproduce`."""
     from hpff.cli.tables import show_list
-    from hpff.training import paper_tables
+    from hpff.experiments import paper_tables
 
     show_list(paper_tables.names(), json=json)
 

@@ -7,8 +7,8 @@ from hpff.cli.workload import Given, bar, described
 from hpff.errors import UserError
 from hpff.memory import Bench, Measured
 from hpff.memory import bench as measure
-from hpff.training import machine
-from hpff.training.parts import choose_device
+from hpff.runs import machine
+from hpff.training.setup import choose_device
 
 
 def bench(given: Given, *, rounds: int, device: str, compiled: bool, json: bool) -> None:

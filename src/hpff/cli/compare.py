@@ -9,10 +9,12 @@ from pathlib import Path
 from hpff.cli.progress import progress
 from hpff.cli.tables import print_json, show_table
 from hpff.errors import UserError
-from hpff.training import comparison, recipe_files, results
+from hpff.experiments import comparison
+from hpff.experiments import comparison_report as results
+from hpff.recipes import files as recipe_files
+from hpff.recipes.schema import shown
+from hpff.runs.run_paths import default_path
 from hpff.training.loop import Observer
-from hpff.training.run_paths import default_path
-from hpff.training.schema import shown
 
 
 def compare(

@@ -9,9 +9,9 @@ from hpff.cli.compare import split as split_words
 from hpff.cli.tables import print_json, show_table
 from hpff.data import OUTLINES
 from hpff.errors import UserError
-from hpff.training.finished_run import FinishedRun
-from hpff.training.measures import Matching
-from hpff.training.transfer import transfer
+from hpff.experiments.columns import Matching
+from hpff.experiments.transfer import transfer
+from hpff.runs.finished_run import FinishedRun
 
 
 def evaluate(

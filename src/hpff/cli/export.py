@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpff.training.export import export as write
-from hpff.training.finished_run import FinishedRun
+from hpff.runs.export import export as write
+from hpff.runs.finished_run import FinishedRun
 
 
 def export(run: Path, folder: Path) -> None:

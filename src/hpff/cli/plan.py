@@ -12,7 +12,7 @@ from hpff.errors import UserError
 from hpff.memory import Plan, Row
 from hpff.memory import plan as plan_memory
 from hpff.memory.ledger import Owner
-from hpff.training.files import write_atomically
+from hpff.runs.atomic_files import write_atomically
 
 _UNITS = {"B": 1}
 for _power, _letter in enumerate("kMGT", start=1):

@@ -21,10 +21,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from hpff.experiments.comparison_report import megabytes
+from hpff.recipes.recipe import Recipe
+from hpff.runs.wandb_log import WandbLog
 from hpff.training.loop import Observer
-from hpff.training.recipe import Recipe
-from hpff.training.results import megabytes
-from hpff.training.wandb_log import WandbLog
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from pathlib import Path
 from hpff.cli.tables import print_json
 from hpff.data import OUTLINES
 from hpff.errors import UserError
-from hpff.training import recipe_files
-from hpff.training.files import write_atomically
-from hpff.training.parts import assemble
-from hpff.training.rehearsal import rehearse
+from hpff.recipes import files as recipe_files
+from hpff.runs.atomic_files import write_atomically
+from hpff.training.dry_run import rehearse
+from hpff.training.setup import assemble
 
 
 def show(name: str, overrides: Sequence[str], *, json: bool) -> None:

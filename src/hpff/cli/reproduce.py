@@ -12,11 +12,12 @@ from hpff.cli.progress import progress
 from hpff.cli.tables import print_json, show_table
 from hpff.data import OUTLINES
 from hpff.errors import UserError
-from hpff.training import paper_tables, reproduction_results
+from hpff.experiments import paper_tables
+from hpff.experiments import reproduction_report as reproduction_results
+from hpff.experiments.paper_tables import PaperTable
+from hpff.experiments.reproduction import Reproduction, Result, Scale
+from hpff.runs.run_paths import scaled_path
 from hpff.training.loop import Observer
-from hpff.training.paper_tables import PaperTable
-from hpff.training.reproduction import Reproduction, Result, Scale
-from hpff.training.run_paths import scaled_path
 
 
 def reproduce(

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from hpff.cli.progress import progress
 from hpff.cli.tables import print_json
-from hpff.training import loop, recipe_files
-from hpff.training.results import megabytes
-from hpff.training.run_directory import RunDirectory
-from hpff.training.run_paths import default_path
+from hpff.experiments.comparison_report import megabytes
+from hpff.recipes import files as recipe_files
+from hpff.runs.run_directory import RunDirectory
+from hpff.runs.run_paths import default_path
+from hpff.training import loop
 
 
 def train(

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from hpff import models
+from hpff.engine.reach import Cascade
+from hpff.engine.recomputation import Lean
 from hpff.errors import UserError
 from hpff.memory import Way, Workload, default_ways
-from hpff.reach import Cascade
-from hpff.recompute import Lean
 
 _LEAN: dict[str, Lean] = {"false": False, "light": "light", "true": True}
 

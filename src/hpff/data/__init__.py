@@ -11,7 +11,7 @@ from hpff.data.broken import BrokenImages, Policy
 from hpff.data.dataset import Dataset
 from hpff.data.encoded_set import EncodedSet
 from hpff.data.image_set import ImageSet
-from hpff.data.outline import OUTLINES, blank
+from hpff.data.published import OUTLINES, blank
 from hpff.data.resized_crop import ResizedCrop
 from hpff.data.streamed import StreamedBatches
 from hpff.data.treatment import TreatmentName, check_treatment

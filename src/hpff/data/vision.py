@@ -12,10 +12,10 @@ import torch
 
 from hpff.data.dataset import Dataset
 from hpff.data.image_set import ImageSet
-from hpff.data.outline import OUTLINES
+from hpff.data.published import OUTLINES
 from hpff.data.treatment import PUBLISHED
 from hpff.errors import UserError
-from hpff.torchvision_import import torchvision
+from hpff.torch_support.torchvision_import import torchvision
 
 NAMES = ("cifar10", "cifar100", "svhn", "stl10")
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from hpff.engine.step import Losses
 from hpff.errors import UserError
-from hpff.hooked_step import Losses
 from hpff.learner import LocalLearner
-from hpff.outputs import call_model, logits_of
-from hpff.torchvision_import import torchvision
+from hpff.torch_support.model_io import call_model, logits_of
+from hpff.torch_support.torchvision_import import torchvision
 
 torchvision()  # Lightning imports it, and hpff's door to it mends one that cannot be imported.
 try:

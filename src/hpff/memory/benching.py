@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpff.cutting.partition import Partition
 from hpff.errors import UserError
 from hpff.memory.planning import BEST, best_segment, count, default_ways
 from hpff.memory.steps import TrainingStep, Way, Workload
-from hpff.partition import Partition
 
 _WARM_UP = 3
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hpff.cutting.partition import Partition, partition
+from hpff.cutting.trace import restored_state
 from hpff.memory.counting import AllocationCounter
-from hpff.outputs import call_model
-from hpff.partition import Partition, partition
-from hpff.tracing import restored_state
+from hpff.torch_support.model_io import call_model
 
 Block = list[nn.Module]
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from hpff.engine.phase import Position
 from hpff.memory.counting import AllocationCounter
-from hpff.position import Position
 
 What = Literal[
     "parameters",

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from hpff import methods as known_methods
+from hpff.cutting.partition import Partition
+from hpff.engine.reach import Cascade
+from hpff.engine.recomputation import Lean
 from hpff.errors import UserError
 from hpff.memory.checkpointing import block_bytes, chain, likely_lengths
 from hpff.memory.counting import AllocationCounter
 from hpff.memory.ledger import Ledger, Owner
 from hpff.memory.steps import TrainingStep, Way, Workload
-from hpff.memory.weightless import FakeTensors, weightless
-from hpff.partition import Partition
-from hpff.reach import Cascade
-from hpff.recompute import Lean
+from hpff.torch_support.fake_tensors import FakeTensors, weightless
 
 METHODS = tuple(name for name, _ in known_methods.names() if name != "bp")
 BEST = -1  # a way's segment that is to be found

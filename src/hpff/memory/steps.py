@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpff import methods, models
-from hpff.balance import Balance
+from hpff.cutting.balance import Balance
+from hpff.cutting.partition import Partition, partition
+from hpff.engine.phase import Position
+from hpff.engine.reach import Cascade
+from hpff.engine.recomputation import Lean
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.memory.checkpointing import Block, chain, checkpointed, segments_of
 from hpff.memory.ledger import What
 from hpff.methods import Method
-from hpff.partition import Partition, partition
-from hpff.position import Position
-from hpff.reach import Cascade
-from hpff.recompute import Lean
 
 Precision = Literal["fp32", "bf16"]
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpff import torchvision_import
 from hpff.errors import UserError
 from hpff.models.cifar_resnet import DEPTHS, CifarResNet
+from hpff.torch_support import torchvision_import
 
 __all__ = ["CifarResNet", "create", "image_size", "names", "resolve", "sized"]
 

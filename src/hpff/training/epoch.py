@@ -9,11 +9,11 @@ from typing import Protocol
 
 import torch
 
+from hpff.engine.step import Losses
 from hpff.errors import UserError
-from hpff.hooked_step import Losses
 from hpff.training.evaluation import autocast
-from hpff.training.measure import PeakMemory, StepClock
-from hpff.training.parts import Parts, epoch_generator
+from hpff.training.setup import Parts, epoch_generator
+from hpff.training.step_cost import PeakMemory, StepClock
 
 _CHECK_EVERY = {"cuda": 25}  # Steps between looks at the losses; a look makes CUDA wait.
 

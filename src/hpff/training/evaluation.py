@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from hpff.data import ImageBatches
-from hpff.training.parts import Parts
+from hpff.training.setup import Parts
 
 TOP = 5
 

@@ -13,18 +13,18 @@ import safetensors.torch
 import torch
 
 from hpff.errors import UserError
-from hpff.training import checkpoint as checkpoints
-from hpff.training import machine
-from hpff.training.board import Board
-from hpff.training.checkpoint import Checkpoint
+from hpff.recipes.recipe import Recipe
+from hpff.runs import checkpoint as checkpoints
+from hpff.runs import machine
+from hpff.runs.atomic_files import write_atomically
+from hpff.runs.checkpoint import Checkpoint
+from hpff.runs.run_directory import RunDirectory
+from hpff.runs.tensorboard import Board
 from hpff.training.epoch import StepObserver, train_epoch
 from hpff.training.evaluation import evaluate
-from hpff.training.files import write_atomically
-from hpff.training.measure import PeakMemory
-from hpff.training.parts import Parts, assemble
 from hpff.training.rate import rate
-from hpff.training.recipe import Recipe
-from hpff.training.run_directory import RunDirectory
+from hpff.training.setup import Parts, assemble
+from hpff.training.step_cost import PeakMemory
 
 Metrics = dict[str, Any]
 

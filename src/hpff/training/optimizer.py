@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
-from hpff.training.recipe import OptimizerRecipe
+from hpff.recipes.recipe import OptimizerRecipe
 
 
 class ModuleOptimizers:

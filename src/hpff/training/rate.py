@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hpff.training.recipe import OptimizerRecipe, ScheduleRecipe
+from hpff.recipes.recipe import OptimizerRecipe, ScheduleRecipe
 
 
 def rate(epoch: int, epochs: int, optimizer: OptimizerRecipe, schedule: ScheduleRecipe) -> float:

@@ -1,0 +1,269 @@
+"""Into which K local modules a model is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from itertools import accumulate, pairwise
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpff.cutting import balance as balancing
+from hpff.cutting.balance import Balance
+from hpff.cutting.published_cuts import published_cuts
+from hpff.cutting.trace import Separator, Trace, trace
+from hpff.cutting.units import END, Unit, preferred_name, units_of
+from hpff.errors import UserError
+from hpff.features import Features, Vectors
+from hpff.torch_support.model_io import Path
+
+
+@dataclass(frozen=True)
+class LocalModule:
+    """One local module.
+
+    Attributes:
+        index: j, from 1.
+        cut: name of the submodule whose output ends it; None for the last module.
+        submodules: the blocks that it runs, in order.
+        block_shapes: of the output of each, the batch left out.
+        parameter_names: of the backbone's parameters that it uses.
+        parameters: how many numbers these are.
+        output_shape: of its output on the example, the batch left out. Where the submodule returns
+            several tensors, the output is the one that carries everything on.
+        dtype, device: of its output.
+        features: what its output is: a map, tokens, a sequence or a vector.
+        path: where in what the submodule returns the output lies; () where it returns a tensor.
+        saved: bytes that its forward saves for its backward, on the example.
+        output_bytes: of its output, on the example.
+        patches: n in force at its output (n×n patches, or n pieces of a sequence); 1 where PFF is
+            off or does not fit.
+        overwritten: whether the next module modifies the output in place.
+        read_later: whether the output's content is read after the next module, which autograd
+            does not see.
+    """
+
+    index: int
+    cut: str | None
+    submodules: tuple[str, ...]
+    block_shapes: tuple[tuple[int, ...], ...]
+    parameter_names: tuple[str, ...]
+    parameters: int
+    output_shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    features: Features = field(default_factory=Vectors)
+    path: Path = ()
+    saved: int = 0
+    output_bytes: int = 0
+    patches: int = 1
+    overwritten: bool = False
+    read_later: bool = False
+
+
+@dataclass(frozen=True)
+class Partition(Sequence[LocalModule]):
+    """The K local modules of a model, in order."""
+
+    modules: tuple[LocalModule, ...]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.modules[index]
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    def __iter__(self) -> Iterator[LocalModule]:
+        return iter(self.modules)
+
+    def with_features(self, features: Sequence[Features], patches: Sequence[int]) -> Partition:
+        """The same cut with the features and n in force at each module's output but the last."""
+        described = tuple(
+            replace(m, features=kind, patches=n)
+            for m, kind, n in zip(self.modules, features, patches, strict=False)
+        )
+        return Partition((*described, self.modules[-1]))
+
+    def __str__(self) -> str:
+        rows = [("module", "ends after", "parameters", "output", "features", "patches")]
+        for m in self.modules:
+            shape = "×".join(map(str, m.output_shape))
+            kind, n = str(m.features) if m.cut else "", str(m.patches)
+            cut = f"{n}×{n}" if m.features.kind in ("map", "tokens") else n
+            name = m.cut or "the head"
+            rows.append((str(m.index), name, f"{m.parameters:,}", shape, kind, cut))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
+
+
+def partition(
+    model: nn.Module,
+    modules: int | Sequence[str] | None,
+    example: Any,
+    *,
+    balance: Balance = "blocks",
+) -> Partition:
+    """Cut ``model`` into local modules.
+
+    Args:
+        modules: K, or the names of the submodules after which to cut, in any order, or None for
+            the finest cut: as many modules as there are blocks, the stem counted as one.
+        example: a small input: a tensor, or a tuple or dict of forward's arguments.
+        balance: for a number K, how to share out the model's blocks. "blocks": the published
+            split where there is one, otherwise as many for each module, later ones taking one
+            more where K does not divide them; the stem (what runs before the first block)
+            belongs to module 1, unless K is one more than the number of blocks: then it is a
+            module of its own. "parameters": the module with the most has as few as can be.
+            "memory": the same for the bytes that a module saves for its backward, measured on
+            the example.
+
+    Raises:
+        UserError: K is more than the model's blocks allow; a name is unknown, does not run
+            exactly once, or its output does not separate the model (a leak, which is named).
+    """
+    balancing.check(balance)
+    if isinstance(modules, bool) or not isinstance(modules, (int, Sequence, type(None))):
+        raise UserError(f"modules is {modules!r}; expected a number or a list of submodule names")
+    seen = trace(model, example)
+    units = units_of(model, seen)
+    if modules is None:
+        modules = len(units)
+    if isinstance(modules, int):
+        cuts = _cuts_for_number(model, seen, units, modules, balance)
+    else:
+        cuts = _cuts_by_name(model, seen, units, [modules] if isinstance(modules, str) else modules)
+    return _describe(model, seen, units, cuts)
+
+
+def _cuts_for_number(
+    model: nn.Module, seen: Trace, units: Sequence[Unit], count: int, balance: Balance
+) -> list[Separator]:
+    if not 1 <= count <= len(units):
+        raise UserError(
+            f"modules={count}: this model can be cut into 1 to {len(units)} modules "
+            f"({len(units)} blocks, the stem counted as one); lower modules or name the cuts"
+            f"{_why_no_more(model, seen, units)}"
+        )
+    published = published_cuts(units, count) if balance == "blocks" else None
+    if published is not None:
+        return published
+    if balance == "blocks":
+        sizes = balancing.evenly(len(units), count)
+    else:
+        costs = [unit.saved if balance == "memory" else unit.parameters for unit in units]
+        sizes = balancing.lightest(costs, count)
+    ends = [units[last - 1].separator for last in accumulate(sizes)]
+    return [end for end in ends if end is not None]
+
+
+def _why_no_more(model: nn.Module, seen: Trace, units: Sequence[Unit]) -> str:
+    """What stands in the way of a further cut: the outermost part that is no block's."""
+    composite = {name for name, part in model.named_modules() if any(True for _ in part.children())}
+    inside = tuple(f"{unit.name}." for unit in units)
+    leaking = [n for n in seen.leaks if n in composite and not n.startswith(inside)]
+    parts = [*leaking, *seen.other_order]
+    if not parts:
+        return ""
+    name = min(parts, key=lambda part: (part not in composite, part.count(".")))
+    leak = seen.find_leak(name)
+    if leak is not None:
+        return f"; a cut after {name!r} would leak: {leak}"
+    return f"; the output of {name!r} {_not_batch_first(seen, name)}"
+
+
+def _not_batch_first(seen: Trace, name: str) -> str:
+    shape = "×".join(map(str, seen.other_order[name]))
+    return f"({shape} on the example) does not have the batch first"
+
+
+def _cuts_by_name(
+    model: nn.Module, seen: Trace, units: Sequence[Unit], names: Sequence[str]
+) -> list[Separator]:
+    cuts: dict[int, Separator] = {}
+    for name in names:
+        separator = seen.find(name) if isinstance(name, str) else None
+        if separator is None:
+            raise UserError(_why_not(model, seen, units, name))
+        if separator.time in cuts:
+            raise UserError(f"modules: {name!r} names the same cut twice; name each cut once")
+        cuts[separator.time] = replace(separator, paths={name: separator.paths[name]})
+    return [cuts[time] for time in sorted(cuts)]
+
+
+def _why_not(model: nn.Module, seen: Trace, units: Sequence[Unit], name: Any) -> str:
+    known = dict(model.named_modules())
+    if name not in known or not name:
+        near = get_close_matches(str(name), [n for n in known if n], n=1)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        return f"modules: the model has no submodule {name!r}; {guess}{_cuts_that_work(units)}"
+    leak = seen.find_leak(name)
+    if leak is not None:
+        return f"cannot cut after {name!r}: {leak}; {_nearest_cuts(model, seen, seen.leaks[name])}"
+    runs = seen.calls.get(name, 0)
+    why = "its output ends the model or has no gradient"
+    if runs != 1:
+        why = f"it runs {runs} times in a step, not once"
+    elif name in seen.other_order:
+        why = f"its output {_not_batch_first(seen, name)}"
+    return f"cannot cut after {name!r}: {why}; {_cuts_that_work(units)}"
+
+
+def _cuts_that_work(units: Sequence[Unit]) -> str:
+    cuts = [unit.separator.names[-1] for unit in units if unit.separator is not None]
+    listed = ", ".join(cuts[:6]) + (", ..." if len(cuts) > 6 else "")
+    return f"cuts that work: {listed or 'none but the whole model'}"
+
+
+def _nearest_cuts(model: nn.Module, seen: Trace, time: int) -> str:
+    before = [s for s in seen.separators if s.time < time][-1:]
+    after = [s for s in seen.separators if s.time > time][:1]
+    cuts = ", ".join(preferred_name(model, separator) for separator in (*before, *after))
+    return f"nearest cuts that work: {cuts or 'none but the whole model'}"
+
+
+def _describe(
+    model: nn.Module, seen: Trace, units: Sequence[Unit], cuts: Sequence[Separator]
+) -> Partition:
+    numbers = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    blocks = {unit.name for unit in units}
+    bounds = [-1, *(cut.time for cut in cuts), END]
+    saved = [0, *(cut.saved for cut in cuts), seen.saved]
+    modules = []
+    for index, (start, end) in enumerate(pairwise(bounds)):
+        cut = cuts[index] if index < len(cuts) else None
+        name = preferred_name(model, cut, blocks) if cut else None
+        names = seen.parameters_between(start, end)
+        inside = [unit for unit in units if start < unit.end <= end]
+        shape = cut.shape if cut else seen.output_shape
+        dtype = cut.dtype if cut else seen.output_dtype
+        modules.append(
+            LocalModule(
+                index=index + 1,
+                cut=name,
+                submodules=tuple(unit.name for unit in inside) or ((name,) if name else ()),
+                block_shapes=tuple(unit.shape for unit in inside),
+                parameter_names=tuple(names),
+                parameters=sum(numbers[name] for name in names),
+                output_shape=shape[1:],
+                dtype=dtype,
+                device=cut.device if cut else seen.output_device,
+                path=cut.paths[name] if cut and name else (),
+                saved=saved[index + 1] - saved[index],
+                output_bytes=prod(shape) * dtype.itemsize,
+                overwritten=bool(cut and cut.overwritten),
+                read_later=_is_read_later(cuts[index : index + 2]),
+            )
+        )
+    return Partition(tuple(modules))
+
+
+def _is_read_later(cuts: Sequence[Separator]) -> bool:
+    """Whether the first cut's tensor is read after the second cut."""
+    return len(cuts) == 2 and cuts[0].read_until > cuts[1].operations

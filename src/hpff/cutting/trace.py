@@ -1,0 +1,306 @@
+"""What one example shows of a model: where it can be cut, and which parameters lie between cuts.
+
+The model runs once on the example with every submodule watched. In the autograd graph of its
+output, a submodule's output separates the network exactly if no edge of the graph jumps over it:
+everything later depends on everything earlier only through it.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hpff.cutting.autograd_graph import Call, Graph, Leak, Value
+from hpff.errors import UserError
+from hpff.torch_support.autocast import autocast_off
+from hpff.torch_support.model_io import Path, call_model, logits_of, tensors_in
+
+
+@dataclass(frozen=True)
+class Separator:
+    """A point where the network can be cut.
+
+    Attributes:
+        paths: the submodules whose output carries everything on, outermost last, and for each
+            where in its output the tensor that does so lies.
+        time: its place in the order of computation.
+        shape: of the tensor, the batch first.
+        overwritten: whether a later operation modifies the tensor in place.
+        saved: bytes that the forward up to here saves for the backward, on the example.
+        operations: how many the forward does up to here.
+        read_until: after how many the tensor's content is read for the last time.
+    """
+
+    paths: Mapping[str, Path]
+    time: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    overwritten: bool
+    saved: int
+    operations: int
+    read_until: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The submodules, outermost last."""
+        return tuple(self.paths)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The separators in the order of computation, and when each parameter is used.
+
+    Attributes:
+        calls: how often each submodule ran.
+        leaks: for each submodule past whose output a value reaches, the time of that output.
+        find_leak: that value, by the submodule's name.
+        other_order: for each submodule whose output would separate the model, but does not have
+            the batch first, its shape.
+        saved: bytes that the whole forward saves for the backward, on the example.
+    """
+
+    separators: tuple[Separator, ...]
+    parameter_times: Mapping[str, tuple[int, ...]]
+    weight_times: tuple[int, ...]
+    calls: Mapping[str, int]
+    leaks: Mapping[str, int]
+    find_leak: Callable[[str], Leak | None]
+    other_order: Mapping[str, tuple[int, ...]]
+    output_shape: tuple[int, ...]
+    output_dtype: torch.dtype
+    output_device: torch.device
+    saved: int
+
+    def parameters_between(self, start: int, end: int) -> list[str]:
+        """Names of the parameters that are used in the half-open interval (start, end]."""
+        return [
+            name
+            for name, times in self.parameter_times.items()
+            if any(start < time <= end for time in times)
+        ]
+
+    def has_weight_between(self, start: int, end: int) -> bool:
+        """Whether a parameter of two or more dimensions is used in (start, end]."""
+        position = bisect.bisect_right(self.weight_times, start)
+        return position < len(self.weight_times) and self.weight_times[position] <= end
+
+    def find(self, name: str) -> Separator | None:
+        """The separator that is the output of the submodule ``name``."""
+        return next((s for s in self.separators if name in s.paths), None)
+
+
+def trace(model: nn.Module, example: Any) -> Trace:
+    """Run ``model`` once on ``example`` (training mode, at its own device) and read its graph.
+
+    The model comes back as it was: modes, buffers, gradients' flags and random states.
+
+    Raises:
+        UserError: the model's output carries no gradient, or is no tensor.
+    """
+    with _undisturbed(model):
+        watched = _Watched(model, example)
+        logits = watched.logits
+        if logits.grad_fn is None:
+            raise UserError("the model's output depends on no parameter: nothing can be trained")
+        graph = Graph(model, watched.calls, logits)
+        found = [_separator(calls, watched) for calls in graph.separators]
+        batch = {len(logits), *(len(tensor) for _, tensor in tensors_in(example) if tensor.ndim)}
+        return Trace(
+            separators=tuple(s for s in found if s.shape and s.shape[0] in batch),
+            parameter_times=graph.parameter_times,
+            weight_times=graph.weight_times,
+            calls=graph.counts,
+            leaks={name: value.time for name, value in graph.leaks.items()},
+            find_leak=graph.find_leak,
+            other_order={
+                n: s.shape for s in found for n in s.paths if not s.shape or s.shape[0] not in batch
+            },
+            output_shape=tuple(logits.shape),
+            output_dtype=logits.dtype,
+            output_device=logits.device,
+            saved=watched.saved,
+        )
+
+
+def _separator(at: list[tuple[Call, Value]], watched: _Watched) -> Separator:
+    """A separator from the calls that share it, innermost first."""
+    tensor = at[0][1].tensor
+    return Separator(
+        paths={call.name: value.path for call, value in at},
+        time=at[0][1].time,
+        shape=tuple(tensor.shape),
+        dtype=tensor.dtype,
+        device=tensor.device,
+        overwritten=tensor._version != at[-1][1].version,
+        saved=at[0][0].saved,
+        operations=at[0][0].operations,
+        read_until=watched.reads.last(tensor),
+    )
+
+
+class _Watched:
+    """One run of a model: its submodules' calls in the order of their ends, and its logits."""
+
+    def __init__(self, model: nn.Module, example: Any) -> None:
+        self.calls: list[Call] = []
+        self._running: list[Call] = []
+        self._probe = torch.zeros((), requires_grad=True)
+        self.reads = _Reads()
+        self._saved = _SavedBytes([*model.parameters(), *model.buffers(), *tree_leaves(example)])
+        try:
+            with _hooks(model, self._before, self._after), self._saved.counted(), self.reads:
+                output = call_model(model, example)
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(
+                f"the model does not run on the example ({_shapes(example)}): {reason}; "
+                "give an example, and data, of the size that the model takes"
+            ) from error
+        self.logits = logits_of(output)
+
+    @property
+    def saved(self) -> int:
+        """Bytes saved for the backward so far."""
+        return self._saved.total
+
+    def _now(self) -> int:
+        node = self._probe.view_as(self._probe).grad_fn
+        assert node is not None
+        return node._sequence_nr()
+
+    def _before(self, name: str) -> None:
+        self._running.append(Call(name, begin=self._now()))
+
+    def _after(self, output: Any) -> None:
+        call = self._running.pop()
+        call.end = self._now()
+        call.saved = self.saved
+        call.operations = self.reads.operations
+        call.values = [
+            Value.of(path, tensor)
+            for path, tensor in tensors_in(output)
+            if tensor.grad_fn is not None
+        ]
+        self.calls.append(call)
+
+
+class _Reads(TorchDispatchMode):
+    """Notes when each storage is read for the last time, counted in operations."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations = 0
+        self._last: dict[int, int] = {}
+
+    def last(self, tensor: Tensor) -> int:
+        """When the storage of a tensor that is still there was read; 0 for never."""
+        return self._last.get(tensor.untyped_storage()._cdata, 0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += 1
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor) and leaf.layout == torch.strided:
+                self._last[leaf.untyped_storage()._cdata] = self.operations
+        return func(*args, **(kwargs or {}))
+
+
+class _SavedBytes:
+    """Counts what a forward saves for its backward, some tensors apart.
+
+    The graph keeps it alive, so it must hold nothing of the graph: Python's garbage collector does
+    not see cycles through a graph.
+    """
+
+    def __init__(self, apart: Sequence[Any]) -> None:
+        self.total = 0
+        self._known = {t.untyped_storage()._cdata for t in apart if isinstance(t, Tensor)}
+
+    def counted(self) -> AbstractContextManager[Any]:
+        """What runs inside is counted."""
+        return torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor)
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._known:
+            self._known.add(storage._cdata)
+            self.total += storage.nbytes()
+        return tensor.detach()  # the tensor itself would make such a cycle
+
+
+def _shapes(example: Any) -> str:
+    tensors = [leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor)]
+    return ", ".join("×".join(map(str, tensor.shape)) for tensor in tensors) or "no tensor"
+
+
+@contextmanager
+def _hooks(model: nn.Module, before: Any, after: Any) -> Iterator[None]:
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            handles += [
+                module.register_forward_pre_hook(lambda *_, name=name: before(name)),
+                module.register_forward_hook(lambda *given: after(given[-1])),
+            ]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    try:
+        # Autocast shares casts of a weight between modules, which is no leak of the model's.
+        with restored_state(model), _eager(model), autocast_off(), torch.enable_grad():
+            model.train()
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+            yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def restored_state(module: nn.Module) -> Iterator[None]:
+    """Put buffers (also those that are assigned anew) and random states back afterwards."""
+    buffers = [
+        (owner, name, buffer, buffer.clone())
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        if buffer is not None
+    ]
+    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        with torch.no_grad():
+            for owner, name, buffer, value in buffers:
+                owner._buffers[name] = buffer.copy_(value)
+
+
+def _eager(model: nn.Module) -> AbstractContextManager[Any]:
+    """The two images of an example are not worth a compilation."""
+    if any(is_compiled(module) for module in model.modules()):
+        stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return stance
+    return nullcontext()
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile was applied to this very module, by either of its two forms."""
+    return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")

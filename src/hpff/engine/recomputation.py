@@ -1,0 +1,310 @@
+"""Recompute what a forward computed, tensor by tensor, instead of keeping it for the backward.
+
+A :class:`Tape` notes the operations of a piece of any model's forward, below autograd. What
+autograd saves there, the tape remembers by how it came about. When a backward asks for it, the
+operations that lead to it run again, from what is there: the same kernels on the same values, with
+the same random numbers. No layer's forward is called, so running statistics move once.
+
+Two ways are offered. ``True`` takes the least memory: what convolutions and matrix products read
+stays from its making to its last use in the next backward; anything else goes at once, to be made
+again from those, and so does the module's output while its backward runs. So each of these dear
+operations runs three to four times more in a step. ``"light"`` lets go of a module's values only
+while other modules are at work: each operation runs once more.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from hpff.engine.operation import Operation, Random, Value, View, random_state, whole_of
+from hpff.engine.phase import Position
+from hpff.errors import UserError
+from hpff.torch_support.autocast import autocast_off
+
+Lean = bool | Literal["light"]
+
+_DEAR = {
+    "convolution",
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+}
+_SMALL = 32  # what is smaller than the module's input by this factor is kept
+
+
+class Vacated:
+    """Tensors whose content is gone, while others may still hold the tensors themselves."""
+
+    def __init__(self) -> None:
+        self._stand_ins: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def add(self, tensor: Tensor) -> None:
+        """Take the content away: the tensor keeps its shape, and must not be read any more."""
+        key = tensor.dtype, tensor.device
+        if key not in self._stand_ins:
+            self._stand_ins[key] = torch.full((), math.nan, dtype=key[0], device=key[1])
+        tensor.data = self._stand_ins[key].expand(tensor.shape)
+
+    def check(self, tensors: list[Tensor]) -> None:
+        """Raise UserError if one of them is vacated."""
+        storages = {stand_in.untyped_storage()._cdata for stand_in in self._stand_ins.values()}
+        if any(tensor.untyped_storage()._cdata in storages for tensor in tensors):
+            raise UserError(
+                "the model reads a module's output again after the next module is done with it; "
+                "lean training has freed it by then: use lean=False"
+            )
+
+
+@dataclass
+class _Demand:
+    """What one backward has yet to ask for, and what is there for it."""
+
+    left: Counter[Value] = field(default_factory=Counter)
+    present: dict[Value, Tensor] = field(default_factory=dict)
+
+
+class Tape(TorchDispatchMode):
+    """The notes of one piece of a forward.
+
+    Args:
+        start: the tensor that the piece begins from; None where it begins from the model's input.
+        vacated: what must not be read any more.
+        position: told when something is recomputed.
+        light: the way that takes more memory and less time.
+    """
+
+    def __init__(
+        self, start: Tensor | None, vacated: Vacated, position: Position, *, light: bool = False
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.vacated = vacated
+        self._position = position
+        self._light = light
+        self._small = 0 if start is None else start.nbytes // _SMALL
+        self._live: dict[int, tuple[weakref.ref[Any], int]] = {}  # by a storage's address
+        self._versions: list[int] = []  # of each storage made on the tape
+        self._operations: list[Operation] = []
+        self._maker: dict[Value, Operation] = {}
+        self._dear: set[Value] = set()  # what dear operations read
+        self._read: set[int] = set()  # addresses of storages made elsewhere that were read
+        self._uses: Counter[Value] = Counter()  # by a backward
+        self._kept: dict[Value, Tensor] = {}
+        self._demand = _Demand()
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """What runs inside is noted, and what autograd saves of it is left to the tape."""
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack), self:
+            yield
+        present = self._demand.present
+        self._demand.present = {v: whole for v, whole in present.items() if self._uses[v]}
+
+    @contextmanager
+    def backward(self) -> Iterator[None]:
+        """One backward through what was noted runs inside."""
+        self._demand.left = self._uses.copy()
+        try:
+            yield
+        finally:
+            self._demand = _Demand()
+
+    def rest(self) -> None:
+        """No backward comes for a while: let go of everything that can be recomputed."""
+        self._demand = _Demand()
+
+    def keep(self, tensor: Tensor) -> None:
+        """Hold a tensor's content, which is then there without recomputation."""
+        view = self._view(tensor)
+        if view is not None:
+            self._kept[view.value] = whole_of(tensor)
+
+    @contextmanager
+    def away(self, tensor: Tensor) -> Iterator[None]:
+        """Inside, a tensor made on the tape has its content only until a backward has used it.
+
+        Afterwards it is recomputed. In the light way nothing happens.
+        """
+        view = self._view(tensor)
+        if self._light or view is None or view.value not in self._maker:
+            yield
+            return
+        self._kept.pop(view.value, None)
+        if self._uses[view.value]:
+            self._demand.present[view.value] = whole_of(tensor)
+        self.vacated.add(tensor)
+        yield
+        self.rest()
+        whole = self._make(view.value)
+        tensor.data = view.of(whole)
+        self._kept[view.value] = whole
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self.vacated.check(given)
+        changed = list(_changed(func, args, kwargs))
+        for tensor in changed:
+            self._adopt(tensor)
+        random = random_state(func, given, kwargs)
+        noted = tree_map_only(Tensor, lambda t: self._view(t) or t, (args, kwargs))
+        elsewhere = {_address(tensor) for tensor in given if self._view(tensor) is None}
+        output = func(*args, **kwargs)
+        makes = {
+            place: self._new(leaf)
+            for place, leaf in enumerate(tree_leaves(output))
+            if isinstance(leaf, Tensor) and self._is_new(leaf, elsewhere)
+        }
+        changes = dict(self._changes(changed))
+        if makes or changes:
+            self._read |= elsewhere
+            self._note(func, noted, makes, changes, random)
+        if func.overloadpacket.__name__ in _DEAR:
+            views = [(view, tensor) for tensor in given if (view := self._view(tensor))]
+            self._dear |= {view.value for view, _ in views}
+            self._demand.present |= {view.value: whole_of(tensor) for view, tensor in views}
+        return output
+
+    def _note(
+        self,
+        function: Any,
+        noted: Any,
+        makes: dict[int, Value],
+        changes: dict[Value, Value],
+        random: Random | None,
+    ) -> None:
+        reads = frozenset(leaf.value for leaf in tree_leaves(noted) if isinstance(leaf, View))
+        arguments, keywords = noted
+        operation = Operation(
+            function, arguments, keywords, reads, makes, changes, random, len(self._operations)
+        )
+        self._operations.append(operation)
+        self._maker |= dict.fromkeys(operation.results(), operation)
+
+    def _pack(self, tensor: Tensor) -> Tensor | View:
+        view = self._view(tensor)
+        if view is None or tensor.untyped_storage().nbytes() <= self._small:
+            return tensor.detach()  # the tensor itself could make a cycle through the graph
+        self._uses[view.value] += 1
+        if self._light:
+            self._demand.present[view.value] = whole_of(tensor)
+        return view
+
+    def _unpack(self, packed: Tensor | View) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        value, demand = packed.value, self._demand
+        whole = self._make(value)
+        demand.left[value] -= 1
+        if demand.left[value] > 0:
+            demand.present[value] = whole
+        else:
+            demand.present.pop(value, None)
+        return packed.of(whole)
+
+    def _make(self, wanted: Value) -> Tensor:
+        """A value, recomputed from the nearest ones that are there."""
+        there = {**self._kept, **self._demand.present}
+        if wanted in there:
+            return there[wanted]
+        operations, needs = self._way_to(wanted, there)
+        whole = {value: there[value] for value in needs if value in there}
+        # What was noted lies below autocast.
+        with torch.no_grad(), autocast_off(), self._position.in_recomputation():
+            for operation in operations:
+                needs.subtract(operation.reads)
+                operation.run(whole, {value for value in whole if needs[value] or value in there})
+                for value in (*operation.reads, *operation.results()):
+                    stays = self._light or value in self._dear
+                    if stays and self._demand.left[value] and value in whole:
+                        self._demand.present[value] = whole[value]
+                    if not needs[value]:
+                        whole.pop(value, None)
+        return whole[wanted]
+
+    def _way_to(
+        self, wanted: Value, there: dict[Value, Tensor]
+    ) -> tuple[list[Operation], Counter[Value]]:
+        """The operations that make a value, in order, and how often each value is needed."""
+        operations: dict[int, Operation] = {}
+        needs = Counter([wanted])
+        waiting = [wanted]
+        while waiting:
+            value = waiting.pop()
+            operation = self._maker.get(value)
+            if value in there or operation is None or operation.place in operations:
+                continue
+            operations[operation.place] = operation
+            needs.update(operation.reads)
+            waiting += operation.reads
+        return [operations[place] for place in sorted(operations)], needs
+
+    def _view(self, tensor: Tensor) -> View | None:
+        """How to look at what the tape has made, if the tensor is a part of it."""
+        if not _is_plain(tensor):
+            return None
+        storage, node = self._live.get(_address(tensor), (None, -1))
+        if storage is None or storage() is None:
+            return None
+        value = Value(node, self._versions[node])
+        return View(
+            value, tensor.dtype, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
+        )
+
+    def _is_new(self, tensor: Tensor, elsewhere: set[int]) -> bool:
+        known = not _is_plain(tensor) or _address(tensor) in elsewhere
+        return not known and self._view(tensor) is None
+
+    def _new(self, tensor: Tensor) -> Value:
+        storage = tensor.untyped_storage()
+        self._live[storage._cdata] = weakref.ref(storage), len(self._versions)
+        self._versions.append(0)
+        return Value(len(self._versions) - 1, 0)
+
+    def _adopt(self, tensor: Tensor) -> None:
+        """A tensor made elsewhere is about to be changed: keep what it was, for those it fed."""
+        if self._view(tensor) is not None or not _is_plain(tensor):
+            return
+        before, address = whole_of(tensor).clone(), _address(tensor)
+        self._kept[self._new(tensor)] = before
+        if address in self._read:
+            for operation in self._operations:
+                operation.replace(lambda t: self._view(t) if _address(t) == address else None)
+
+    def _changes(self, changed: list[Tensor]) -> Iterator[tuple[Value, Value]]:
+        views = [view for tensor in changed if (view := self._view(tensor)) is not None]
+        for node, version in {view.value for view in views}:
+            self._versions[node] = version + 1
+            self._demand.present.pop(Value(node, version), None)
+            yield Value(node, version), Value(node, version + 1)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_conj() and not tensor.is_neg()
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata if _is_plain(tensor) else 0
+
+
+def _changed(function: Any, arguments: Any, keywords: Any) -> Iterator[Tensor]:
+    """The tensors that an operation changes in place, by its schema."""
+    for place, argument in enumerate(function._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = arguments[place] if place < len(arguments) else keywords.get(argument.name)
+            yield from (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))

@@ -1,0 +1,308 @@
+"""The schedule: local learning by one forward pass for each module.
+
+HPFF's rule (Su et al., ECCV 2024, the update rule of HiLo) trains module j by its own auxiliary
+loss and by the loss of every cascade that contains j. The values on the cascade's path are the
+values on the independent path, so each module runs forward once, and the rule becomes a schedule
+of vector-Jacobian products (VJPs):
+
+1. when module j's output is known, the auxiliary networks that sit there are judged on a detached
+   copy; their graphs are gone at once, and a cotangent for each level remains;
+2. the cascade's cotangent is carried down through the modules that it trains, by VJPs that ask
+   for input gradients only;
+3. a module that no later cascade reaches takes one weight VJP with the sum of its cotangents, and
+   its graph is gone.
+
+With a reach of k modules, at most k graphs are alive, however deep the network is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hpff.engine.phase import Position
+from hpff.engine.recomputation import Tape, Vacated
+from hpff.errors import UserError
+from hpff.torch_support.autocast import autocast_off
+
+Level = Literal["independent", "cascade", "final"]
+Judge = Callable[[Level, int, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far down each cascade goes, and what follows from it.
+
+    Args:
+        lengths: for each module j = 1..K, how many modules the cascade that ends at j trains;
+            1 where no cascade ends.
+    """
+
+    lengths: tuple[int, ...]
+    last_use: tuple[int, ...] = field(init=False)
+    carried_through: tuple[bool, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        last_use = list(range(1, len(self.lengths) + 1))
+        carried_through = [False] * len(self.lengths)
+        for end, length in enumerate(self.lengths, start=1):
+            first = end - length + 1
+            for module in range(first, end + 1):
+                last_use[module - 1] = end
+                carried_through[module - 1] |= module > first
+        object.__setattr__(self, "last_use", tuple(last_use))
+        object.__setattr__(self, "carried_through", tuple(carried_through))
+
+    @classmethod
+    def uniform(cls, modules: int, k: int) -> Reach:
+        """Every run of k adjacent modules is a cascade."""
+        return cls(tuple(k if end >= k else 1 for end in range(1, modules + 1)))
+
+    def alive(self, j: int) -> list[int]:
+        """The modules (1-based) whose graphs are alive while the output of module j is judged."""
+        return [i for i in range(1, j + 1) if self.last_use[i - 1] >= j]
+
+    def completion_order(self) -> list[int]:
+        """The modules (1-based) in the order in which their gradients become final."""
+        return sorted(range(1, len(self.lengths) + 1), key=lambda j: (self.last_use[j - 1], -j))
+
+
+class _Cotangents(torch.autograd.Function):
+    """A scalar whose backward hands out stored cotangents and keeps none of them alive."""
+
+    @staticmethod
+    def forward(ctx: Any, stored: list[Tensor], *tensors: Tensor) -> Tensor:
+        ctx.stored = stored
+        return tensors[0].new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        handed_out = tuple(ctx.stored)
+        ctx.stored.clear()
+        return (None, *handed_out)
+
+
+@dataclass
+class _LiveModule:
+    """The graph of one module, for as long as a loss can still reach it.
+
+    With a tape the graph has no content: that is recomputed in each backward.
+    """
+
+    index: int
+    input: Tensor
+    output: Tensor
+    seen: Tensor
+    parameters: Sequence[Tensor]
+    tape: Tape | None
+    cotangents: dict[Literal["output", "seen"], Tensor] = field(default_factory=dict)
+
+    def add(self, where: Literal["output", "seen"], cotangent: Tensor) -> None:
+        if self.seen is self.output:
+            where = "output"
+        present = self.cotangents.get(where)
+        # Not in place: where a module only reshapes, its cotangent and its input's share memory.
+        self.cotangents[where] = cotangent if present is None else present + cotangent
+
+    def output_away(self) -> AbstractContextManager[None]:
+        """Inside, the output's content may be gone; it is there again afterwards."""
+        return self.tape.away(self.output) if self.tape else nullcontext()
+
+    def pull(self, where: Literal["output", "seen"], cotangent: Tensor) -> Tensor:
+        """The input gradient that ``cotangent`` alone gives; the graph is kept."""
+        stored = {where: cotangent}
+        del cotangent
+        self._vjp(stored, [self.input], keep_graph=True)
+        return self._take_input_gradient()
+
+    def complete(self, *, with_input: bool = False) -> Tensor | None:
+        """Accumulate the weight gradients of all cotangents; the graph is gone.
+
+        Returns:
+            The input gradient of all cotangents, if asked for.
+        """
+        stored, self.cotangents = self.cotangents, {}
+        wanted = [parameter for parameter in self.parameters if parameter.requires_grad]
+        if with_input:
+            wanted.append(self.input)
+        self._vjp(stored, wanted, keep_graph=False)
+        return self._take_input_gradient() if with_input else None
+
+    def _vjp(
+        self,
+        cotangents: dict[Literal["output", "seen"], Tensor],
+        wanted: list[Tensor],
+        *,
+        keep_graph: bool,
+    ) -> None:
+        live = [where for where in cotangents if getattr(self, where).requires_grad]
+        if not live or not wanted:
+            return
+        tensors = [getattr(self, where) for where in live]
+        stored = [cotangents.pop(where) for where in live]
+        root = _Cotangents.apply(stored, *tensors)  # type: ignore[no-untyped-call]
+        del tensors
+        # VJPs run in the types that their forward chose.
+        with autocast_off(root.device.type), self.tape.backward() if self.tape else nullcontext():
+            root.backward(inputs=wanted, retain_graph=keep_graph)
+
+    def _take_input_gradient(self) -> Tensor:
+        gradient, self.input.grad = self.input.grad, None
+        return torch.zeros_like(self.input) if gradient is None else gradient
+
+
+class Step:
+    """One training step: give it each module's output as it appears, in order.
+
+    Args:
+        reach: how far each cascade goes.
+        parameters: for each module, the backbone's parameters that its weight VJP fills.
+        judge: ``judge(level, j, seen)`` is the loss (a scalar) of a level at module j, given a leaf
+            that requires grad; weighted as the auxiliary network's own parameters take it. At the
+            last module the level is ``"final"``.
+        share: ``share(level)`` is the factor of its gradient at the module's output.
+        independent: whether the independent level is on.
+        on_done: called with j when all the gradients of module j are final.
+        position: kept up to date.
+        vacated: takes each module's input when the module is done; see ``holds``.
+        holds: the modules whose outputs the model reads again later, which keep their content.
+    """
+
+    def __init__(
+        self,
+        *,
+        reach: Reach,
+        parameters: Sequence[Sequence[Tensor]],
+        judge: Judge,
+        share: Callable[[Level], float],
+        independent: bool,
+        on_done: Callable[[int], None],
+        position: Position,
+        vacated: Vacated,
+        holds: Collection[int] = (),
+    ) -> None:
+        self._reach = reach
+        self._parameters = parameters
+        self._judge = judge
+        self._share = share
+        self._independent = independent
+        self._on_done = on_done
+        self._position = position
+        self._vacated = vacated
+        self._holds = holds
+        position.set("forward", 1)
+        self._live: dict[int, _LiveModule] = {}
+        self._newest = 0
+
+    def boundary(
+        self, start: Tensor, output: Tensor, seen: Tensor, tape: Tape | None = None
+    ) -> Tensor:
+        """Do all the local work that the output of the next module allows.
+
+        Args:
+            start: the leaf that this module's forward began from (for module 1, any tensor).
+            output: the module's output, of any shape, with its graph.
+            seen: what the auxiliary networks see: ``output`` itself, or computed from it.
+            tape: of the module's forward, if its graph is to be recomputed.
+
+        Returns:
+            The detached output, the leaf that the next module begins from.
+        """
+        module = self._enter(start, output, seen, tape)
+        j = module.index
+        if self._reach.lengths[j - 1] > 1:
+            cotangent = self._cotangent("cascade", module)
+            module.add("seen", cotangent)
+            self._position.set("carry", j)
+            with module.output_away():
+                self._carry_down(j, module.pull("seen", cotangent))
+            del cotangent
+        if self._independent:
+            module.add("seen", self._cotangent("independent", module))
+        if self._reach.last_use[j - 1] == j:
+            with module.output_away():
+                self._complete(module)
+            self._vacate(module)
+        elif tape is not None:
+            tape.rest()
+        self._position.set("forward", j + 1)
+        return output.detach().requires_grad_(self._reach.carried_through[j])
+
+    def finish(
+        self, start: Tensor, logits: Tensor, *, carried_share: float, tape: Tape | None = None
+    ) -> None:
+        """The last module: the network's own head and loss stand in for both levels.
+
+        Args:
+            start: the leaf that the last module's forward began from.
+            logits: the network's output, with its graph.
+            carried_share: which part of the last module's loss the modules below it are
+                trained by, as a fraction of its weight.
+            tape: as for ``boundary``.
+        """
+        module = self._enter(start, logits, logits, tape)
+        module.add("output", self._cotangent("final", module))
+        carried = self._complete(module, with_input=self._reach.lengths[-1] > 1)
+        self._vacate(module)
+        if carried is not None:
+            self._carry_down(module.index, carried * carried_share)
+
+    def _enter(self, start: Tensor, output: Tensor, seen: Tensor, tape: Tape | None) -> _LiveModule:
+        self._newest += 1
+        parameters = self._parameters[self._newest - 1]
+        module = _LiveModule(self._newest, start, output, seen, parameters, tape)
+        if tape is not None:
+            tape.keep(output)
+        self._live[self._newest] = module
+        return module
+
+    def _cotangent(self, level: Level, module: _LiveModule) -> Tensor:
+        self._position.set("judge", module.index)
+        leaf = module.seen.detach().requires_grad_()
+        loss = self._judge(level, module.index, leaf)
+        if not loss.requires_grad:
+            raise UserError(f"the {level} loss of module {module.index} depends on nothing trained")
+        with autocast_off(leaf.device.type):
+            loss.backward()
+        if leaf.grad is None:
+            return torch.zeros_like(leaf)
+        share = self._share(level)
+        return leaf.grad if share == 1 else leaf.grad.mul_(share)
+
+    def _carry_down(self, end: int, carried: Tensor) -> None:
+        """Carry a cascade's cotangent down through the modules below the one where it ends."""
+        first = end - self._reach.lengths[end - 1] + 1
+        for j in range(end - 1, first - 1, -1):
+            module = self._live[j]
+            final = self._reach.last_use[j - 1] == end
+            only_this = not module.cotangents
+            module.add("output", carried)
+            if final and (only_this or j == first):
+                del carried
+                below = self._complete(module, with_input=j > first)
+            else:
+                self._position.set("carry", j)
+                below = module.pull("output", carried) if j > first else None
+                if final:
+                    self._complete(module)
+            if final:
+                self._vacate(module)
+            if below is not None:
+                carried = below
+
+    def _complete(self, module: _LiveModule, *, with_input: bool = False) -> Tensor | None:
+        del self._live[module.index]
+        self._position.set("complete", module.index)
+        carried = module.complete(with_input=with_input)
+        self._on_done(module.index)
+        return carried
+
+    def _vacate(self, module: _LiveModule) -> None:
+        """Free what a module that is done began from: the model's frames may still hold it."""
+        if module.index > 1 and module.index - 1 not in self._holds:
+            self._vacated.add(module.input)

@@ -1,0 +1,257 @@
+"""One step through the model's own forward: hooks at the cuts feed the schedule."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch._functorch import config as functorch_config
+
+from hpff.cutting.trace import is_compiled
+from hpff.engine.auxiliary_networks import image_of
+from hpff.engine.recomputation import Tape, Vacated
+from hpff.engine.schedule import Level, Step
+from hpff.errors import UserError
+from hpff.features import mask_of
+from hpff.torch_support.group_norm import needs_plain_maps, plain
+from hpff.torch_support.model_io import call_model, logits_of, replaced, tensor_at
+
+if TYPE_CHECKING:
+    from hpff.learner import LocalLearner
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What one step gives. All tensors are detached; the losses are scalars, unweighted.
+
+    Attributes:
+        final: the loss of the network's own output.
+        logits: (B, num_classes), the network's own output.
+        independent: for each module j = 1..K its independent loss, the last being ``final``;
+            empty where the level is off.
+        cascade: for each cascade its loss, by the module where it ends (k..K), the last being
+            ``final``; empty where the level is off.
+        total: the weighted sum of both levels, the number that the step reduces.
+    """
+
+    final: Tensor
+    logits: Tensor
+    independent: tuple[Tensor, ...]
+    cascade: tuple[Tensor, ...]
+    total: Tensor
+
+
+class HookedStep:
+    """One step of a learner: what the hooks and the schedule share."""
+
+    def __init__(
+        self,
+        learner: LocalLearner,
+        inputs: Any,
+        targets: Tensor,
+        scale: float | Tensor,
+        on_done: Callable[[int], None],
+    ) -> None:
+        self._learner = learner
+        self._image = image_of(inputs)
+        self._mask = mask_of(learner.model, inputs)
+        self._targets = targets
+        self._scale = scale
+        self._losses: dict[tuple[Level, int], Tensor] = {}
+        self._start = torch.empty(0)
+        self._position = 0
+        self._busy = False
+        self._vacated = Vacated()
+        self._tape: Tape | None = None
+        self._recording = ExitStack()
+        self._compiled = any(is_compiled(module) for module in learner.model.modules())
+        if self._compiled and learner.lean:
+            raise UserError(
+                f"lean={learner.lean!r} cannot recompute compiled blocks; use lean=False"
+            )
+        self._plain_maps = needs_plain_maps(learner.model)
+        self._step = Step(
+            reach=learner.reach,
+            parameters=learner.backbone_parameters(),
+            judge=self._judge,
+            share=lambda level: learner.weight(level) / learner.own_weight(level),
+            independent=learner.independent,
+            on_done=on_done,
+            position=learner.position,
+            vacated=self._vacated,
+            holds={module.index for module in learner.partition if module.read_later},
+        )
+
+    def run(self, inputs: Any) -> Losses:
+        """The model's own forward, with local work at every cut."""
+        model = self._learner.model
+        cuts = [(m.cut, model.get_submodule(m.cut)) for m in self._learner.partition if m.cut]
+        try:
+            reused = self._compiled and any(self._learner.reach.carried_through)
+            compiling = _compiling_for_reuse() if reused else nullcontext()
+            with _hooked(cuts, self._hook), compiling, torch.enable_grad(), self._recording:
+                self._record(None)
+                self._finish(logits_of(call_model(model, inputs)))
+            return self._result()
+        finally:
+            # This object and its step refer to each other: let go of the last tensors.
+            del self._step, self._start, self._image, self._tape, self._recording
+            self._learner.position.set("", 0)
+
+    def _hook(self, name: str, returned: Any) -> Any:
+        """Take a cut submodule's output and give the next module its input."""
+        module = self._learner.partition[self._position]
+        if self._busy:
+            raise UserError(
+                f"submodule {name!r} runs again during the backward: the model recomputes "
+                "(checkpoints) blocks that are cut; turn that off, local modules save that memory"
+            )
+        if module.cut != name:
+            due = module.cut or "the head"
+            raise UserError(
+                f"submodule {name!r} ran where {due!r} was due: the model does not run as it did "
+                "on the example; every cut must run once, in the same order"
+            )
+        output = tensor_at(returned, module.path)
+        if output is None:
+            raise UserError(
+                f"submodule {name!r} returns no tensor where it did on the example: the model "
+                "does not run as it did on the example"
+            )
+        self._position += 1
+        self._busy = True
+        self._recording.close()
+        if self._compiled and self._learner.reach.carried_through[module.index - 1]:
+            _refuse_donation(output)
+        seen = self._learner.see(module.index, output, self._image, self._mask)
+        self._start = self._step.boundary(self._start, output, seen, self._tape)
+        self._busy = False
+        self._record(self._start)
+        return replaced(returned, output, self._next_input(overwritten=module.overwritten))
+
+    def _next_input(self, *, overwritten: bool) -> Tensor:
+        start = plain(self._start) if self._plain_maps else self._start
+        return start.clone() if overwritten and start is self._start else start
+
+    def _finish(self, logits: Tensor) -> None:
+        missed = [m.cut for m in self._learner.partition[self._position : -1]]
+        if missed:
+            raise UserError(
+                f"submodule {missed[0]!r} did not run in this step: the model does not run as it "
+                "did on the example (if the whole model is compiled, compile its blocks instead)"
+            )
+        share = self._learner.weight("cascade") / self._learner.weight("final")
+        self._recording.close()
+        self._logits = logits.detach()
+        self._busy = True
+        self._step.finish(self._start, logits, carried_share=share, tape=self._tape)
+
+    def _record(self, start: Tensor | None) -> None:
+        """In lean training, note from here on how the next module's tensors come about."""
+        if self._learner.lean:
+            self._tape = Tape(
+                start,
+                self._vacated,
+                self._learner.position,
+                light=self._learner.lean == "light",
+            )
+            self._recording.enter_context(self._tape.recording())
+
+    def _result(self) -> Losses:
+        learner, final = self._learner, self._losses["final", len(self._learner.partition)]
+        independent = [x for (level, _), x in self._losses.items() if level == "independent"]
+        cascade = [x for (level, _), x in self._losses.items() if level == "cascade"]
+        if learner.independent:
+            independent.append(final)
+        if learner.cascade > 1:
+            cascade.append(final)
+        total = torch.zeros_like(final)
+        for weight, losses in zip(learner.weights, (independent, cascade), strict=True):
+            if losses:
+                total = total + weight * torch.stack(losses).sum()
+        return Losses(final, self._logits, tuple(independent), tuple(cascade), total)
+
+    def _judge(self, level: Level, j: int, seen: Tensor) -> Tensor:
+        learner = self._learner
+        if level == "final":
+            loss = learner.criterion(seen, self._targets)
+        else:
+            images = [self._image] if learner.method.needs_images else []
+            outputs = learner.auxiliary(level, j)(seen, *images)
+            loss = learner.method.loss(outputs, self._targets, learner.place(level, j))
+        self._losses[level, j] = loss.detach()
+        return loss * (self._scale * learner.own_weight(level))
+
+
+@contextmanager
+def _hooked(
+    cuts: Sequence[tuple[str, nn.Module]], hook: Callable[[str, Any], Any]
+) -> Iterator[None]:
+    """Let ``hook`` stand at the outputs of the cut submodules, and take it away whatever happens.
+
+    A submodule that was compiled in place would compile its hooks too, so its call is wrapped.
+    """
+    handles = []
+    compiled: list[tuple[nn.Module, Any]] = []
+    try:
+        for name, module in cuts:
+            inner = module._compiled_call_impl
+            if inner is not None:
+                compiled.append((module, inner))
+                module._compiled_call_impl = _followed(inner, name, hook)
+            else:
+                handles.append(
+                    module.register_forward_hook(lambda _m, _a, out, name=name: hook(name, out))
+                )
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, inner in compiled:
+            module._compiled_call_impl = inner
+
+
+def _followed(call: Any, name: str, hook: Callable[[str, Any], Any]) -> Any:
+    return lambda *args, **kwargs: hook(name, call(*args, **kwargs))
+
+
+@contextmanager
+def _compiling_for_reuse() -> Iterator[None]:
+    """Blocks that are compiled in here can be differentiated more than once.
+
+    A compiled backward may overwrite ("donate") what the forward saved. Caches on disk are left
+    out of it, as they do not tell apart what was compiled with and without donation.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(
+            functorch_config.patch(donated_buffer=False, enable_autograd_cache=False)
+        )
+        inductor = sys.modules.get("torch._inductor.config")  # there if a block is to use it
+        if inductor is not None:
+            stack.enter_context(inductor.patch(fx_graph_cache=False))
+        yield
+
+
+def _refuse_donation(output: Tensor) -> None:
+    """Refuse a graph whose compiled backward overwrites what it saved: it works only once.
+
+    PyTorch's own check is off while blocks are compiled for reuse.
+    """
+    waiting, seen = [output.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        compiled = getattr(getattr(node, "_forward_cls", None), "metadata", None)
+        if getattr(compiled, "bw_donated_idxs", None):
+            raise UserError(
+                "a block was compiled for plain backprop before the learner's first step, and "
+                "cannot be differentiated twice; call torch.compiler.reset() first"
+            )
+        waiting += [producer for producer, _ in node.next_functions]

@@ -1,0 +1,1 @@
+"""Comparisons and the tables of the paper."""

@@ -1,0 +1,97 @@
+"""A comparison as a table, in Markdown and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpff.experiments.comparison import BASELINE, Row
+from hpff.recipes.recipe import Recipe
+from hpff.runs import machine
+from hpff.runs.atomic_files import write_atomically
+
+HEADER = ("method", "test error %", "peak memory", "× BP", "step time", "× BP")
+
+
+def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """One tuple of texts a row, under HEADER; ratios are `–` where BP is not among the rows."""
+    base = _baseline(rows)
+    return [
+        (
+            row.label,
+            f"{row.error:.2f}" + ("" if row.spread is None else f" ± {row.spread:.2f}"),
+            megabytes(row.peak_memory_bytes),
+            f"{row.peak_memory_bytes / base.peak_memory_bytes:.2f}" if base else "–",
+            f"{1000 * row.step_seconds:.1f} ms",
+            f"{row.step_seconds / base.step_seconds:.2f}" if base else "–",
+        )
+        for row in rows
+    ]
+
+
+def caption(recipe: Recipe, rows: Sequence[Row]) -> str:
+    """What the numbers are, in one line."""
+    seeds = len(rows[0].errors)
+    over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    memory = {
+        "counted": "counted, tensor by tensor",
+        "allocator": "the CUDA allocator's peak without the data set",
+    }[rows[0].peak_memory_source]
+    return (
+        f"{recipe.model.name} on {recipe.data}, {recipe.epochs} epochs, batch "
+        f"{recipe.batch_size}: test error of the last epoch ({over}); peak memory of a training "
+        f"step ({memory}); median step time."
+    )
+
+
+def as_json(name: str, recipe: Recipe, seeds: Sequence[int], rows: Sequence[Row]) -> dict[str, Any]:
+    """All numbers, the recipe and the machine."""
+    base = _baseline(rows)
+    return {
+        "recipe_name": name,
+        "caption": caption(recipe, rows),
+        "seeds": list(seeds),
+        "rows": [_row_as_json(row, base) for row in rows],
+        "recipe": recipe.to_plain(),
+        "machine": machine.describe(),
+    }
+
+
+def as_markdown(recipe: Recipe, rows: Sequence[Row]) -> str:
+    """The table, its caption and the machine."""
+    lines = [HEADER, ("---",) + ("---:",) * (len(HEADER) - 1), *cells(rows)]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    where = ", ".join(f"{key} {value}" for key, value in machine.describe().items())
+    return f"{table}\n\n{caption(recipe, rows)}\nMachine: {where}.\n"
+
+
+def write(out: Path, name: str, recipe: Recipe, seeds: Sequence[int], rows: Sequence[Row]) -> None:
+    """Put `results.md` and `results.json` into the comparison's folder."""
+    write_atomically(out / "results.md", as_markdown(recipe, rows).encode())
+    content = json.dumps(as_json(name, recipe, seeds, rows), indent=2) + "\n"
+    write_atomically(out / "results.json", content.encode())
+
+
+def megabytes(count: int) -> str:
+    """Bytes as MiB."""
+    return f"{count / 2**20:.1f} MiB"
+
+
+def _baseline(rows: Sequence[Row]) -> Row | None:
+    return next((row for row in rows if row.label == BASELINE), None)
+
+
+def _row_as_json(row: Row, base: Row | None) -> dict[str, Any]:
+    return {
+        "method": row.label,
+        "test_error_percent": row.error,
+        "spread_percent": row.spread,
+        "errors_percent": list(row.errors),
+        "peak_memory_bytes": row.peak_memory_bytes,
+        "peak_memory_source": row.peak_memory_source,
+        "peak_memory_to_bp": row.peak_memory_bytes / base.peak_memory_bytes if base else None,
+        "step_seconds": row.step_seconds,
+        "step_seconds_to_bp": row.step_seconds / base.step_seconds if base else None,
+    }

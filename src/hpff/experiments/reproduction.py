@@ -1,0 +1,234 @@
+"""The runs behind a table of the paper: what is missing is trained, what is finished is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpff.errors import UserError
+from hpff.experiments.columns import MEASURES, Subject
+from hpff.experiments.paper_tables import PaperRow, PaperTable
+from hpff.recipes import files as recipe_files
+from hpff.recipes import recipe as recipes
+from hpff.recipes.recipe import Recipe
+from hpff.runs.atomic_files import write_atomically
+from hpff.runs.run_directory import RunDirectory
+from hpff.training import loop
+from hpff.training.loop import Observer
+
+# Keys that are no deviation: they say where and how a run goes, not what comes out.
+_WITHOUT_EFFECT = ("seed", "device", "threads", "workers", "evaluate_every")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a table's runs differ from the published ones.
+
+    `data` maps published data sets to others; `""` is any. `overrides` are `key=value`, after all
+    else.
+    """
+
+    epochs: int | None = None
+    subset: int | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+
+    def apply(self, name: str, seed: int | None) -> Recipe:
+        """The recipe of that name at this scale. Warm-up takes at most a tenth of the epochs."""
+        published = recipe_files.load(name)
+        changes: dict[str, object] = {
+            "epochs": self.epochs,
+            "subset": self.subset,
+            "seed": seed,
+            "data": self.data.get(published.data, self.data.get("")),
+        }
+        if self.epochs is not None:
+            warmup = min(published.schedule.warmup_epochs, max(0, self.epochs) // 10)
+            changes["schedule.warmup_epochs"] = warmup
+        given = [f"{k}={json.dumps(value)}" for k, value in changes.items() if value is not None]
+        return recipe_files.load(name, [*given, *self.overrides])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a row: its recipe, and the folder it goes to."""
+
+    row: PaperRow
+    seed: int
+    recipe: Recipe
+    path: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row as far as its runs are finished: by measure one number for each seed."""
+
+    row: PaperRow
+    deviations: tuple[str, ...]
+    runs: tuple[Subject, ...]
+    seeds: tuple[int, ...]
+    values: Mapping[str, tuple[float, ...]]
+
+    @property
+    def has_values(self) -> bool:
+        """Whether any number of ours is there."""
+        return any(self.values.values())
+
+    def mean(self, measure: str) -> float | None:
+        """The mean over seeds; None if no run is finished."""
+        values = self.values[measure]
+        return statistics.fmean(values) if values else None
+
+    def spread(self, measure: str) -> float | None:
+        """The sample standard deviation over seeds; None for fewer than two."""
+        values = self.values[measure]
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    def difference(self, measure: str) -> float | None:
+        """Ours less the paper's."""
+        mean, paper = self.mean(measure), self.row.paper.get(measure)
+        return None if mean is None or paper is None else mean - paper
+
+
+class Reproduction:
+    """A table's runs below the folder `out`, where tables share runs of the same recipe.
+
+    Without seeds each run has its recipe's. Raises UserError for a recipe that the scale does not
+    fit.
+
+    Attributes:
+        faults: the messages of what failed: runs, and measures of finished runs.
+    """
+
+    def __init__(
+        self,
+        table: PaperTable,
+        rows: Sequence[PaperRow],
+        out: Path,
+        scale: Scale,
+        seeds: Sequence[int] | None,
+    ) -> None:
+        self.table = table
+        self.rows = rows
+        self.out = out
+        self.faults: dict[str, None] = {}
+        self._data = scale.data
+        self._published = {row.name: recipe_files.load(row.recipe) for row in rows}
+        self._check_data()
+        self._runs = [
+            self._run(row, scale.apply(row.recipe, seed))
+            for seed in seeds or (None,)
+            for row in rows
+        ]
+
+    @property
+    def trains(self) -> bool:
+        """Whether some measure needs trained runs."""
+        return any(MEASURES[measure].trains for measure in self.table.measures)
+
+    def missing(self) -> list[Run]:
+        """The runs that are not finished, in the order in which they are trained."""
+        return [run for run in self._runs if self.trains and not RunDirectory(run.path).finished]
+
+    def train(self, observe: Callable[[str, int], Observer], finished: Callable[[], None]) -> None:
+        """Train what is missing; `finished` is called after each run.
+
+        A run that fails does not keep the others from going.
+        """
+        for run in self.missing():
+            try:
+                loop.go_on(run.recipe, run.path, observe(run.row.name, run.seed))
+            except UserError as error:
+                self._note(error)
+            else:
+                finished()
+
+    def results(self, *, known_only: bool = False) -> list[Result]:
+        """Every row with what there is of it; with `known_only` nothing slow is measured."""
+        return [self._result(row, known_only=known_only) for row in self.rows]
+
+    def _check_data(self) -> None:
+        """Refuse other data for a data set that no run here is trained or tested on."""
+        tested = {MEASURES[measure].tested_on for measure in self.table.measures}
+        used = {recipe.data for recipe in self._published.values()} | tested
+        unused = [name for name in self._data if name and name not in used]
+        if unused:
+            raise UserError(
+                f"--data: is {unused[0]}=..., but no chosen row of {self.table.name} is on "
+                f"{unused[0]}; expected one of {', '.join(sorted(used - {''}))}"
+            )
+
+    def _run(self, row: PaperRow, recipe: Recipe) -> Run:
+        return Run(row, recipe.seed, recipe, self.out / row.name / f"seed-{recipe.seed}")
+
+    def _result(self, row: PaperRow, *, known_only: bool) -> Result:
+        runs = [run for run in self._runs if run.row is row]
+        there = [run for run in runs if not self.trains or RunDirectory(run.path).finished]
+        subjects = [Subject(run.recipe, run.path, self._report(run), self._data) for run in there]
+        changed = {name: getattr(runs[0].recipe, name) for name in _WITHOUT_EFFECT}
+        published = dataclasses.replace(self._published[row.name], **changed)
+        values = {}
+        for name in self.table.measures:
+            found = [self._read(name, run, known_only=known_only) for run in subjects]
+            values[name] = tuple(value for value in found if value is not None)
+        return Result(
+            row=row,
+            deviations=tuple(recipes.differences(published, runs[0].recipe)),
+            runs=tuple(subjects),
+            seeds=tuple(run.seed for run in there) if self.trains else (),
+            values=values,
+        )
+
+    def _report(self, run: Run) -> Mapping[str, Any]:
+        """The report of a finished run, which must be of this recipe."""
+        if not self.trains:
+            return {}
+        directory = RunDirectory(run.path)
+        directory.check_recipe(run.recipe)
+        return directory.read_report()
+
+    def _read(self, measure: str, run: Subject, *, known_only: bool) -> float | None:
+        """A measure of a run; None, with a fault noted, where it cannot be had."""
+        read = MEASURES[measure].read
+        try:
+            if not MEASURES[measure].slow:
+                return read(run)
+            kept = _Kept(self.out / "measures" / run.path.relative_to(self.out), measure, run)
+            value = kept.value()
+            if value is None and not known_only:
+                value = read(run)
+                kept.keep(value)
+        except UserError as error:
+            self._note(error)
+            return None
+        return value
+
+    def _note(self, error: UserError) -> None:
+        self.faults |= dict.fromkeys(str(error).splitlines())
+
+
+class _Kept:
+    """A slow measure in a file, with what it is of."""
+
+    def __init__(self, folder: Path, measure: str, run: Subject) -> None:
+        self._file = folder / f"{measure}.json"
+        self._source = {"recipe": run.recipe.to_plain(), "data": dict(run.data)}
+
+    def value(self) -> float | None:
+        """The number, if it is there and of this run."""
+        try:
+            content = json.loads(self._file.read_text(encoding="utf-8"))
+            return float(content["value"]) if content["source"] == self._source else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep(self, value: float | None) -> None:
+        """Write the number."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        content = {"value": value, "source": self._source}
+        write_atomically(self._file, (json.dumps(content, indent=2) + "\n").encode())

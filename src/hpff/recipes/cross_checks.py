@@ -1,0 +1,167 @@
+"""What the keys of a recipe demand of each other, and of the names they use.
+
+Each check takes the valid values (full key path to value) and gives a fault (key, message) or None;
+it raises KeyError where a value it needs is itself at fault.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+
+import torch
+
+from hpff import data, methods, models
+from hpff.errors import UserError
+from hpff.recipes.schema import Values, did_you_mean
+
+Fault = tuple[str, str] | None
+
+_SET_BY_DATA = ("num_classes", "in_channels", "in_chans")
+
+
+def _modules_given(values: Values) -> Fault:
+    if values["method"].name == "bp" or values["modules"] is not None:
+        return None
+    return "modules", (
+        f"is missing, expected the number of local modules or a list of submodule names "
+        f"for method {values['method'].name}"
+    )
+
+
+def _cascade_fits(values: Values) -> Fault:
+    modules, cascade = values["modules"], values["cascade"]
+    if values["method"].name == "bp" or modules is None or cascade == "auto":
+        return None
+    count = modules if isinstance(modules, int) else len(modules) + 1
+    if isinstance(cascade, tuple):
+        if len(cascade) == count:
+            return None
+        return "cascade", f"has {len(cascade)} lengths, expected one for each module ({count})"
+    if cascade <= count:
+        return None
+    return "cascade", f"is {cascade}, expected at most the number of modules ({count})"
+
+
+def _some_level_on(values: Values) -> Fault:
+    if values["method"].name == "bp" or values["independent"] or values["cascade"] != 1:
+        return None
+    return "independent", (
+        "is false with cascade 1, so nothing would train; expected independent true or cascade "
+        "of at least 2"
+    )
+
+
+def _warmup_fits(values: Values) -> Fault:
+    warmup, epochs = values["schedule.warmup_epochs"], values["epochs"]
+    if warmup <= epochs:
+        return None
+    return "schedule.warmup_epochs", f"is {warmup}, expected at most epochs ({epochs})"
+
+
+def _some_epoch_has_a_rate(values: Values) -> Fault:
+    """A cosine ends at rate 0, and a first epoch of warm-up has the rate `warmup_lr`."""
+    if values["epochs"] > 1:
+        return None
+    if values["schedule.warmup_epochs"] and values["schedule.warmup_lr"] == 0:
+        return "schedule.warmup_lr", "is 0 in the only epoch, expected a number above 0"
+    if values["schedule.name"] == "cosine" and not values["schedule.warmup_epochs"]:
+        return "epochs", (
+            "is 1, which a cosine schedule would train at rate 0; expected at least 2, or "
+            "schedule.name=constant"
+        )
+    return None
+
+
+def _nesterov_has_momentum(values: Values) -> Fault:
+    momentum = values["optimizer.momentum"] > 0 or values["optimizer.name"] != "sgd"
+    if not values["optimizer.nesterov"] or momentum:
+        return None
+    return "optimizer.nesterov", "is true with momentum 0, expected false or momentum above 0"
+
+
+def _batch_is_more_than_one(values: Values) -> Fault:
+    if values["batch_size"] >= 2:
+        return None
+    return "batch_size", "is 1, expected at least 2 (batch normalization needs two images)"
+
+
+def _subset_fills_a_batch(values: Values) -> Fault:
+    subset, batch_size = values["subset"], values["batch_size"]
+    if subset is None or subset >= batch_size:
+        return None
+    return "subset", f"is {subset}, expected at least batch_size ({batch_size})"
+
+
+def _data_is_known(values: Values) -> Fault:
+    """A name such as `parquet:PATH` is known by what stands before the colon."""
+    name = values["data"]
+    known = [entry for entry, _ in data.names()]
+    if name.partition(":")[0] in [entry.partition(":")[0] for entry in known]:
+        return None
+    hint = did_you_mean(name, known)
+    return "data", f"is {name}, expected a name from `hpff list datasets`{hint}"
+
+
+def _treatment_is_for_paths(values: Values) -> Fault:
+    treatment, name = values["treatment"], values["data"]
+    if treatment == "auto" or ":" in name:
+        return None
+    return "treatment", (
+        f"is {treatment}, but {name} has a published one of its own; expected auto (others are "
+        "for folder:PATH and parquet:FOLDER)"
+    )
+
+
+def _method_is_known(values: Values) -> Fault:
+    method = values["method"]
+    if "method" in method.settings:
+        return "method.method", "unknown key, the method's name goes under name"
+    try:
+        methods.create(method.name, **method.settings)
+    except UserError as error:
+        return "method", str(error)
+    return None
+
+
+def _model_is_known(values: Values) -> Fault:
+    """Built without memory for its weights.
+
+    What a library's constructor finds wrong with that is left to the real thing.
+    """
+    model = values["model"]
+    for key in _SET_BY_DATA:
+        if key in model.settings:
+            return f"model.{key}", "is what the data say, expected no such key"
+    fault = _fault_of_model(model.name, json.dumps(model.settings, sort_keys=True, default=repr))
+    return ("model", fault) if fault else None
+
+
+@functools.lru_cache(maxsize=128)
+def _fault_of_model(name: str, settings: str) -> str | None:
+    """Settings come as JSON, by which a model that was built before is known again."""
+    try:
+        with torch.device("meta"):
+            models.create(name, **json.loads(settings))
+    except UserError as error:
+        known = error.__cause__ is None or isinstance(error.__cause__, TypeError)
+        own = known or models.resolve(name)[0] == "hpff"
+        return str(error) if own else None
+    return None
+
+
+CROSS_CHECKS: tuple[Callable[[Values], Fault], ...] = (
+    _modules_given,
+    _cascade_fits,
+    _some_level_on,
+    _warmup_fits,
+    _some_epoch_has_a_rate,
+    _nesterov_has_momentum,
+    _batch_is_more_than_one,
+    _subset_fills_a_batch,
+    _data_is_known,
+    _treatment_is_for_paths,
+    _method_is_known,
+    _model_is_known,
+)

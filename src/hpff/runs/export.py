@@ -1,0 +1,157 @@
+"""A finished run as a folder that a model hub, or another person, can take as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import hpff
+from hpff import models
+from hpff.errors import UserError
+from hpff.recipes import files as recipe_files
+from hpff.runs.atomic_files import write_atomically
+from hpff.runs.finished_run import FinishedRun
+from hpff.runs.run_directory import RunDirectory
+
+_LOAD = 'model.load_state_dict(safetensors.torch.load_file("model.safetensors"))'
+
+
+def export(run: FinishedRun, folder: Path) -> None:
+    """Write weights, recipe, metrics, report, the model's facts and a card into a new folder.
+
+    `model.safetensors` is the plain backbone. The folder appears whole or not at all. Raises
+    UserError if it exists, if it cannot be written, and if the weights are not sound.
+    """
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; choose another folder")
+    run.model()  # Refuses weights that are damaged.
+    source = RunDirectory(run.path)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        for file in (source.weights, source.metrics, source.table, source.report, source.broken):
+            if file.exists():
+                shutil.copyfile(file, temporary / file.name)
+        for name, text in _texts(run).items():
+            write_atomically(temporary / name, text.encode())
+        temporary.rename(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot write this folder ({error.strerror or error}); make room or choose "
+            "another"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _texts(run: FinishedRun) -> dict[str, str]:
+    return {
+        "recipe.yaml": recipe_files.dump(run.recipe),
+        "config.json": json.dumps(_config(run), indent=2) + "\n",
+        "README.md": card(run),
+    }
+
+
+def _config(run: FinishedRun) -> dict[str, Any]:
+    facts = run.facts
+    library, name = models.resolve(run.recipe.model.name)
+    return {
+        "library": library,
+        "model": name,
+        "settings": dict(run.recipe.model.settings),
+        "num_classes": len(facts.class_names),
+        "class_names": list(facts.class_names),
+        "image_shape": list(facts.image_shape),
+        "mean": list(facts.mean),
+        "std": list(facts.std),
+        "hpff": hpff.__version__,
+    }
+
+
+def card(run: FinishedRun) -> str:
+    """The model card: Markdown under the YAML header that model hubs read."""
+    recipe, report, facts = run.recipe, run.report, run.facts
+    dataset = facts.name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
+    accuracy = 100 - report["test_error_percent"]
+    header = yaml.safe_dump(_header(run, dataset, accuracy), sort_keys=False)
+    levels = _levels(run)
+    memory = report["peak_memory_bytes"] / 2**30
+    machine = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
+    size = "×".join(map(str, facts.image_shape))
+    return f"""---
+{header}---
+# {recipe.model.name} on {dataset}, trained by {levels}
+
+{accuracy:.2f} % of {report["test_images"]} test images right after the last of {report["epochs"]}
+epochs. Trained with [hpff](https://arxiv.org/abs/2407.05638) {hpff.__version__}; a training step
+took {memory:.2f} GiB at batch {recipe.batch_size}.
+
+`model.safetensors` holds the plain backbone, without anything of local learning:
+
+```python
+{_code(run)}
+```
+
+Images are {size}, in 0..1, less the mean {_numbers(facts.mean)}, divided by {_numbers(facts.std)}.
+Classes, in order: {", ".join(facts.class_names)}.
+
+- `recipe.yaml`: every setting; `hpff train recipe.yaml` trains it again.
+- `metrics.csv`, `metrics.jsonl`, `report.json`: what came out, epoch by epoch and in the end.
+- `config.json`: the facts above, for programs.
+
+Machine: {machine}.
+"""
+
+
+def _header(run: FinishedRun, dataset: str, accuracy: float) -> dict[str, Any]:
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"name": dataset, "type": dataset},
+        "metrics": [{"type": "accuracy", "value": round(accuracy / 100, 4)}],
+    }
+    library = models.resolve(run.recipe.model.name)[0]
+    return {
+        "library_name": "timm" if library == "timm" else "pytorch",
+        "pipeline_tag": "image-classification",
+        "tags": ["local-learning", "hpff", run.recipe.method.name],
+        "model-index": [{"name": run.recipe.model.name, "results": [result]}],
+    }
+
+
+def _levels(run: FinishedRun) -> str:
+    recipe = run.recipe
+    if not recipe.local:
+        return "backprop"
+    modules = recipe.modules if isinstance(recipe.modules, int) else len(recipe.modules or ()) + 1
+    levels = ["the independent level"] if recipe.independent else []
+    levels += [f"cascades of {recipe.cascade}"] if recipe.cascade != 1 else []
+    patches = f", {recipe.patches}×{recipe.patches} patches" if recipe.patches > 1 else ""
+    return f"{recipe.method.name} in {modules} local modules ({' and '.join(levels)}{patches})"
+
+
+def _code(run: FinishedRun) -> str:
+    library, name = models.resolve(run.recipe.model.name)
+    settings = dict(run.recipe.model.settings)
+    arguments: dict[str, Any] = {"num_classes": len(run.facts.class_names), **settings}
+    channels = run.facts.image_shape[0]
+    if library == "timm" and channels != 3:
+        arguments["in_chans"] = channels
+    if library == "hpff" and channels != 3:
+        arguments["in_channels"] = channels
+    given = "".join(f", {key}={value!r}" for key, value in arguments.items())
+    build = {
+        "hpff": ("hpff", f"hpff.models.create({name!r}{given})"),
+        "timm": ("timm", f"timm.create_model({name!r}{given})"),
+        "torchvision": ("torchvision", f"torchvision.models.get_model({name!r}{given})"),
+    }
+    module, call = build[library]
+    return f"import {module}, safetensors.torch\n\nmodel = {call}\n{_LOAD}"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)

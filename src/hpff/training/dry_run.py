@@ -1,0 +1,57 @@
+"""A training step at full size without data, memory or a device."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from hpff import data
+from hpff.data import Dataset, ImageSet
+from hpff.recipes.recipe import Recipe
+from hpff.torch_support.fake_tensors import FakeTensors, weightless
+from hpff.training.epoch import train_step
+from hpff.training.setup import assemble, create_model
+from hpff.training.step_cost import PeakMemory
+
+
+def rehearse(recipe: Recipe, steps: int = 2) -> int:
+    """Build a recipe and take training steps under fake tensors; the steps' peak bytes.
+
+    The peak counts what a run's report counts on a CPU: all tensors but the data set; it takes two
+    steps, as the optimizer's state exists from the second on. Data sets of
+    the paper are needed by their sizes alone; others are loaded. Raises UserError for what cannot
+    be built.
+    """
+    recipe = dataclasses.replace(recipe, device="cpu", subset=None, threads=None)
+    known = recipe.data in data.OUTLINES
+    dataset = None if known else data.load(recipe.data, treatment=recipe.treatment)
+    random = torch.get_rng_state()
+    mode = FakeTensors()
+    with mode:
+        blank = _emptied(dataset, recipe) if dataset else data.blank(recipe.data, recipe.image_size)
+    model = weightless(lambda: create_model(recipe, blank), mode)
+    with mode:
+        parts = assemble(recipe, blank, model)
+        memory = PeakMemory(parts)
+        batches = parts.train.epoch(torch.Generator())
+        parts.learner.train()
+        for _ in range(steps):
+            images, targets = next(batches)
+            with memory.step((images, targets)):
+                train_step(parts, images, targets)
+    torch.set_rng_state(random)
+    return memory.bytes()
+
+
+def _emptied(dataset: Dataset, recipe: Recipe) -> Dataset:
+    """The data set with as many images of the same size, which show nothing."""
+    shape = dataset.image_shape(recipe.image_size)
+    train, test = (
+        ImageSet(
+            torch.zeros(len(images), *shape, dtype=torch.uint8),
+            torch.zeros(len(images), dtype=torch.int64),
+        )
+        for images in (dataset.train, dataset.test)
+    )
+    return dataclasses.replace(dataset, train=train, test=test)

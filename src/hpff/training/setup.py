@@ -1,0 +1,179 @@
+"""What a run works with, built from its recipe: data, learner, optimizers."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpff import data, methods, models
+from hpff.data import Dataset, EncodedSet, ImageBatches, ImageSet, Policy
+from hpff.errors import UserError
+from hpff.learner import LocalLearner
+from hpff.recipes.recipe import Recipe
+from hpff.training.optimizer import ModuleOptimizers
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The pieces of a run, all on one device; `data_bytes` is what the images hold there."""
+
+    recipe: Recipe
+    device: torch.device
+    dataset: Dataset
+    learner: LocalLearner
+    optimizers: ModuleOptimizers
+    train: ImageBatches
+    test: ImageBatches
+    data_bytes: int
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """Name to reason of the images that were left out because they cannot be read."""
+        return {**self.dataset.broken, **self.train.broken, **self.test.broken}
+
+
+def assemble(
+    recipe: Recipe, dataset: Dataset | None = None, model: nn.Module | None = None
+) -> Parts:
+    """Build everything; raises UserError for what cannot be.
+
+    A dataset takes the place of the recipe's data, a model that is on the device already that of
+    its model. Seeds torch's global generators and sets its number of threads.
+    """
+    device = choose_device(recipe.device)
+    torch.manual_seed(recipe.seed)
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    if dataset is None:
+        dataset = _load_data(_absolute(recipe.data), recipe.treatment, recipe.broken_images)
+    images = dataset.train
+    if recipe.subset is not None:
+        images = images.subset(recipe.subset, seed=recipe.seed)
+    train = _batches(recipe, dataset, images, device, training=True)
+    test = _batches(recipe, dataset, dataset.test, device, training=False)
+    held = sum(_bytes_on_device(split) for split in (images, dataset.test))
+    if model is None:
+        model = create_model(recipe, dataset).to(device)
+    learner = _learner(recipe, dataset, model, device)
+    if recipe.compile:
+        learner.compile()
+    optimizers = ModuleOptimizers(
+        learner.module_parameters, recipe.optimizer, per_module=recipe.step_per_module
+    )
+    return Parts(recipe, device, dataset, learner, optimizers, train, test, held)
+
+
+def _absolute(name: str) -> str:
+    """`parquet:PATH` with the whole path, which stays true when the working folder changes."""
+    kind, _, path = name.partition(":")
+    return f"{kind}:{Path(path).absolute()}" if path else name
+
+
+@functools.lru_cache(maxsize=1)
+def _load_data(name: str, treatment: str, broken: Policy) -> Dataset:
+    """Several runs in one process decode their data once."""
+    return data.load(name, treatment=treatment, broken=broken)
+
+
+def _bytes_on_device(images: ImageSet | EncodedSet) -> int:
+    held = (images.images, images.labels) if isinstance(images, ImageSet) else ()
+    return sum(tensor.nbytes for tensor in held)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("device: is cuda, but torch sees no CUDA device here; use cpu or auto")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """The generator that alone decides an epoch's order and augmentation."""
+    digest = hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+
+def create_model(recipe: Recipe, dataset: Dataset) -> nn.Module:
+    """The recipe's model for a data set, with random weights."""
+    model = models.create(
+        recipe.model.name,
+        num_classes=dataset.num_classes,
+        in_channels=dataset.image_shape()[0],
+        **recipe.model.settings,
+    )
+    if recipe.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def _learner(
+    recipe: Recipe, dataset: Dataset, model: nn.Module, device: torch.device
+) -> LocalLearner:
+    example = _example(dataset, recipe.image_size).to(device)
+    if recipe.channels_last:
+        example = example.contiguous(memory_format=torch.channels_last)
+    return LocalLearner(
+        model,
+        modules=1 if recipe.modules is None else recipe.modules,  # Only bp goes without.
+        balance=recipe.balance,
+        example=example,
+        num_classes=dataset.num_classes,
+        method=_method(recipe, dataset),
+        cascade=recipe.cascade,
+        cascade_budget=recipe.cascade_budget,
+        independent=recipe.independent,
+        patches=recipe.patches,
+        smallest_patch=recipe.smallest_patch,
+        patch_mode=recipe.patch_mode,
+        lean=recipe.lean,
+        independent_weight=recipe.independent_weight,
+        cascade_weight=recipe.cascade_weight,
+        auxiliary_weight=recipe.auxiliary_weight,
+    )
+
+
+def _example(dataset: Dataset, image_size: int | None) -> torch.Tensor:
+    """Two images in 0..1 as the model will see them; gray ones where reading them takes work."""
+    shape = dataset.image_shape(image_size)
+    images = dataset.train
+    if isinstance(images, EncodedSet) or images.shape != shape:
+        return torch.full((2, *shape), 0.5)
+    return images.images[:2].to(torch.float32) / 255
+
+
+def _method(recipe: Recipe, dataset: Dataset) -> methods.Method:
+    """The recipe's method; one that undoes the images' normalization is told the data's."""
+    normalization = {"mean": dataset.mean, "std": dataset.std}
+    known = methods.setting_names(recipe.method.name)
+    told: dict[str, Any] = {key: value for key, value in normalization.items() if key in known}
+    return methods.create(recipe.method.name, **{**told, **recipe.method.settings})
+
+
+def _batches(
+    recipe: Recipe,
+    dataset: Dataset,
+    images: ImageSet | EncodedSet,
+    device: torch.device,
+    *,
+    training: bool,
+) -> ImageBatches:
+    return data.batches(
+        images,
+        dataset,
+        batch_size=recipe.batch_size,
+        device=device,
+        shuffle=training,
+        augment=training and recipe.augment,
+        drop_last=training,
+        channels_last=recipe.channels_last,
+        image_size=recipe.image_size,
+        workers=recipe.workers,
+        broken_images=recipe.broken_images,
+    )
