@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -143,30 +144,110 @@ def test_names_list_every_method() -> None:
     assert all(description for _, description in methods.names())
 
 
-def auglocal_blocks(module: int, modules: int, following: list[int], channels: int) -> list[int]:
-    shapes = tuple((width, 8, 8) for width in following)
+def auglocal(layer: int, widths: list[int], **settings: object) -> nn.Module:
+    """The network of unit `layer` (from 0) of a network cut after every unit of these widths."""
     place = Place(
-        module, modules, "independent", (channels, 8, 8), (), shapes, 10, 1, F.cross_entropy
+        module=layer + 1,
+        modules=len(widths),
+        level="independent",
+        features=(widths[layer], 8, 8),
+        image=(),
+        following=tuple((width, 8, 8) for width in widths[layer + 1 :]),
+        num_classes=10,
+        patches=1,
+        criterion=F.cross_entropy,
+        preceding=layer,
     )
-    network = methods.create("auglocal", depth=4).auxiliary(place)
-    return [layer.conv2.out_channels for layer in network if isinstance(layer, BasicBlock)]
+    return methods.create("auglocal", **settings).auxiliary(place)
 
 
-def test_published_depths_of_auglocal() -> None:
-    depths = {"resnet32": 2, "resnet110": 3, "timm/resnet34": 4}
+def chain(network: nn.Module) -> list[int]:
+    return [block.conv2.out_channels for block in network if isinstance(block, BasicBlock)]
+
+
+def test_published_settings_of_auglocal() -> None:
+    depths = {"resnet32": 2, "resnet110": 3}
     for network, depth in depths.items():
         found = methods.published("auglocal", network=network, data="cifar10", modules=16)
         assert found == {"depth": depth}
+    found = methods.published("auglocal", network="timm/resnet34", data="imagenet", modules=17)
+    assert found == {"depth": 4, "pyramid": False}
     assert methods.published("auglocal", network="resnet20", data="cifar10", modules=10) == {}
     assert methods.published("dgl", network="resnet32", data="cifar10", modules=16) == {}
 
 
+RESNET32 = [16] * 6 + [32] * 5 + [64] * 5  # the stem, and three stages
+RESNET110 = [16] * 19 + [32] * 18 + [64] * 18
+
+
 def test_auglocal_chooses_evenly_from_the_rest_and_shrinks() -> None:
-    widths = [16] * 5 + [32] * 5 + [64] * 5
     # Of the 15 blocks that follow, the 4th, 8th (7.5, half to even), 11th and 15th.
-    assert auglocal_blocks(1, 16, widths, 16) == [16, 32, 64, 64]
-    assert [len(auglocal_blocks(j, 16, widths[j - 1 :], 16)) for j in (1, 8, 15)] == [4, 3, 1]
-    assert auglocal_blocks(15, 16, [64], 64) == [64]
+    assert chain(auglocal(0, RESNET32, depth=4)) == [16, 32, 64, 64]
+    lengths = [len(chain(auglocal(j, RESNET32, depth=4))) for j in (0, 7, 14)]
+    assert lengths == [4, 3, 1]
+    assert chain(auglocal(14, RESNET32, depth=4)) == [64]
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_auglocals_chains_are_those_of_its_formula(depth: int) -> None:
+    """Units round(l + (L - 1 - l) i / d), i = 1..d, halves to even, of a network of numbered units.
+
+    d shrinks: max(1, round(d (1 - r) + r)), r = l / 2 (K - 2).
+    """
+    last = 54
+    for layer in range(last):
+        shrunk = 0.5 * layer / (last - 1)
+        count = min(max(1, round(depth * (1 - shrunk) + shrunk)), last - layer)
+        exact = [Fraction(layer) + Fraction((last - layer) * i, count) for i in range(1, count + 1)]
+        units = [round(place) for place in exact]
+        numbered = [1 if unit < layer else unit for unit in range(last + 1)]
+        numbered[layer] = 1
+        assert chain(auglocal(layer, numbered, depth=depth)) == units
+
+
+def test_the_parity_of_the_unit_decides_how_halves_are_rounded() -> None:
+    """ResNet-110, d = 2: unit 1 goes to 27.5 + 0.5, unit 17 to 35.5, which is 36, not 35."""
+    assert [round(17 + 18.5), 17 + round(18.5)] == [36, 35]
+    numbered = [1] * 18 + list(range(18, 55))
+    assert chain(auglocal(17, numbered, depth=2))[0] == 36
+
+
+def test_auglocals_batch_norm_stands_only_where_depth_is_one() -> None:
+    def has_norm(network: nn.Module) -> bool:
+        return any(isinstance(layer, nn.BatchNorm1d) for layer in network)
+
+    assert all(has_norm(auglocal(layer, RESNET32, depth=1)) for layer in (0, 7, 14))
+    assert len(chain(auglocal(14, RESNET32, depth=2))) == 1
+    assert not any(has_norm(auglocal(layer, RESNET32, depth=2)) for layer in (0, 7, 14))
+    assert not has_norm(auglocal(0, RESNET32, depth=1, pyramid=False))
+
+
+def test_auglocal_without_a_pyramid_has_its_depth_wherever_blocks_are_left() -> None:
+    lengths = [len(chain(auglocal(j, RESNET32, depth=4, pyramid=False))) for j in (0, 7, 11, 13)]
+    assert lengths == [4, 4, 4, 2]
+
+
+@pytest.mark.parametrize("settings", [{"depth": 0}, {"pyramid": 1}])
+def test_wrong_settings_of_auglocal(settings: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=next(iter(settings))):
+        methods.create("auglocal", **settings)
+
+
+def test_a_learner_tells_how_many_units_precede() -> None:
+    """Module 8 of ResNet-32 in 8 ends with its last block but two: units 0 to 1, 2 to 3, ..."""
+    seen: dict[int, int] = {}
+
+    class Notes(methods.DGL):
+        def auxiliary(self, place: Place) -> nn.Module:
+            seen[place.module] = place.preceding
+            return super().auxiliary(place)
+
+    for modules, expected in ((16, list(range(15))), (8, [1, 3, 5, 7, 9, 11, 13])):
+        seen.clear()
+        model = models.create("resnet32", width=4)
+        example = torch.zeros(2, 3, 16, 16)
+        LocalLearner(model, modules=modules, example=example, num_classes=3, method=Notes())
+        assert list(seen.values()) == expected
 
 
 @pytest.mark.parametrize("n", [1, 2])

@@ -40,9 +40,7 @@ def auglocal(patch: Tensor, image: Tensor, weights: Weights) -> Outputs:
             x = _norm(x, weights, f"{layer}.shortcut.1")
         x, layer = F.relu(out + x), layer + 1
     x = x.mean((2, 3))
-    if layer == 1:
-        x = _norm(x, weights, "2")
-    return (_linear(x, weights, "3" if layer == 1 else str(layer + 1)),)
+    return (_linear(x, weights, str(layer + 1)),)
 
 
 def predsim(patch: Tensor, image: Tensor, weights: Weights) -> Outputs:

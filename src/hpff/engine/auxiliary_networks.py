@@ -86,6 +86,7 @@ class JudgeBuilder:
             num_classes=self.num_classes,
             patches=module.patches,
             criterion=self.criterion,
+            preceding=sum(len(m.block_shapes) for m in self.partition[: module.index]) - 1,
         )
 
     def _too_much(self, fusion: PatchFusion, given: Tensor, module: LocalModule) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -19,21 +20,28 @@ class AugLocal(Method):
 
     The auxiliary network of a module is a chain of residual blocks with the widths of blocks that
     follow it, chosen evenly, then global average pooling and a linear classifier; the loss is the
-    task's. Chains shrink from ``depth`` blocks at the first module to about half at the last.
+    task's.
 
     Args:
-        depth: d, blocks of the first chain.
+        depth: d, blocks of the first chain. With d = 1 a BatchNorm stands before the classifier.
+        pyramid: whether chains shrink, from ``depth`` blocks at the first module to about half at
+            the last. False is the public code's way on ImageNet: ``depth`` blocks everywhere, and
+            no BatchNorm before the classifier.
     """
 
-    def __init__(self, depth: int = 2) -> None:
+    def __init__(self, depth: int = 2, pyramid: bool = True) -> None:
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
             raise UserError(f"auglocal: depth is {depth!r}; expected 1 or more")
+        if not isinstance(pyramid, bool):
+            raise UserError(f"auglocal: pyramid is {pyramid!r}; expected true or false")
         self.depth = depth
+        self.pyramid = pyramid
 
     @classmethod
     def published(cls, network: str, data: str, modules: int) -> dict[str, Any]:
-        """The depths of AugLocal's code."""
-        return {"depth": _DEPTHS[network]} if network in _DEPTHS else {}
+        """The depths of AugLocal's code, and its way on ImageNet."""
+        depth = {"depth": _DEPTHS[network]} if network in _DEPTHS else {}
+        return {**depth, "pyramid": False} if data == "imagenet" else depth
 
     def auxiliary(self, place: Place) -> nn.Module:
         if len(place.features) != 3:
@@ -42,16 +50,31 @@ class AugLocal(Method):
                 f"{place.kind} of width {place.features[0]}; use dgl or predsim, or cut elsewhere"
             )
         widths = [shape[0] for shape in place.following if len(shape) == 3] or [place.features[0]]
-        shrunk = 0.5 * (place.module - 1) / max(place.modules - 2, 1)
-        depth = min(max(1, round(self.depth * (1 - shrunk) + shrunk)), len(widths))
-        step = len(widths) / depth
-        chosen = [widths[round(step * i) - 1] for i in range(1, depth + 1)]
-
+        chosen = _evenly(widths, self._depth(place), place.preceding)
         blocks: list[nn.Module] = []
         channels = place.features[0]
         for width in chosen:
             blocks.append(BasicBlock(channels, width, stride=2 if width > channels else 1))
             channels = width
-        norm = [nn.BatchNorm1d(channels)] if depth == 1 else []
+        norm = [nn.BatchNorm1d(channels)] if self.depth == 1 and self.pyramid else []
         classifier = nn.Linear(channels, place.num_classes)
         return nn.Sequential(*blocks, GlobalAverage(), *norm, classifier)
+
+    def _depth(self, place: Place) -> int:
+        """How many blocks the chain of a module has."""
+        if not self.pyramid:
+            return self.depth
+        shrunk = 0.5 * (place.module - 1) / max(place.modules - 2, 1)
+        return max(1, round(self.depth * (1 - shrunk) + shrunk))
+
+
+def _evenly(widths: Sequence[int], depth: int, preceding: int) -> list[int]:
+    """``depth`` of the widths that follow, or all if they are fewer, the last one always.
+
+    As in the public code the places are counted, and halves rounded to even, from the network's
+    beginning: which of two neighbours is taken depends on how many units lie before.
+    """
+    depth = min(depth, len(widths))
+    step = len(widths) / depth
+    places = [round(preceding + step * i) - preceding for i in range(1, depth + 1)]
+    return [widths[place - 1] for place in places]

@@ -31,6 +31,8 @@ class Place:
         patches: n in force here.
         criterion: the task's loss, ``criterion(logits, targets)`` -> scalar.
         kind: of the features: ``"map"``, ``"tokens"``, ``"sequence"`` or ``"vector"``.
+        preceding: how many of the network's units (its stem and its blocks) come before the one
+            whose output is judged.
     """
 
     module: int
@@ -43,6 +45,7 @@ class Place:
     patches: int
     criterion: Criterion
     kind: str = "map"
+    preceding: int = 0
 
 
 class Method(ABC):
