@@ -81,7 +81,7 @@ def test_a_table_beside_the_papers_numbers(hpff: Hpff, folder: Path) -> None:
     spread = found["spread"]
     assert f"| tiny-bp | 0, 1 | 10.00 | {found['ours']:.2f} ± {spread:.2f} | " in markdown
     for text in (markdown, answer.out):
-        assert "Not as published: epochs (2, now 3)" in " ".join(text.split())
+        assert "Not as in the recipes: epochs (2, now 3)" in " ".join(text.split())
         assert "nobody's numbers" in text
     assert "    hpff reproduce paper/table.yaml --seeds 0,1 --out out epochs=3\n" in markdown
     with Image.open(folder / "out" / "tables" / "table.png") as picture:
@@ -95,7 +95,7 @@ def test_what_is_finished_is_kept_and_what_is_cut_goes_on(hpff: Hpff, folder: Pa
     assert "tiny-bp seed 0" not in answer.err
     assert {p: p.read_bytes() for p in before} == before
     assert [row["run"] for row in json.loads(answer.out)["rows"]] == ["tiny-bp", "tiny-dgl"]
-    assert json.loads(answer.out)["notes"][0] == "As published: no setting differs."
+    assert json.loads(answer.out)["notes"][0] == "As in the recipes: no setting differs."
     (folder / "out" / "tiny-dgl" / "seed-0" / "report.json").unlink()
     again = reproduce(hpff, "--rows", "tiny-dgl")
     assert "tiny-dgl seed 0: out/tiny-dgl/seed-0, going on after epoch 2" in again.err
@@ -114,7 +114,8 @@ def test_scaling_down_is_said_and_has_a_folder_of_its_own(hpff: Hpff, folder: Pa
     answer = hpff("reproduce", "paper/table.yaml", *arguments, "optimizer.lr=0.05")
     assert answer.code == 0, answer.err
     said = " ".join(answer.out.split())
-    assert "Not as published: optimizer.lr (0.1, now 0.05), subset (128, now 64)." in said
+    assert "Not as in the recipes: optimizer.lr (0.1, now 0.05), subset (128, now 64)." in said
+    assert "Published" not in said, "nobody published these recipes"
     path = "runs/reproduce/epochs_2-subset_64-data_digits-optimizer.lr_0.05"
     assert (folder / path / "tiny-bp" / "seed-0" / "report.json").exists()
 
@@ -139,11 +140,77 @@ def test_a_run_that_fails_does_not_keep_the_others_from_going(hpff: Hpff, folder
 
 
 def test_a_folder_with_runs_of_another_recipe(hpff: Hpff, folder: Path) -> None:
+    """Is named, and the other rows are trained and shown."""
     assert reproduce(hpff, "--rows", "tiny-bp").code == 0
-    answer = reproduce(hpff, "--rows", "tiny-bp", "--epochs", "3")
+    answer = reproduce(hpff, "--rows", "tiny-bp,tiny-dgl", "--epochs", "3")
     assert answer.code == 2
-    assert "holds a run of another recipe" in answer.err
-    assert "epochs (2, now 3)" in answer.err
+    (fault,) = [line for line in answer.err.splitlines() if line.startswith("hpff: ")]
+    assert "tiny-bp/seed-0: holds a run of another recipe" in fault
+    assert "epochs (2, now 3)" in fault
+    assert errors(folder)["tiny-bp"] == []
+    assert len(errors(folder)["tiny-dgl"]) == 1
+
+
+def test_files_of_one_name_have_folders_of_their_own(hpff: Hpff, folder: Path, table: Path) -> None:
+    for place in ("a", "b"):
+        (folder / "paper" / place).mkdir()
+        text = ROWS[{"a": "tiny-bp", "b": "tiny-dgl"}[place]].replace("tiny", "../tiny")
+        (folder / "paper" / place / "x.yaml").write_text(text)
+    table.write_text(TABLE.replace("tiny-bp.yaml", "a/x.yaml").replace("tiny-dgl.yaml", "b/x.yaml"))
+    answer = reproduce(hpff)
+    assert answer.code == 0, answer.err
+    assert list(errors(folder)) == ["a/x", "b/x", "tiny-hpff"]
+    assert all((folder / "out" / place / "x" / "seed-0").is_dir() for place in ("a", "b"))
+    assert reproduce(hpff, "--rows", "b/x").code == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("metrics.jsonl", '{"epoch": 1', "metrics.jsonl: is not a readable list of epochs"),
+        ("metrics.jsonl", '{"epoch": 1}', "metrics.jsonl: is not a readable list of epochs"),
+        ("metrics.jsonl", "[" * 9999, "metrics.jsonl: is not a readable list of epochs"),
+        ("report.json", '{"epochs": 2}', "report.json: is not a readable report"),
+    ],
+)
+def test_a_finished_run_with_a_broken_file(
+    hpff: Hpff, folder: Path, file: str, text: str, words: str
+) -> None:
+    """Is named, the other rows are shown, and deleting the report mends it."""
+    assert reproduce(hpff, "--rows", "tiny-bp,tiny-dgl").code == 0
+    before = errors(folder)
+    run = folder / "out" / "tiny-bp" / "seed-0"
+    (run / file).write_text(text)
+    answer = reproduce(hpff, "--rows", "tiny-bp,tiny-dgl")
+    assert answer.code == 2
+    (fault,) = [line for line in answer.err.splitlines() if line.startswith("hpff: ")]
+    assert words in fault
+    assert errors(folder)["tiny-dgl"] == before["tiny-dgl"]
+    (run / "report.json").unlink()
+    assert reproduce(hpff, "--rows", "tiny-bp,tiny-dgl").code == 0
+    assert errors(folder) == before
+
+
+def test_a_report_without_a_number(hpff: Hpff, folder: Path, table: Path) -> None:
+    table.write_text(TABLE.replace("[error, ", "[top5, error, "))
+    assert reproduce(hpff, "--rows", "tiny-bp").code == 0
+    report = folder / "out" / "tiny-bp" / "seed-0" / "report.json"
+    report.write_text(report.read_text().replace('"test_top5_error_percent": ', '"old": '))
+    answer = reproduce(hpff, "--rows", "tiny-bp")
+    assert answer.code == 2
+    assert "report.json: has no number for test_top5_error_percent" in answer.err
+    assert len(errors(folder)["tiny-bp"]) == 1
+
+
+@pytest.mark.parametrize("name", ["tables", "tiny-bp"])
+def test_a_file_in_the_place_of_a_folder(hpff: Hpff, folder: Path, name: str) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / name).write_text("mine")
+    answer = reproduce(hpff, "--rows", "tiny-bp")
+    assert answer.code == 2
+    (fault,) = [line for line in answer.err.splitlines() if line.startswith("hpff: ")]
+    assert f"out/{name}" in fault
+    assert (folder / "out" / name).read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -155,6 +222,7 @@ def test_a_folder_with_runs_of_another_recipe(hpff: Hpff, folder: Path) -> None:
         (["paper/table.yaml", "--rows", "tiny"], ["--rows: 'tiny' is no row of table", "tiny-bp"]),
         (["paper/table.yaml", "--seeds", "0,x"], ["--seeds: is '0,x'"]),
         (["paper/table.yaml", "--seeds", ""], ["--seeds: is ''"]),
+        (["paper/table.yaml", "--seeds", "0,1", "seed=3"], ["seed=3: is given beside --seeds"]),
         (["paper/table.yaml", "--rows", ""], ["--rows: is ''"]),
         (["paper/table.yaml", "--epochs", "0"], ["epochs: is 0"]),
         (["paper/table.yaml", "--epochs", "-1"], ["epochs: is -1"]),
@@ -192,6 +260,7 @@ def test_wrong_commands(hpff: Hpff, folder: Path, arguments: list[str], words: l
         ("{error: 20}", "{error: twenty}", "expected a recipe and numbers"),
         ("{error: 20}", "{top5: 20}", "expected a recipe and numbers"),
         ("tiny-dgl.yaml", "gone.yaml", "gone.yaml: cannot read this recipe"),
+        ("tiny-dgl.yaml", "../tiny-bp.yaml", "tiny-bp.yaml: another row is called tiny-bp, too"),
     ],
 )
 def test_a_wrong_table(hpff: Hpff, table: Path, before: str, after: str, words: str) -> None:

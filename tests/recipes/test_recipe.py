@@ -59,6 +59,10 @@ def write(folder: Path, name: str, text: str) -> str:
         ({"optimizer": {"lr": 1, "momentum": 0}}, "optimizer.nesterov: is true with momentum 0"),
         ({"optimizer": {"lr": 1, "moment": 0}}, "unknown key, did you mean momentum?"),
         ({"schedule": {"warmup_epochs": 4}}, "schedule.warmup_epochs: is 4, expected at most"),
+        (
+            {"schedule": {"warmup_epochs": 1, "warmup_lr": 0.2}},
+            "schedule.warmup_lr: is 0.2, expected at most the rate that it warms up to",
+        ),
         ({"schedule": {"name": "cosin"}}, "expected cosine or cosine-from-full or constant, did"),
         ({"precision": "fp16"}, "precision: is 'fp16', expected fp32 or bf16"),
         ({"modules": None}, "modules: is missing, expected the number of local modules"),
@@ -90,6 +94,11 @@ def test_every_fault_is_reported_at_once() -> None:
     )
     keys = [line.split(": ")[1] for line in lines]
     assert sorted(keys) == ["cascade", "epochs", "method", "optimizer.lr", "patchs"]
+
+
+def test_a_start_above_the_rate_is_no_fault_without_warm_up() -> None:
+    recipe = recipes.parse({**SMALL, "optimizer": {"lr": 1e-4}}, "mine")
+    assert recipe.schedule.warmup_lr > recipe.optimizer.lr
 
 
 def test_backprop_needs_no_modules() -> None:

@@ -39,8 +39,9 @@ def reproduce(
     scale = Scale(epochs, subset, _data(data), tuple(overrides))
     chosen = table.rows if rows is None else table.select(split(rows, "--rows"))
     path = out or scaled_path("reproduce", epochs, subset, data, overrides)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--out: {path} is a file, expected a folder or a new name")
+    for folder in (path, path / "tables"):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--out: {folder} is a file, expected a folder or a new name")
     known_seeds = None if seeds is None else split_seeds(seeds)
     work = Reproduction(table, chosen, path, scale, known_seeds)
     options = {"--rows": rows, "--seeds": seeds, "--epochs": epochs, "--subset": subset}

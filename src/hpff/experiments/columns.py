@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpff.data import OUTLINES
+from hpff.errors import UserError
 from hpff.recipes.recipe import Recipe
 
 Matching = Literal["name", "position"]
@@ -51,10 +52,31 @@ class Measure:
         return f"{value:{'+' if sign else ''}.{self.digits}f}"
 
 
+def _reported(key: str) -> Callable[[Subject], float]:
+    """A number of the run's report."""
+
+    def read(run: Subject) -> float:
+        value = run.report.get(key)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise UserError(
+                f"{run.path / 'report.json'}: has no number for {key}; delete it, and the same "
+                "command writes it anew"
+            )
+        return value
+
+    return read
+
+
+def _scaled(key: str, read: Callable[[float], float]) -> Callable[[Subject], float]:
+    """What `read` makes of a number of the run's report."""
+    reported = _reported(key)
+    return lambda run: read(reported(run))
+
+
 def _step_memory(run: Subject) -> float:
     from hpff.training.dry_run import rehearse
 
-    return rehearse(run.recipe) / 2**30
+    return rehearse(run.recipe) / _GIB
 
 
 def _stl10(title: str, matching: Matching) -> Measure:
@@ -79,12 +101,13 @@ def _stl10(title: str, matching: Matching) -> Measure:
     return Measure(title, 2, read, slow=True, tested_on="stl10")
 
 
+_GIB = 2**30
 MEASURES = {
-    "error": Measure("test error, %", 2, lambda run: run.report["test_error_percent"]),
-    "top5": Measure("top-5 error, %", 2, lambda run: run.report["test_top5_error_percent"]),
-    "accuracy": Measure("accuracy, %", 2, lambda run: 100 - run.report["test_error_percent"]),
-    "memory": Measure("memory, GiB", 2, lambda run: run.report["peak_memory_bytes"] / 2**30),
-    "minutes": Measure("training, minutes", 1, lambda run: run.report["train_seconds"] / 60),
+    "error": Measure("test error, %", 2, _reported("test_error_percent")),
+    "top5": Measure("top-5 error, %", 2, _reported("test_top5_error_percent")),
+    "accuracy": Measure("accuracy, %", 2, _scaled("test_error_percent", lambda x: 100 - x)),
+    "memory": Measure("memory, GiB", 2, _scaled("peak_memory_bytes", lambda x: x / _GIB)),
+    "minutes": Measure("training, minutes", 1, _scaled("train_seconds", lambda x: x / 60)),
     "stl10_position": _stl10("STL-10, labels by position, %", "position"),
     "stl10_name": _stl10("STL-10, 9 classes by name, %", "name"),
     "step_memory": Measure("memory, GiB", 2, _step_memory, trains=False, slow=True),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -95,12 +96,13 @@ def _parse(plain: Any, name: str, path: Path) -> PaperTable:
     rows = plain["rows"]
     if not isinstance(rows, dict) or not rows:
         raise UserError(f"{name}: rows: is {shown(rows)}, expected recipes and their numbers")
+    found = [_row(name, path, recipe, rows[recipe], measures) for recipe in rows]
     return PaperTable(
         name=path.stem,
         title=plain["title"],
         source=plain["source"],
         measures=tuple(measures),
-        rows=tuple(_row(name, path, recipe, rows[recipe], measures) for recipe in rows),
+        rows=_with_folders_of_their_own(name, list(rows), found),
     )
 
 
@@ -117,6 +119,30 @@ def _row(table: str, path: Path, recipe: Any, paper: Any, measures: list[str]) -
     if recipe.endswith((".yaml", ".yml")):
         return PaperRow(Path(recipe).stem, str(path.parent / recipe), paper)
     return PaperRow(recipe, recipe, paper)
+
+
+def _with_folders_of_their_own(
+    table: str, recipes: list[str], rows: list[PaperRow]
+) -> tuple[PaperRow, ...]:
+    """Rows by different names: files of one name, in several folders, go by their whole paths."""
+    names = Counter(row.name for row in rows)
+    named = [
+        row if names[row.name] == 1 else replace(row, name=_path_name(recipe))
+        for recipe, row in zip(recipes, rows, strict=True)
+    ]
+    names = Counter(row.name for row in named)
+    for recipe, row in zip(recipes, named, strict=True):
+        if names[row.name] > 1:
+            raise UserError(
+                f"{table}: rows: {recipe}: another row is called {row.name}, too, expected files "
+                "of different names"
+            )
+    return tuple(named)
+
+
+def _path_name(recipe: str) -> str:
+    parts = Path(recipe).with_suffix("").parts
+    return "/".join(part for part in parts if part not in ("..", "/"))
 
 
 def _fits(row: PaperRow, pattern: str) -> bool:

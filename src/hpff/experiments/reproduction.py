@@ -8,18 +8,21 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hpff.errors import UserError
+from hpff.experiments import provenance
 from hpff.experiments.columns import MEASURES, Subject
 from hpff.experiments.paper_tables import PaperRow, PaperTable
+from hpff.experiments.provenance import Setting
 from hpff.recipes import files as recipe_files
 from hpff.recipes import recipe as recipes
 from hpff.recipes.recipe import Recipe
-from hpff.runs.atomic_files import write_atomically
+from hpff.runs.atomic_files import make_folder, write_atomically
 from hpff.runs.run_directory import RunDirectory
 from hpff.training import loop
 from hpff.training.loop import Observer
+
+Curve = tuple[list[int], list[float]]
 
 # Keys that are no deviation: they say where and how a run goes, not what comes out.
 _WITHOUT_EFFECT = ("seed", "device", "threads", "workers", "evaluate_every")
@@ -66,13 +69,24 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """A row as far as its runs are finished: by measure one number for each seed."""
+    """A row as far as its runs are finished: by measure one number for each seed.
+
+    `curves` are the tested epochs and their errors, run by run; `settings` what decides the
+    result, with its sources.
+    """
 
     row: PaperRow
     deviations: tuple[str, ...]
+    settings: Mapping[str, Setting]
     runs: tuple[Subject, ...]
     seeds: tuple[int, ...]
     values: Mapping[str, tuple[float, ...]]
+    curves: tuple[Curve, ...]
+
+    @property
+    def has_sources(self) -> bool:
+        """Whether anything is known of where its settings come from."""
+        return any(setting.source for setting in self.settings.values())
 
     @property
     def has_values(self) -> bool:
@@ -121,7 +135,7 @@ class Reproduction:
         self._published = {row.name: recipe_files.load(row.recipe) for row in rows}
         self._check_data()
         self._runs = [
-            self._run(row, scale.apply(row.recipe, seed))
+            self._run(row, _checked_seed(scale.apply(row.recipe, seed), seed))
             for seed in seeds or (None,)
             for row in rows
         ]
@@ -168,29 +182,58 @@ class Reproduction:
 
     def _result(self, row: PaperRow, *, known_only: bool) -> Result:
         runs = [run for run in self._runs if run.row is row]
-        there = [run for run in runs if not self.trains or RunDirectory(run.path).finished]
-        subjects = [Subject(run.recipe, run.path, self._report(run), self._data) for run in there]
+        subjects = [found for run in runs if (found := self._subject(run)) is not None]
         changed = {name: getattr(runs[0].recipe, name) for name in _WITHOUT_EFFECT}
         published = dataclasses.replace(self._published[row.name], **changed)
         values = {}
         for name in self.table.measures:
-            found = [self._read(name, run, known_only=known_only) for run in subjects]
-            values[name] = tuple(value for value in found if value is not None)
+            numbers = [self._read(name, run, known_only=known_only) for run in subjects]
+            values[name] = tuple(value for value in numbers if value is not None)
+        curves = [curve for run in subjects if (curve := self._curve(run)) is not None]
         return Result(
             row=row,
             deviations=tuple(recipes.differences(published, runs[0].recipe)),
+            settings=provenance.settings(row.recipe, published, runs[0].recipe),
             runs=tuple(subjects),
-            seeds=tuple(run.seed for run in there) if self.trains else (),
+            seeds=tuple(run.recipe.seed for run in subjects) if self.trains else (),
             values=values,
+            curves=tuple(curves),
         )
 
-    def _report(self, run: Run) -> Mapping[str, Any]:
-        """The report of a finished run, which must be of this recipe."""
+    def _subject(self, run: Run) -> Subject | None:
+        """A finished run, which must be of this recipe, and have a report that can be read."""
         if not self.trains:
-            return {}
+            return Subject(run.recipe, run.path, {}, self._data)
         directory = RunDirectory(run.path)
-        directory.check_recipe(run.recipe)
-        return directory.read_report()
+        if not directory.finished:
+            return None
+        try:
+            directory.check_recipe(run.recipe)
+            return Subject(run.recipe, run.path, directory.read_report(), self._data)
+        except UserError as error:
+            self._note(error)
+            return None
+
+    def _curve(self, run: Subject) -> Curve | None:
+        """The test errors of a run's epochs; None where there are none, or none can be read."""
+        directory = RunDirectory(run.path)
+        if not self.trains or not directory.metrics.exists():
+            return None
+        try:
+            lines = directory.metrics.read_text(encoding="utf-8").splitlines()
+            entries = [
+                (line["epoch"], line["test_error_percent"]) for line in map(json.loads, lines)
+            ]
+            tested = [(int(epoch), float(error)) for epoch, error in entries if error is not None]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            self._note(
+                UserError(
+                    f"{directory.metrics}: is not a readable list of epochs; delete "
+                    f"{directory.report.name} beside it, and the same command writes both anew"
+                )
+            )
+            return None
+        return ([epoch for epoch, _ in tested], [error for _, error in tested]) if tested else None
 
     def _read(self, measure: str, run: Subject, *, known_only: bool) -> float | None:
         """A measure of a run; None, with a fault noted, where it cannot be had."""
@@ -212,6 +255,16 @@ class Reproduction:
         self.faults |= dict.fromkeys(str(error).splitlines())
 
 
+def _checked_seed(recipe: Recipe, seed: int | None) -> Recipe:
+    """The recipe, whose own changes must leave the seed alone where seeds are given."""
+    if seed is not None and recipe.seed != seed:
+        raise UserError(
+            f"seed={recipe.seed}: is given beside --seeds, expected one of the two, as every seed "
+            "would be the same run"
+        )
+    return recipe
+
+
 class _Kept:
     """A slow measure in a file, with what it is of."""
 
@@ -229,6 +282,6 @@ class _Kept:
 
     def keep(self, value: float | None) -> None:
         """Write the number."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._file.parent)
         content = {"value": value, "source": self._source}
         write_atomically(self._file, (json.dumps(content, indent=2) + "\n").encode())

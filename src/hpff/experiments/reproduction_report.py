@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import hpff
+from hpff.experiments import provenance
 from hpff.experiments.columns import MEASURES
 from hpff.experiments.paper_tables import PaperTable
 from hpff.experiments.reproduction import Result
 from hpff.runs import machine
-from hpff.runs.atomic_files import write_atomically
+from hpff.runs.atomic_files import make_folder, write_atomically
 
 _LAST_EPOCH = (
     "Ours is the last epoch's error, never the best epoch's; the published codes report the best."
@@ -35,13 +36,8 @@ def cells(table: PaperTable, results: Sequence[Result]) -> list[tuple[str, ...]]
 
 def notes(table: PaperTable, results: Sequence[Result], faults: Sequence[str] = ()) -> list[str]:
     """What a reader must know of the numbers: how they differ from the published runs first."""
-    shared = _shared_deviations(results)
-    lines = [f"Not as published: {', '.join(shared)}."] if shared else []
-    for result in results:
-        own = [text for text in result.deviations if text not in shared]
-        lines += [f"{result.row.name}, not as published: {', '.join(own)}."] if own else []
-    if not any(result.deviations for result in results):
-        lines.append("As published: no setting differs.")
+    lines = _deviations(results)
+    lines += provenance.lines({result.row.name: result.settings for result in results})
     if {"error", "top5", "accuracy"} & set(table.measures):
         lines.append(_LAST_EPOCH)
     if any(len(result.seeds) > 1 for result in results):
@@ -92,7 +88,7 @@ def write(
     picture: bool,
 ) -> None:
     """Put TABLE.md, TABLE.json and, if asked for, TABLE.png into the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     markdown = as_markdown(table, results, command, faults)
     write_atomically(folder / f"{table.name}.md", markdown.encode())
     content = json.dumps(as_json(table, results, command, faults), indent=2) + "\n"
@@ -108,16 +104,15 @@ def as_picture(table: PaperTable, results: Sequence[Result]) -> bytes:
     """
     from matplotlib.figure import Figure
 
-    curves = [(result, _curves(result)) for result in results]
-    panels = len(table.measures) + any(found for _, found in curves)
+    panels = len(table.measures) + any(result.curves for result in results)
     height = 2 + 0.3 * len(results)
     figure = Figure(figsize=(2 + 4 * panels, height), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for axis, measure in zip(axes, table.measures, strict=False):
         _draw_measure(axis, measure, results, names=axis is axes[0])
     if panels > len(table.measures):
-        for index, (result, found) in enumerate(curves):
-            for number, (epochs, errors) in enumerate(found):
+        for index, result in enumerate(results):
+            for number, (epochs, errors) in enumerate(result.curves):
                 label = result.row.name.rpartition("/")[2] if number == 0 else None
                 axes[-1].plot(epochs, errors, ".-", color=f"C{index % 10}", label=label)
         axes[-1].set(xlabel="epoch", ylabel="test error, %", title="our curves")
@@ -146,20 +141,6 @@ def _draw_measure(axis: Any, measure: str, results: Sequence[Result], *, names: 
     axis.grid(axis="x", alpha=0.3)
 
 
-def _curves(result: Result) -> list[tuple[list[int], list[float]]]:
-    """For each run its tested epochs and their errors."""
-    found = []
-    for run in result.runs:
-        file = run.path / "metrics.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        entries = [json.loads(line) for line in lines]
-        tested = [entry for entry in entries if entry["test_error_percent"] is not None]
-        if tested:
-            errors = [entry["test_error_percent"] for entry in tested]
-            found.append(([entry["epoch"] for entry in tested], errors))
-    return found
-
-
 def _cells(table: PaperTable, result: Result) -> tuple[str, ...]:
     texts = [result.row.name, ", ".join(map(str, result.seeds)) or "–"]
     for name in table.measures:
@@ -173,9 +154,33 @@ def _cells(table: PaperTable, result: Result) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _shared_deviations(results: Sequence[Result]) -> list[str]:
-    first, *others = [result.deviations for result in results]
-    return [text for text in first if all(text in other for other in others)]
+def _deviations(results: Sequence[Result]) -> list[str]:
+    """What the runs have changed in their recipes; of published settings first."""
+    if not any(result.deviations for result in results):
+        return ["As in the recipes: no setting differs."]
+    lines = []
+    for words, picked in (
+        ("Not as published", [_split(result)[0] for result in results]),
+        ("Not as in the recipes", [_split(result)[1] for result in results]),
+    ):
+        shared = [text for text in picked[0] if all(text in other for other in picked)]
+        lines += [f"{words}: {', '.join(shared)}."] if shared else []
+        for result, texts in zip(results, picked, strict=True):
+            own = [text for text in texts if text not in shared]
+            short = words[0].lower() + words[1:]
+            lines += [f"{result.row.name}, {short}: {', '.join(own)}."] if own else []
+    return lines
+
+
+def _split(result: Result) -> tuple[list[str], list[str]]:
+    """Deviations from what was published, and from what is ours or of unknown origin."""
+    published: list[str] = []
+    others: list[str] = []
+    for text in result.deviations:
+        key = text.partition(" ")[0]
+        ours = any(s.ours for k, s in result.settings.items() if k in (key, f"{key}.name"))
+        (published if result.has_sources and not ours else others).append(text)
+    return published, others
 
 
 def _memory_sources(table: PaperTable, result: Result) -> list[str]:
@@ -206,6 +211,7 @@ def _row_as_json(table: PaperTable, result: Result) -> dict[str, Any]:
         "recipe": result.row.recipe,
         "seeds": list(result.seeds),
         "deviations": list(result.deviations),
+        "sources": {key: setting.source for key, setting in result.settings.items()},
         "measures": {
             name: {
                 "paper": result.row.paper.get(name),

@@ -60,6 +60,16 @@ def _warmup_fits(values: Values) -> Fault:
     return "schedule.warmup_epochs", f"is {warmup}, expected at most epochs ({epochs})"
 
 
+def _warmup_rises(values: Values) -> Fault:
+    start, full = values["schedule.warmup_lr"], values["optimizer.lr"]
+    if not values["schedule.warmup_epochs"] or start <= full:
+        return None
+    return "schedule.warmup_lr", (
+        f"is {start}, expected at most the rate that it warms up to (optimizer.lr {full}), such as "
+        f"{full / 100:g}"
+    )
+
+
 def _some_epoch_has_a_rate(values: Values) -> Fault:
     """A cosine ends at rate 0, and a first epoch of warm-up has the rate `warmup_lr`."""
     if values["epochs"] > 1:
@@ -156,6 +166,7 @@ CROSS_CHECKS: tuple[Callable[[Values], Fault], ...] = (
     _cascade_fits,
     _some_level_on,
     _warmup_fits,
+    _warmup_rises,
     _some_epoch_has_a_rate,
     _nesterov_has_momentum,
     _batch_is_more_than_one,

@@ -36,6 +36,17 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             temporary.unlink()
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder, and those above it, where they are not there; or raise UserError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot make this folder ({error.strerror or error}); move away what is in "
+            "its place, or choose another folder"
+        ) from error
+
+
 def is_leftover(entry: Path, names: Iterable[str]) -> bool:
     """Whether `entry` is a temporary file of `write_atomically` for one of the file `names`."""
     match = _TEMPORARY.fullmatch(entry.name)
