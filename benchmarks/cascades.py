@@ -4,15 +4,15 @@
 
 "auto" takes at each module the longest cascade that fits into the memory that k = 2 needs anyway
 (hpff.engine.reach.within), "auto, twice" into twice that. "spaced" takes the same lengths, but lets
-a cascade end only where the next one up begins: no module is carried through twice, so that it costs
-what k = 2 does. Peak memory is planned at batch 1024, as in memory.py; "passes" are the VJPs for
-input gradients, for each module. --train adds the test error of benchmarks/cifar10_short.yaml
+a cascade end only where the next one up begins: no module is carried through twice, so that it
+costs what k = 2 does. Peak memory is planned at batch 1024, as in memory.py; "passes" are the VJPs
+for input gradients, for each module. --train adds the test error of benchmarks/cifar10_short.yaml
 (finished runs are kept), --write puts the tables into benchmarks/cascades.md.
 
 The errors are of one seed, 0, of which backprop has 35.13; seeds of one row differ by one to two
-points. So k = 8 of 10 modules, five points below k = 2, is a difference; k = 3, "auto" and "spaced",
-all within a point of k = 2, are none. They were trained with auxiliary_weight=level, before the
-auxiliary networks had a rate of their own, and not again since.
+points. So k = 8 of 10 modules, five points below k = 2, is a difference; k = 3, "auto" and
+"spaced", all within a point of k = 2, are none. They were trained with auxiliary_weight=level,
+before the auxiliary networks had a rate of their own, and not again since.
 """
 
 from __future__ import annotations

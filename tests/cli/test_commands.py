@@ -140,6 +140,29 @@ def test_compare_keeps_finished_runs_and_goes_on_with_others(hpff: Hpff, folder:
     assert "bp seed 0" not in again.err
 
 
+def test_compare_goes_on_after_a_run_that_diverges(hpff: Hpff, folder: Path) -> None:
+    """It is named each time, and the others are trained, shown and kept."""
+    arguments = ["compare", "tiny.yaml", "--out", "cmp", "cascade_weight=1e30", "--seeds", "0,1"]
+    for resume in ([], ["--resume"]):
+        answer = hpff(*arguments, "--methods", "dgl+hpff,bp,dgl", *resume)
+        assert answer.code == 2
+        faults = [line for line in answer.err.splitlines() if line.startswith("hpff: ")]
+        assert [line.partition(": the ")[0] for line in faults] == [
+            "hpff: dgl+hpff seed 0",
+            "hpff: dgl+hpff seed 1",
+        ]
+        assert all("is not a finite number" in line for line in faults)
+        result = json.loads((folder / "cmp" / "results.json").read_text())
+        assert [row["method"] for row in result["rows"]] == ["bp", "dgl"]
+        assert [len(row["errors_percent"]) for row in result["rows"]] == [2, 2]
+        assert len(result["failed"]) == 2
+        assert "Failed: dgl+hpff seed 0: the loss" in (folder / "cmp" / "results.md").read_text()
+    alone = hpff("compare", "tiny.yaml", "--methods", "bp", "optimizer.lr=1e30", "--out", "none")
+    assert alone.code == 2
+    assert "bp seed 0: the loss" in alone.err
+    assert not (folder / "none" / "results.json").exists()
+
+
 def test_compare_reports_ratios_to_backprop(hpff: Hpff, folder: Path) -> None:
     hpff("compare", "tiny.yaml", "--methods", "bp,dgl+cl", "--seeds", "0,1", "--out", "cmp")
     result = json.loads((folder / "cmp" / "results.json").read_text())

@@ -109,6 +109,14 @@ def test_a_dry_run_trains_and_writes_nothing(hpff: Hpff, folder: Path) -> None:
     assert not (folder / "out").exists()
 
 
+def test_a_dry_run_of_what_needs_no_training_names_no_file(hpff: Hpff, folder: Path) -> None:
+    answer = hpff("reproduce", "memory", "--dry-run", "--out", "out", "--rows", "resnet110-bp")
+    assert answer.code == 0
+    assert "out: nothing measured yet" in answer.out
+    assert "memory.md" not in answer.out
+    assert not (folder / "out").exists()
+
+
 def test_scaling_down_is_said_and_has_a_folder_of_its_own(hpff: Hpff, folder: Path) -> None:
     arguments = ("--rows", "tiny-bp", "--epochs", "2", "--subset", "64", "--data", "digits")
     answer = hpff("reproduce", "paper/table.yaml", *arguments, "optimizer.lr=0.05")

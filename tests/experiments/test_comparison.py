@@ -86,6 +86,13 @@ def test_rows_show_mean_spread_and_ratios(make_recipe: Any) -> None:
     assert "mean ± standard deviation over 2 seeds" in results.caption(make_recipe(), rows)
 
 
+def test_rows_of_fewer_seeds_are_named(make_recipe: Any) -> None:
+    rows = [row("bp", (3.0, 5.0), 2**20, 0.01), row("dgl", (6.0,), 2**20, 0.015)]
+    caption, fewer, failed = results.notes(make_recipe(), (0, 1), rows, ["dgl seed 1: no"])
+    assert "over 2 seeds" in caption
+    assert (fewer, failed) == ("Of fewer seeds: dgl (1).", "Failed: dgl seed 1: no")
+
+
 def test_without_backprop_there_is_nothing_to_divide_by() -> None:
     (cells,) = results.cells([row("dgl", (6.0,), 2**20, 0.015)])
     assert cells == ("dgl", "6.00", "1.0 MiB", "–", "15.0 ms", "–")

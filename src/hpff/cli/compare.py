@@ -11,7 +11,9 @@ from hpff.cli.tables import print_json, show_table
 from hpff.errors import UserError
 from hpff.experiments import comparison
 from hpff.experiments import comparison_report as results
+from hpff.experiments.comparison import Row
 from hpff.recipes import files as recipe_files
+from hpff.recipes.recipe import Recipe
 from hpff.recipes.schema import shown
 from hpff.runs.run_paths import default_path
 from hpff.training.loop import Observer
@@ -39,13 +41,30 @@ def compare(
             stack.close()
             return stack.enter_context(progress(f"{label} seed {seed}", wandb))
 
-        rows = comparison.run(recipe, labels, seeds, path, resume=resume, observe=observe)
-    results.write(path, name, recipe, seeds, rows)
+        rows, faults = comparison.run(recipe, labels, seeds, path, resume=resume, observe=observe)
+    if rows:
+        results.write(path, name, recipe, seeds, rows, faults)
+        _show(path, name, recipe, seeds, rows, faults, json=json)
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def _show(
+    path: Path,
+    name: str,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    rows: Sequence[Row],
+    faults: Sequence[str],
+    *,
+    json: bool,
+) -> None:
     if json:
-        print_json(results.as_json(name, recipe, seeds, rows))
-    else:
-        show_table(results.HEADER, results.cells(rows), results.caption(recipe, rows))
-        print(f"{path}: every run, results.md and results.json")
+        print_json(results.as_json(name, recipe, seeds, rows, faults))
+        return
+    caption = "\n".join(results.notes(recipe, seeds, rows, faults))
+    show_table(results.HEADER, results.cells(rows), caption)
+    print(f"{path}: {'what finished' if faults else 'every run'}, results.md and results.json")
 
 
 def split(text: str, option: str) -> list[str]:

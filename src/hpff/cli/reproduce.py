@@ -89,6 +89,8 @@ def _where(work: Reproduction, path: Path) -> str:
     missing = len(work.missing())
     if missing:
         return f"{path}: {missing} {'run' if missing == 1 else 'runs'} to train"
+    if not (path / "tables" / f"{work.table.name}.md").exists():
+        return f"{path}: nothing measured yet; without --dry-run it is"
     return f"{path}: every run; {path / 'tables' / work.table.name}.md, .json and .png"
 
 

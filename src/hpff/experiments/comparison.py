@@ -117,20 +117,26 @@ def run(
     *,
     resume: bool,
     observe: Callable[[str, int], Observer],
-) -> list[Row]:
+) -> tuple[list[Row], list[str]]:
     """Train every label with every seed below `out`; with `resume`, finished runs are kept.
 
-    Raises UserError before any training if one of the runs cannot be.
+    A run that fails, such as one that diverges, does not keep the others from going. Gives the rows
+    of all labels that have a finished run, and the messages of the runs that failed. Raises
+    UserError before any training if one of the runs cannot be.
     """
     _check_folder(out, resume=resume)
     runs = {(label, seed): recipe_for(label, recipe, seed) for seed in seeds for label in labels}
     for label in labels:
         assemble(runs[label, seeds[0]])
-    reports: dict[tuple[str, int], Mapping[str, Any]] = {}
+    reports: dict[str, list[Mapping[str, Any]]] = {label: [] for label in labels}
+    faults: list[str] = []
     for (label, seed), changed in runs.items():
         path = out / label / f"seed-{seed}"
-        reports[label, seed] = loop.go_on(changed, path, observe(label, seed))
-    return [_row(label, [reports[label, seed] for seed in seeds]) for label in labels]
+        try:
+            reports[label].append(loop.go_on(changed, path, observe(label, seed)))
+        except UserError as error:
+            faults += [f"{label} seed {seed}: {line}" for line in str(error).splitlines()]
+    return [_row(label, found) for label, found in reports.items() if found], faults
 
 
 def _check_folder(out: Path, *, resume: bool) -> None:

@@ -31,9 +31,21 @@ def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     ]
 
 
+def notes(
+    recipe: Recipe, seeds: Sequence[int], rows: Sequence[Row], faults: Sequence[str] = ()
+) -> list[str]:
+    """The caption, rows of fewer seeds than the others, and the runs that failed."""
+    fewer = [f"{row.label} ({len(row.errors)})" for row in rows if len(row.errors) < len(seeds)]
+    return [
+        caption(recipe, rows),
+        *([f"Of fewer seeds: {', '.join(fewer)}."] if fewer else []),
+        *(f"Failed: {fault}" for fault in faults),
+    ]
+
+
 def caption(recipe: Recipe, rows: Sequence[Row]) -> str:
     """What the numbers are, in one line."""
-    seeds = len(rows[0].errors)
+    seeds = max(len(row.errors) for row in rows)
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     memory = {
         "counted": "counted, tensor by tensor",
@@ -46,7 +58,13 @@ def caption(recipe: Recipe, rows: Sequence[Row]) -> str:
     )
 
 
-def as_json(name: str, recipe: Recipe, seeds: Sequence[int], rows: Sequence[Row]) -> dict[str, Any]:
+def as_json(
+    name: str,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    rows: Sequence[Row],
+    faults: Sequence[str] = (),
+) -> dict[str, Any]:
     """All numbers, the recipe and the machine."""
     base = _baseline(rows)
     return {
@@ -54,23 +72,34 @@ def as_json(name: str, recipe: Recipe, seeds: Sequence[int], rows: Sequence[Row]
         "caption": caption(recipe, rows),
         "seeds": list(seeds),
         "rows": [_row_as_json(row, base) for row in rows],
+        "failed": list(faults),
         "recipe": recipe.to_plain(),
         "machine": machine.describe(),
     }
 
 
-def as_markdown(recipe: Recipe, rows: Sequence[Row]) -> str:
-    """The table, its caption and the machine."""
+def as_markdown(
+    recipe: Recipe, seeds: Sequence[int], rows: Sequence[Row], faults: Sequence[str] = ()
+) -> str:
+    """The table, what is to be said of it, and the machine."""
     lines = [HEADER, ("---",) + ("---:",) * (len(HEADER) - 1), *cells(rows)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     where = ", ".join(f"{key} {value}" for key, value in machine.describe().items())
-    return f"{table}\n\n{caption(recipe, rows)}\nMachine: {where}.\n"
+    said = "\n".join(notes(recipe, seeds, rows, faults))
+    return f"{table}\n\n{said}\nMachine: {where}.\n"
 
 
-def write(out: Path, name: str, recipe: Recipe, seeds: Sequence[int], rows: Sequence[Row]) -> None:
+def write(
+    out: Path,
+    name: str,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    rows: Sequence[Row],
+    faults: Sequence[str] = (),
+) -> None:
     """Put `results.md` and `results.json` into the comparison's folder."""
-    write_atomically(out / "results.md", as_markdown(recipe, rows).encode())
-    content = json.dumps(as_json(name, recipe, seeds, rows), indent=2) + "\n"
+    write_atomically(out / "results.md", as_markdown(recipe, seeds, rows, faults).encode())
+    content = json.dumps(as_json(name, recipe, seeds, rows, faults), indent=2) + "\n"
     write_atomically(out / "results.json", content.encode())
 
 

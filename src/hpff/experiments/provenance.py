@@ -15,6 +15,7 @@ from hpff import recipes as packaged
 from hpff.learner import HILO_WEIGHTS
 from hpff.recipes import recipe as recipes
 from hpff.recipes.recipe import Recipe
+from hpff.recipes.schema import shown
 from hpff.recipes.yaml_text import parse_yaml
 
 _FILE = Path(packaged.__file__).with_name("_sources.yaml")
@@ -103,7 +104,7 @@ def _our_line(source: str, keys: Iterable[str], runs: Mapping[str, Mapping[str, 
     texts, others = [], set()
     for key in keys:
         there = {name: found[key] for name, found in runs.items() if key in found}
-        values = {str(setting.value) for setting in there.values() if setting.source == source}
+        values = {_text(setting.value) for setting in there.values() if setting.source == source}
         texts.append(f"{key} {values.pop()}" if len(values) == 1 else key)
         others |= {name for name, setting in there.items() if setting.source != source}
     reason = source.removeprefix(_OURS)
@@ -111,6 +112,10 @@ def _our_line(source: str, keys: Iterable[str], runs: Mapping[str, Mapping[str, 
         names = [name for name in runs if any(_has(runs[name], key, source) for key in keys)]
         reason += f"; in {', '.join(names)}"
     return f"Ours: {', '.join(texts)} ({reason})."
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)
 
 
 def _has(found: Mapping[str, Setting], key: str, source: str) -> bool:
