@@ -206,7 +206,7 @@ def test_auglocals_chains_are_those_of_its_formula(depth: int) -> None:
 
 
 def test_the_parity_of_the_unit_decides_how_halves_are_rounded() -> None:
-    """ResNet-110, d = 2: unit 1 goes to 27.5 + 0.5, unit 17 to 35.5, which is 36, not 35."""
+    """ResNet-110, d = 2: half way from unit 17 is 35.5, so 36; counted from 17 on, 18.5 is 18."""
     assert [round(17 + 18.5), 17 + round(18.5)] == [36, 35]
     numbered = [1] * 18 + list(range(18, 55))
     assert chain(auglocal(17, numbered, depth=2))[0] == 36
