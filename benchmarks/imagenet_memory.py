@@ -4,7 +4,8 @@
 
 fp32, batch 128, 1000 classes; parameters, gradients and SGD's momentum included, counted under fake
 tensors (minutes on one core). Checkpointing recomputes as many blocks together as are in brackets,
-at its best. HPFF is k = 2 and n = 2; light and lean are DGL+HPFF with lean="light" and lean=True.
+at its best. HPFF is k = 2 and n = 2; "once" and "repeatedly" are
+DGL+HPFF with that way of recomputation.
 Cuts are the published ones (for VGG-13: as many layers in each module), or share out the memory of
 activations (balance="memory"). The paper gives no memory for these networks. --write puts the table
 into benchmarks/imagenet_memory.md.
@@ -27,8 +28,8 @@ HPFF = Way("dgl", cascade=2, patches=2)
 LOCAL = {
     "DGL": Way("dgl"),
     "DGL+HPFF": HPFF,
-    "light": replace(HPFF, lean="light"),
-    "lean": replace(HPFF, lean=True),
+    "once": replace(HPFF, recompute="once"),
+    "repeatedly": replace(HPFF, recompute="repeatedly"),
     "InfoPro": Way("infopro"),
     "InfoPro+HPFF": Way("infopro", cascade=2, patches=2),
 }

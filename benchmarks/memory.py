@@ -6,8 +6,8 @@ fp32, batch 1024, 32×32 images; parameters, gradients and SGD's momentum includ
 with its best segment length, in blocks. "Working" leaves out parameters, gradients and momentum,
 as many as there are at the peak, and the images. "Public order" does dgl+hpff's work in the order
 of HPFF's public code (benchmarks/public_order.py). --deep adds ResNet-1202 (minutes), --write puts
-the table into benchmarks/memory.md. `hpff plan resnet110 --batch 1024 --lean light,true` shows
-what each peak is made of.
+the table into benchmarks/memory.md. `hpff plan resnet110 --batch 1024 --recompute
+once,repeatedly` shows what each peak is made of.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hpff.memory import BEST, Row, Way, Workload, plan
 HEADER = ("network", "method", "peak, GiB", "of bp", "working, GiB")
 BATCH = 1024
 HPFF = Way("dgl", cascade=2, patches=2)
-LEAN = (replace(HPFF, lean="light"), replace(HPFF, lean=True))
+LEAN = (replace(HPFF, recompute="once"), replace(HPFF, recompute="repeatedly"))
 ALL = (Way(), Way(segment=BEST), Way("dgl"), Way("dgl", cascade=2), HPFF, *LEAN)
 NETWORKS = {"resnet32": 16, "resnet110": 55}
 DEEP = {"resnet1202": 601}

@@ -19,7 +19,7 @@ from hpff import LocalLearner, models
 from hpff.memory import Way
 
 HPFF = Way("dgl", cascade=2, patches=2)
-LEAN = (replace(HPFF, lean="light"), replace(HPFF, lean=True))
+LEAN = (replace(HPFF, recompute="once"), replace(HPFF, recompute="repeatedly"))
 WAYS = (Way(), Way("dgl"), Way("dgl", cascade=2), HPFF, *LEAN)
 
 
@@ -42,7 +42,7 @@ def main() -> None:
             method=way.method,
             cascade=way.cascade,
             patches=way.patches,
-            lean=way.lean,
+            recompute=way.recompute,
         )
         with FlopCounterMode(display=False) as counter:
             learner.backward(images, targets)

@@ -40,12 +40,12 @@ def _modules(model: CifarResNet) -> list[nn.Module]:
 
 
 def _step(learner: LocalLearner, modules: list[nn.Module], images: Tensor, targets: Tensor) -> None:
-    def judged(level: Level, j: int, output: Tensor) -> Tensor:
+    def loss_at(level: Level, j: int, output: Tensor) -> Tensor:
         if j == len(modules):
             return F.cross_entropy(output, targets)
-        judged_by = learner.auxiliary(level, j)(learner.see(j, output, None, None))
-        loss: Tensor = learner.method.loss(judged_by, targets, learner.place(level, j))
-        return loss
+        networks = learner.auxiliary_networks
+        features = networks.features(j, output, None, None)
+        return networks.loss(level, j, features, None, targets)
 
     y = images
     with torch.no_grad():
@@ -55,7 +55,7 @@ def _step(learner: LocalLearner, modules: list[nn.Module], images: Tensor, targe
         alone = module(x)
         lower = below(y)
         upper = module(lower)
-        loss = judged("independent", j, alone) + judged("cascade", j, upper)
+        loss = loss_at("independent", j, alone) + loss_at("cascade", j, upper)
         loss.backward()
         x, y = alone.detach(), lower.detach()
         del alone, lower, upper, loss

@@ -21,6 +21,8 @@ class Quiet:
 
 def error_of(label: str, base: Recipe, changes: dict[str, Any], seed: int, path: Path) -> float:
     """Test error in percent, last epoch; a run that is there goes on or is kept."""
-    recipe = comparison.recipe_for(label, dataclasses.replace(base, **changes), seed)
+    recipe = comparison.recipe_for(
+        label, dataclasses.replace(base, local=dataclasses.replace(base.local, **changes)), seed
+    )
     report = loop.go_on(recipe, path, Quiet())
     return float(report["test_error_percent"])

@@ -25,8 +25,8 @@ WAYS = (
     Way("dgl"),
     Way("dgl", cascade=2),
     HPFF,
-    replace(HPFF, lean="light"),
-    replace(HPFF, lean=True),
+    replace(HPFF, recompute="once"),
+    replace(HPFF, recompute="repeatedly"),
 )
 
 

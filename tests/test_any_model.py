@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from hpff import LocalLearner, check_gradients
 from hpff.cutting.partition import partition
 from hpff.errors import UserError
-from hpff.features import Features
+from hpff.features import FeatureKind
 from hpff.memory import AllocationCounter
-from hpff.methods import Method, Place
+from hpff.methods import AuxiliaryContext, Method
 
 TOKENS = torch.randint(1, 11, (4, 6), generator=torch.Generator().manual_seed(0))
 PADDED = {"tokens": TOKENS, "mask": torch.arange(6) < torch.tensor([[6], [4], [5], [2]])}
@@ -325,15 +325,15 @@ def test_wrong_balance_is_named() -> None:
         learner(Text(), TOKENS, balance="bytes")
 
 
-class Positions(Features):
+class Positions(FeatureKind):
     """A sequence (B, L, D) as a map of one row, so that nothing is averaged over positions."""
 
     kind = "positions"
 
-    def form(self, shape: tuple[int, ...], sides: object) -> tuple[int, ...]:
+    def features_shape(self, shape: tuple[int, ...], sides: object) -> tuple[int, ...]:
         return (shape[1], 1, shape[0])
 
-    def view(self, output: Tensor, pieces: int, sides: object, mask: Tensor | None) -> Tensor:
+    def features(self, output: Tensor, pieces: int, sides: object, mask: Tensor | None) -> Tensor:
         return output.mT.unsqueeze(2)
 
 
@@ -345,10 +345,10 @@ def test_a_language_model() -> None:
             return {"logits": self.head(super().forward(tokens, mask)["states"])}
 
     class Following(Method):
-        def auxiliary(self, place: Place) -> nn.Module:
-            return nn.Conv2d(place.features[0], place.num_classes, 1)
+        def auxiliary(self, context: AuxiliaryContext) -> nn.Module:
+            return nn.Conv2d(context.features[0], context.num_classes, 1)
 
-        def loss(self, outputs: Tensor, targets: Tensor, place: Place) -> Tensor:
+        def loss(self, outputs: Tensor, targets: Tensor, context: AuxiliaryContext) -> Tensor:
             return following(outputs.squeeze(2).mT, targets)
 
     def following(logits: Tensor, targets: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from hpff import LocalLearner, check_gradients, models
 from hpff.errors import UserError
 from hpff.memory import AllocationCounter
-from hpff.methods import Method, Place
+from hpff.methods import AuxiliaryContext, Method
 
 IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.tensor([0, 1, 2, 3, 4, 5])
@@ -235,18 +235,18 @@ def test_training_learns() -> None:
     ("settings", "message"),
     [
         ({"modules": 99}, "modules=99: this model can be cut into 1 to 10 modules"),
-        ({"modules": 0}, "modules=0"),
-        ({"modules": 2.5}, "modules is 2.5; expected a number or a list"),
+        ({"modules": 0}, "modules: is 0, expected a whole number of at least 1"),
+        ({"modules": 2.5}, "modules: is 2.5, expected a whole number of at least 1 or a list"),
         ({"modules": ["layer9"]}, "no submodule 'layer9'; did you mean 'layer"),
-        ({"cascade": 5}, "cascade=5 is more than modules=4"),
-        ({"cascade": 0}, "cascade=0; expected a whole number, 1 or more"),
-        ({"patches": 0}, "patches=0; expected a whole number, 1 or more"),
-        ({"patches": 1.5}, "patches=1.5; expected"),
-        ({"independent": False, "cascade": 1}, "turns both levels off"),
+        ({"cascade": 5}, "cascade: is 5, expected at most the number of modules (4)"),
+        ({"cascade": 0}, "cascade: is 0, expected a whole number of at least 1"),
+        ({"patches": 0}, "patches: is 0, expected a whole number of at least 1"),
+        ({"patches": 1.5}, "patches: is 1.5, expected"),
+        ({"independent": False, "cascade": 1}, "so nothing would train"),
         ({"method": "dlg"}, "unknown method 'dlg'; did you mean 'dgl'?"),
-        ({"patch_mode": "some"}, "patch_mode='some'; expected"),
-        ({"cascade_weight": -1}, "cascade_weight=-1; expected a number above 0"),
-        ({"num_classes": 0}, "num_classes=0; expected"),
+        ({"patch_mode": "some"}, "patch_mode: is 'some', expected auto or together or one-by-one"),
+        ({"cascade_weight": -1}, "cascade_weight: is -1, expected a number above 0"),
+        ({"num_classes": 0}, "num_classes is 0, expected"),
     ],
 )
 def test_wrong_arguments_are_named(settings: dict[str, object], message: str) -> None:
@@ -352,8 +352,8 @@ def test_a_model_changed_after_wrapping_is_named() -> None:
 class Convolutions(Method):
     """Reads whole maps, as PredSim and InfoPro do."""
 
-    def auxiliary(self, place: Place) -> nn.Module:
-        channels = place.features[0]
+    def auxiliary(self, context: AuxiliaryContext) -> nn.Module:
+        channels = context.features[0]
         return nn.Sequential(
             nn.Conv2d(channels, 4, 3, padding=1), nn.Flatten(2), nn.Tanh(), Mean(), nn.Linear(4, 4)
         )

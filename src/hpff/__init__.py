@@ -10,12 +10,21 @@ if TYPE_CHECKING:
     from hpff.engine.step import Losses
     from hpff.learner import LocalLearner
     from hpff.reference import check_gradients, reference_gradients
+    from hpff.settings import LocalSettings
 
 __version__ = "0.1.0"
-__all__ = ["LocalLearner", "Losses", "check_gradients", "models", "reference_gradients"]
+__all__ = [
+    "LocalLearner",
+    "LocalSettings",
+    "Losses",
+    "check_gradients",
+    "models",
+    "reference_gradients",
+]
 
 _HOMES = {
     "LocalLearner": "hpff.learner",
+    "LocalSettings": "hpff.settings",
     "Losses": "hpff.engine.step",
     "check_gradients": "hpff.reference",
     "reference_gradients": "hpff.reference",

@@ -1,7 +1,7 @@
 """The same gradients computed slowly and obviously: one separate forward for each loss.
 
-Nothing of the schedule is used here. It is the yardstick for models, methods and settings that
-nobody has tried before.
+Nothing of the schedule is used here, and the rule is read from the settings anew. It is the
+yardstick for models, methods and settings that nobody has tried before.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from hpff.auxiliary import PatchAware
-from hpff.cutting.partition import LocalModule
+from hpff.cutting.partition import LocalModule, Partition, partition
 from hpff.cutting.trace import restored_state
-from hpff.engine.auxiliary_networks import image_of, read, sides_of
-from hpff.engine.schedule import Level
-from hpff.features import mask_of
+from hpff.engine.auxiliary_networks import PatchSizes, image_of, sides_of
+from hpff.engine.level_weights import Level
+from hpff.engine.reach import within
+from hpff.errors import UserError
+from hpff.features import FeatureKind, mask_of
 from hpff.learner import LocalLearner
-from hpff.torch_support.group_norm import needs_plain_maps, plain
+from hpff.methods import AuxiliaryContext, Method
+from hpff.settings import LocalSettings
+from hpff.torch_support.group_norm import has_group_norm, without_channels_last
 from hpff.torch_support.model_io import call_model, logits_of, replaced, tensor_at
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -32,9 +36,13 @@ _COARSE = 0.1  # bfloat16 and float16
 def reference_gradients(learner: LocalLearner, inputs: Any, targets: Tensor) -> dict[str, Tensor]:
     """The gradient of every parameter of ``learner``, straight from the update rule.
 
-    For each loss the whole model runs forward once more, cut off below the modules that the loss
-    trains; PFF is a loop over patches. The model's buffers, random states and gradients come back
-    as they were. Random numbers drawn inside auxiliary networks are not matched.
+    The rule is read from ``learner.settings`` and ``learner.example`` anew: where the model is
+    cut, which modules each loss trains, the levels' weights, the method and its settings, n. From
+    the learner itself come the model, the auxiliary networks with their parameters, what kind of
+    features stands at a cut, and the criterion (a method given as an object, too). For each loss
+    the whole model runs forward once more, cut off below the modules that the loss trains; PFF is
+    a loop over patches. The model's buffers, random states and gradients come back as they were.
+    Random numbers drawn inside auxiliary networks are not matched.
 
     Args:
         inputs, targets: as for :meth:`LocalLearner.backward`.
@@ -42,20 +50,26 @@ def reference_gradients(learner: LocalLearner, inputs: Any, targets: Tensor) -> 
     Returns:
         By name as in ``learner.named_parameters()``; zeros where no loss reaches, and no entry
         for frozen parameters.
+
+    Raises:
+        UserError: the learner lacks an auxiliary network that its settings ask for.
     """
+    rule = _Rule(learner, inputs)
     parameters = {n: p for n, p in learner.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    for level, first, last in _losses(learner):
-        weights = {False: learner.weight(level), True: learner.own_weight(level)}
+    for level, first, last in rule.losses():
+        weights = {
+            False: rule.weights.for_modules(level),
+            True: rule.weights.for_network(level if last < rule.count else "final"),
+        }
         with restored_state(learner), torch.enable_grad():
-            loss = _loss(learner, inputs, targets, level, first, last)
+            loss = rule.loss(inputs, targets, level, first, last)
             if not loss.requires_grad:  # all that it trains is frozen
                 continue
             gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         for name, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                auxiliary = name.startswith(_AUXILIARY)
-                total[name] += gradient * weights[auxiliary]
+                total[name] += gradient * weights[name.startswith(_AUXILIARY)]
     return total
 
 
@@ -63,6 +77,10 @@ def check_gradients(
     learner: LocalLearner, inputs: Any, targets: Tensor, *, tolerance: float | None = None
 ) -> dict[str, float]:
     """Compare the gradients of ``learner.backward`` with :func:`reference_gradients`.
+
+    An empty answer proves, for this batch, that the schedule gives the gradients of the update rule
+    as ``learner.settings`` state it: cuts, reach, levels' weights, method and patches. It does not
+    prove that these settings are the paper's, nor that a method's network and loss are.
 
     Args:
         tolerance: the largest difference allowed, relative to the parameter's largest gradient
@@ -92,17 +110,6 @@ def check_gradients(
     return {name: value for name, value in differences.items() if not value <= tolerance}
 
 
-def _losses(learner: LocalLearner) -> Iterator[tuple[Level, int, int]]:
-    """Each loss: its level, and the first and the last module that it trains."""
-    count = len(learner.partition)
-    for j in range(1, count + 1):
-        length = learner.reach.lengths[j - 1]
-        if learner.independent:
-            yield "independent", j, j
-        if length > 1:
-            yield "cascade", j - length + 1, j
-
-
 class _Reached(Exception):  # noqa: N818
     """The forward has come far enough."""
 
@@ -110,46 +117,119 @@ class _Reached(Exception):  # noqa: N818
         self.loss = loss
 
 
-def _loss(
-    learner: LocalLearner, inputs: Any, targets: Tensor, level: Level, first: int, last: int
-) -> Tensor:
-    def at_cut(j: int, output: Tensor) -> Tensor:
-        if j == last:
-            raise _Reached(_judge(learner, level, j, output, inputs, targets))
-        if j == first - 1:
-            detached = output.detach()
-            return plain(detached) if needs_plain_maps(learner.model) else detached
-        return output.clone()
+class _Rule:
+    """The update rule that a learner's settings state, for its model."""
 
-    try:
-        with _at_cuts(learner, at_cut):
-            return learner.criterion(logits_of(call_model(learner.model, inputs)), targets)
-    except _Reached as reached:
-        return reached.loss
+    def __init__(self, learner: LocalLearner, inputs: Any) -> None:
+        settings = learner.settings
+        self._learner, self._model = learner, learner.model
+        self._method = settings.create_method()
+        local = self._method.local
+        self._cut = partition(
+            self._model,
+            settings.modules if local else 1,
+            _like(learner.example, inputs),
+            balance=settings.balance,
+        )
+        self.count = len(self._cut)
+        self._lengths = self._cascades(settings) if local else [1] * self.count
+        self._independent = settings.independent or not local
+        self.weights = settings.level_weights(cascades=max(self._lengths) > 1)
+        self._sizes = PatchSizes(
+            settings.patches, settings.smallest_patch, self._method.needs_images
+        )
 
+    def _cascades(self, settings: LocalSettings) -> list[int]:
+        """For each module how many modules the cascade that ends there trains; 1 for none."""
+        if settings.cascade == "auto":  # the one choice that is not made anew here
+            sizes = [module.saved + module.output_bytes for module in self._cut]
+            return list(within(sizes, settings.cascade_budget).lengths)
+        if isinstance(settings.cascade, tuple):
+            return list(settings.cascade)
+        k = settings.cascade
+        return [k if last >= k else 1 for last in range(1, self.count + 1)]
 
-def _judge(
-    learner: LocalLearner, level: Level, j: int, output: Tensor, inputs: Any, targets: Tensor
-) -> Tensor:
-    images = image_of(inputs)
-    learner.fit_patches(j, output, images)
-    fusion = learner.auxiliary(level, j)
-    features = learner.partition[j - 1].features
-    mask = mask_of(learner.model, inputs)
-    view = features.view(output, fusion.patches, sides_of(images), mask)
-    shared = features.shared(output)
-    parts = [_patches(view, fusion.patches)]
-    if learner.method.needs_images and images is not None:
-        parts.append(_patches(images, fusion.patches))
-    with _one_patch_at_a_time(fusion.network):
-        outputs = [
-            fusion.network(
-                read(learner.method, patch, 1, shared).clone(), *(x.clone() for x in image)
+    def losses(self) -> Iterator[tuple[Level, int, int]]:
+        """Each loss: its level, and the first and the last module that it trains."""
+        for last, length in enumerate(self._lengths, start=1):
+            if self._independent:
+                yield "independent", last, last
+            if length > 1:
+                yield "cascade", last - length + 1, last
+
+    def loss(self, inputs: Any, targets: Tensor, level: Level, first: int, last: int) -> Tensor:
+        """A loss, its graph ending where module ``first`` begins."""
+
+        def at_cut(j: int, output: Tensor) -> Tensor:
+            if j == last:
+                raise _Reached(self._auxiliary_loss(level, j, output, inputs, targets))
+            if j == first - 1:
+                detached = output.detach()
+                return without_channels_last(detached) if has_group_norm(self._model) else detached
+            return output.clone()
+
+        try:
+            with _at_cuts(self._model, self._cut, at_cut):
+                logits = logits_of(call_model(self._model, inputs))
+                return self._learner.criterion(logits, targets)
+        except _Reached as reached:
+            return reached.loss
+
+    def _auxiliary_loss(
+        self, level: Level, j: int, output: Tensor, inputs: Any, targets: Tensor
+    ) -> Tensor:
+        image = image_of(inputs)
+        kind = self._learner.partition[j - 1].features
+        network, context = self._network(level, j)
+        n = self._patches_in_force(kind, j, output, image)
+        whole = kind.features(output, n, sides_of(image), mask_of(self._model, inputs))
+        parts = [_patches(whole, n)]
+        if self._method.needs_images and image is not None:
+            parts.append(_patches(image, n))
+        shared = kind.shared(output)
+        with _one_patch_at_a_time(network):
+            outputs = [
+                network(_read(self._method, patch, shared).clone(), *(x.clone() for x in images))
+                for patch, *images in zip(*parts, strict=True)
+            ]
+        fused = tree_map(lambda *each: torch.stack(each).mean(0), *outputs)
+        return self._method.loss(fused, targets, context)
+
+    def _network(self, level: Level, j: int) -> tuple[nn.Module, AuxiliaryContext]:
+        networks = self._learner.auxiliary_networks
+        if (level, j) not in networks.contexts:
+            raise UserError(
+                f"the learner has no {level} network at module {j}, which its settings ask for; "
+                "it was changed after it was made: make it again"
             )
-            for patch, *image in zip(*parts, strict=True)
-        ]
-    fused = tree_map(lambda *each: torch.stack(each).mean(0), *outputs)
-    return learner.method.loss(fused, targets, learner.place(level, j))
+        return networks.at(level, j).network, networks.contexts[level, j]
+
+    def _patches_in_force(
+        self, kind: FeatureKind, j: int, output: Tensor, image: Tensor | None
+    ) -> int:
+        if kind.kind == "sequence":  # pieces are those of the example, whatever the length
+            return self._sizes.for_output(kind, self._cut[j - 1].output_shape, image)
+        return self._sizes.for_output(kind, tuple(output.shape[1:]), image)
+
+
+def _read(method: Method, features: Tensor, shared: Tensor | None) -> Tensor:
+    if features.ndim != 4:
+        return features
+    maps = method.read(features, 1)
+    return maps if shared is None else maps + shared[:, :, None, None]
+
+
+def _like(example: Any, inputs: Any) -> Any:
+    """The example in the types and on the devices of inputs: the model may have moved since."""
+    leaves, structure = tree_flatten(example)
+    others = tree_leaves(inputs)
+    if len(leaves) != len(others):
+        return example
+    moved = [
+        leaf.to(other) if isinstance(leaf, Tensor) and isinstance(other, Tensor) else leaf
+        for leaf, other in zip(leaves, others, strict=True)
+    ]
+    return tree_unflatten(moved, structure)
 
 
 def _patches(maps: Tensor, n: int) -> list[Tensor]:
@@ -161,7 +241,9 @@ def _patches(maps: Tensor, n: int) -> list[Tensor]:
 
 
 @contextmanager
-def _at_cuts(learner: LocalLearner, act: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+def _at_cuts(
+    model: nn.Module, modules: Partition, act: Callable[[int, Tensor], Tensor]
+) -> Iterator[None]:
     def hook(cut: LocalModule, returned: Any) -> Any:
         output = tensor_at(returned, cut.path)
         assert output is not None
@@ -169,9 +251,9 @@ def _at_cuts(learner: LocalLearner, act: Callable[[int, Tensor], Tensor]) -> Ite
 
     handles = []
     try:
-        for module in learner.partition[:-1]:
+        for module in modules[:-1]:
             handles.append(
-                learner.model.get_submodule(module.cut).register_forward_hook(
+                model.get_submodule(module.cut).register_forward_hook(
                     lambda _m, _a, returned, cut=module: hook(cut, returned)
                 )
             )

@@ -14,7 +14,7 @@ from hpff import LocalLearner, models
 from hpff.auxiliary import BatchStatisticsNorm, PatchFusion, cut, patches_in_force
 from hpff.auxiliary.patches import graph_bytes
 from hpff.memory import AllocationCounter
-from hpff.methods import Method, Place
+from hpff.methods import AuxiliaryContext, Method
 
 
 @given(n=st.integers(1, 4), h=st.integers(1, 4), w=st.integers(1, 4))
@@ -130,13 +130,13 @@ class Wide(Method):
     def __init__(self, width: int) -> None:
         self.width = width
 
-    def auxiliary(self, place: Place) -> nn.Module:
+    def auxiliary(self, context: AuxiliaryContext) -> nn.Module:
         return nn.Sequential(
-            nn.Conv2d(place.features[0], self.width, 1),
+            nn.Conv2d(context.features[0], self.width, 1),
             nn.Tanh(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(self.width, place.num_classes),
+            nn.Linear(self.width, context.num_classes),
         )
 
 
@@ -151,7 +151,7 @@ def test_auto_runs_patches_one_by_one_only_where_that_saves_memory(
         num_classes=10,
         method=Wide(width),
     )
-    assert learner.auxiliary("independent", 1).together is together
+    assert learner.auxiliary_networks.at("independent", 1).together is together
 
 
 def test_auto_uses_the_room_where_fewer_bytes_of_graphs_are_alive() -> None:
@@ -166,10 +166,10 @@ def test_auto_uses_the_room_where_fewer_bytes_of_graphs_are_alive() -> None:
             method="infopro",
             **changes,
         )
-        return [learner.auxiliary("independent", j).together for j in range(1, 10)]
+        return [learner.auxiliary_networks.at("independent", j).together for j in range(1, 10)]
 
     assert all(together())
-    assert not all(together(lean=True))  # no graphs are held, so there is no such room
+    assert not all(together(recompute="repeatedly"))  # no graphs are held, so there is no such room
 
 
 def test_dgl_on_a_resnet_runs_all_patches_together() -> None:

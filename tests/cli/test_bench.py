@@ -13,11 +13,11 @@ TINY = ["resnet20", "--modules", "3", "--image", "3,8,8", "--batch", "4", "--rou
 
 
 def test_bench_measures_what_the_plan_says(hpff: Hpff) -> None:
-    ways = ["--method", "dgl", "--lean", "true"]
+    ways = ["--methods", "dgl", "--recompute", "repeatedly"]
     measured = json.loads(hpff("bench", *TINY, *ways, "--device", "cpu", "--json").out)
     options = TINY[: TINY.index("--rounds")]
     planned = json.loads(hpff("plan", *options, *ways, "--json").out)
-    assert measured["rows"][-1]["label"] == "dgl+hpff lean"
+    assert measured["rows"][-1]["label"] == "dgl+hpff recompute=repeatedly"
     assert measured["machine"]["torch"]
     assert [row["peak_bytes"] for row in measured["rows"]] == [
         row["peak_bytes"] for row in planned["rows"]
@@ -29,7 +29,7 @@ def test_bench_measures_what_the_plan_says(hpff: Hpff) -> None:
 
 
 def test_bench_prints_a_table(hpff: Hpff) -> None:
-    answer = hpff("bench", *TINY, "--method", "auglocal", "--precision", "bf16")
+    answer = hpff("bench", *TINY, "--methods", "auglocal", "--precision", "bf16")
     assert answer.code == 0
     for word in ("auglocal+hpff", "bf16", "2 rounds", "Machine: cpu"):
         assert word in answer.out
@@ -41,7 +41,7 @@ def test_bench_prints_a_table(hpff: Hpff) -> None:
         (["resnet20", "--rounds", "1"], ["rounds 1", "2 or more"]),
         (["resnet20", "--batch", "1"], ["batch is 1"]),
         (["resnet20", "--device", "tpu"], ["--device: is 'tpu'", "auto, cpu or cuda"]),
-        (["resnet20", "--lean", "heavy"], ["--lean: is 'heavy'"]),
+        (["resnet20", "--recompute", "heavy"], ["--recompute: is 'heavy'"]),
         (["resnet20", "--modules", "layer1,layer1"], ["--modules"]),
         (["resnet20", "--modules", "77"], ["modules=77"]),
         (["resnet2"], ["unknown model 'resnet2'"]),

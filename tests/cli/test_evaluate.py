@@ -20,8 +20,8 @@ from hpff.runs.finished_run import FinishedRun
 
 Hpff = Callable[..., Any]
 
-CIFAR = data.OUTLINES["cifar10"].class_names
-STL = data.OUTLINES["stl10"].class_names
+CIFAR = data.PUBLISHED_DATASETS["cifar10"].class_names
+STL = data.PUBLISHED_DATASETS["stl10"].class_names
 SAME = {
     name: CIFAR.index({"car": "automobile"}.get(name, name)) for name in STL if name != "monkey"
 }

@@ -13,7 +13,7 @@ Hpff = Callable[..., Any]
 
 
 def test_plan_prints_the_cut_and_a_row_for_each_way(hpff: Hpff) -> None:
-    answer = hpff("plan", "resnet20", "--modules", "4", "--method", "dgl", "--budget", "1GiB")
+    answer = hpff("plan", "resnet20", "--modules", "4", "--methods", "dgl", "--budget", "1GiB")
     assert answer.code == 0
     assert answer.err == ""
     assert "layer2.0" in answer.out
@@ -23,7 +23,7 @@ def test_plan_prints_the_cut_and_a_row_for_each_way(hpff: Hpff) -> None:
 
 def test_plan_as_json_is_the_same_plan(hpff: Hpff, folder: Path) -> None:
     command = ["plan", "resnet20", "--modules", "layer1.0,layer3.0", "--batch", "32", "--plot"]
-    made = hpff(*command, "memory.png", "--json", "--budget", "100MB", "--method", "dgl")
+    made = hpff(*command, "memory.png", "--json", "--budget", "100MB", "--methods", "dgl")
     content = json.loads(made.out)
     assert [module["cut"] for module in content["modules"]] == ["layer1.0", "layer3.0", None]
     assert content["budget_bytes"] == 10**8
@@ -34,10 +34,21 @@ def test_plan_as_json_is_the_same_plan(hpff: Hpff, folder: Path) -> None:
 
 
 def test_plan_has_rows_of_lean_training_where_asked(hpff: Hpff) -> None:
-    command = ["plan", "resnet20", "--modules", "3", "--method", "dgl", "--lean", "light,true"]
+    command = ["plan", "resnet20", "--modules", "3", "--methods", "dgl"]
+    command += ["--recompute", "once,repeatedly"]
     rows = {row["label"]: row for row in json.loads(hpff(*command, "--json").out)["rows"]}
-    assert list(rows)[2:] == ["dgl", "dgl+hpff", "dgl+hpff lean light", "dgl+hpff lean"]
-    assert [row["lean"] for row in rows.values()][2:] == [False, False, "light", True]
+    assert list(rows)[2:] == [
+        "dgl",
+        "dgl+hpff",
+        "dgl+hpff recompute=once",
+        "dgl+hpff recompute=repeatedly",
+    ]
+    assert [row["recompute"] for row in rows.values()][2:] == [
+        "never",
+        "never",
+        "once",
+        "repeatedly",
+    ]
     peaks = [row["peak_bytes"] for row in rows.values()][3:]
     assert peaks[0] > peaks[1] > peaks[2]
 
@@ -62,12 +73,12 @@ def test_plan_has_rows_of_lean_training_where_asked(hpff: Hpff) -> None:
         (["torchvision/vgg11", "--image", "3,8,8"], ["does not run on the example"]),
         (["torchvision/vgg11", "--image", "1,64,64"], ["takes images of 3 channels"]),
         (["resnet20", "--num-classes", "0"], ["num_classes is 0"]),
-        (["resnet20", "--method", "dlg"], ["unknown method 'dlg'", "did you mean 'dgl'"]),
-        (["resnet20", "--method", "dgl,dgl"], ["--method: is 'dgl,dgl'"]),
+        (["resnet20", "--methods", "dlg"], ["unknown method 'dlg'", "did you mean 'dgl'"]),
+        (["resnet20", "--methods", "dgl,dgl"], ["--methods: is 'dgl,dgl'"]),
         (["resnet20", "--modules", "4", "--cascade", "5"], ["cascade is 5", "1 to 4"]),
         (["resnet20", "--cascade", "most"], ["--cascade: is 'most'", "or auto"]),
-        (["resnet20", "--lean", "yes"], ["--lean: is 'yes'", "light"]),
-        (["resnet20", "--lean", "true,true"], ["--lean: is 'true,true'"]),
+        (["resnet20", "--recompute", "yes"], ["--recompute: is 'yes'", "once"]),
+        (["resnet20", "--recompute", "once,once"], ["--recompute: is 'once,once'"]),
         (["resnet20", "--patches", "0"], ["patches 0"]),
         (["resnet20", "--optimizer", "lion"], ["optimizer is 'lion'", "adamw"]),
         (["resnet20", "--precision", "fp16"], ["precision is 'fp16'", "bf16"]),

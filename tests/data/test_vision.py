@@ -123,7 +123,7 @@ def test_a_broken_archive_is_no_data_set(tmp_path, monkeypatch):
 
 
 def test_the_outlines_are_those_of_what_is_loaded():
-    for name, outline in data.OUTLINES.items():
+    for name, outline in data.PUBLISHED_DATASETS.items():
         found = data.blank(name) if name != "imagenet" else None
         if found is None:
             continue

@@ -78,8 +78,8 @@ def test_compiled_training_gives_the_same_gradients(settings: dict[str, Any]) ->
 
 
 def test_lean_training_is_not_compiled() -> None:
-    learner = of_four(random_chain(0, 4, norm=True, side=16), lean=True)
-    with pytest.raises(UserError, match="lean=True cannot recompute compiled blocks"):
+    learner = of_four(random_chain(0, 4, norm=True, side=16), recompute="repeatedly")
+    with pytest.raises(UserError, match="compiled blocks cannot be recomputed"):
         learner.compile()
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive.methods import JUDGEMENTS
+from naive.methods import METHODS
 from naive.rule import naive_gradients, random_chain
 from torch import Tensor, nn
 
@@ -43,7 +43,7 @@ def gradients(learner: LocalLearner, images: Tensor, targets: Tensor) -> dict[st
 
 @settings(max_examples=120)
 @given(
-    method=st.sampled_from(sorted(JUDGEMENTS)),
+    method=st.sampled_from(sorted(METHODS)),
     seed=st.integers(0, 10_000),
     count=st.sampled_from([2, 3, 4, 5]),
     reach=st.sampled_from(["1", "2", "3", "K"]),
@@ -227,7 +227,7 @@ def test_losses_are_those_of_the_rule() -> None:
     assert not any(t.requires_grad for t in (losses.total, losses.logits, *losses.cascade))
 
 
-def test_vectors_are_judged_too() -> None:
+def test_vectors_have_auxiliary_networks_too() -> None:
     model = nn.Sequential(
         nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)
     ).double()

@@ -113,12 +113,18 @@ def test_auto_takes_no_more_memory_than_pairs() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"cascade": "most"}, "cascade='most'; expected a whole number, 1 or more, 'auto'"),
-        ({"cascade": 1.5}, "cascade=1.5; expected"),
-        ({"cascade": [1, 2]}, "cascade has 2 lengths; expected one for each of 4 modules"),
-        ({"cascade": [1, 3, 2, 2]}, "cascade at module 2 is 3; expected a whole number from 1 to"),
+        (
+            {"cascade": "most"},
+            "cascade: is 'most', expected a whole number of at least 1 or auto",
+        ),
+        ({"cascade": 1.5}, "cascade: is 1.5, expected"),
+        ({"cascade": [1, 2]}, "cascade: has 2 lengths, expected one for each module (4)"),
+        ({"cascade": [1, 3, 2, 2]}, "cascade at module 2 is 3, expected 1 to 2"),
         ({"cascade": [1, 2, 2, 1]}, "cascade at the last module is 1"),
-        ({"cascade": "auto", "cascade_budget": 0.5}, "cascade_budget=0.5; expected a number of at"),
+        (
+            {"cascade": "auto", "cascade_budget": 0.5},
+            "cascade_budget: is 0.5, expected a number",
+        ),
         ({"cascade": [1, 1, 1, 2], "independent": False}, "no cascade trains module 1"),
         ({"cascade": [1, 1, 1, 1], "independent": False}, "turns both levels off"),
     ],

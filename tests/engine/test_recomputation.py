@@ -1,4 +1,4 @@
-"""Lean training: the same gradients, bit for bit, from graphs without content."""
+"""Recomputation: the same gradients, bit for bit, from graphs without content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpff import LocalLearner, check_gradients, models
-from hpff.engine.recomputation import Lean
+from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
 
 IMAGES = (6, 3, 16, 16)
@@ -22,11 +22,15 @@ def resnet() -> nn.Module:
     return models.create("resnet20", width=4)
 
 
-def step(build: Build, images: Tensor, *, lean: Lean, bf16: bool = False, **settings: Any) -> Any:
+def step(
+    build: Build, images: Tensor, *, recompute: Recompute, bf16: bool = False, **settings: Any
+) -> Any:
     """Everything that a step leaves behind: losses, gradients, buffers, random state."""
     torch.manual_seed(0)
     settings = {"patches": 2, "patch_mode": "together", **settings}
-    learner = LocalLearner(build(), example=images[:2], num_classes=10, lean=lean, **settings)
+    learner = LocalLearner(
+        build(), example=images[:2], num_classes=10, recompute=recompute, **settings
+    )
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         losses = learner.backward(images, torch.arange(len(images)))
     gradients = {name: parameter.grad for name, parameter in learner.named_parameters()}
@@ -34,30 +38,32 @@ def step(build: Build, images: Tensor, *, lean: Lean, bf16: bool = False, **sett
     return {"total": losses.total, "random": torch.rand(3), **gradients, **buffers}
 
 
-def assert_lean_is_exact(build: Build, shape: tuple[int, ...] = IMAGES, **settings: Any) -> None:
+def assert_recomputed_is_exact(
+    build: Build, shape: tuple[int, ...] = IMAGES, **settings: Any
+) -> None:
     torch.manual_seed(1)
     images = torch.randn(shape)
-    usual = step(build, images, lean=False, **settings)
-    for way in (True, "light"):
-        lean = step(build, images, lean=way, **settings)
+    usual = step(build, images, recompute="never", **settings)
+    for way in ("repeatedly", "once"):
+        recomputed = step(build, images, recompute=way, **settings)
         for name, expected in usual.items():
-            assert (lean[name] is None) == (expected is None), name
-            assert expected is None or torch.equal(lean[name], expected), name
+            assert (recomputed[name] is None) == (expected is None), name
+            assert expected is None or torch.equal(recomputed[name], expected), name
 
 
 @pytest.mark.parametrize("method", ["dgl", "predsim", "infopro", "auglocal"])
 @pytest.mark.parametrize("cascade", [1, 2, 3])
-def test_lean_is_exact_for_every_method_and_cascade(method: str, cascade: int) -> None:
-    assert_lean_is_exact(resnet, modules=5, method=method, cascade=cascade)
+def test_it_is_exact_for_every_method_and_cascade(method: str, cascade: int) -> None:
+    assert_recomputed_is_exact(resnet, modules=5, method=method, cascade=cascade)
 
 
-def test_lean_is_exact_without_the_independent_level_and_for_one_module() -> None:
-    assert_lean_is_exact(resnet, modules=4, cascade=4, independent=False)
-    assert_lean_is_exact(resnet, modules=1, method="bp")
+def test_it_is_exact_without_the_independent_level_and_for_one_module() -> None:
+    assert_recomputed_is_exact(resnet, modules=4, cascade=4, independent=False)
+    assert_recomputed_is_exact(resnet, modules=1, method="bp")
 
 
-def test_lean_is_exact_in_bf16() -> None:
-    assert_lean_is_exact(resnet, modules=4, bf16=True)
+def test_it_is_exact_in_bf16() -> None:
+    assert_recomputed_is_exact(resnet, modules=4, bf16=True)
 
 
 class Noisy(nn.Module):
@@ -79,23 +85,23 @@ class Noisy(nn.Module):
         return F.leaky_relu_(x, 0.2)
 
 
-def test_lean_draws_the_same_numbers_and_moves_buffers_once() -> None:
+def test_it_draws_the_same_numbers_and_moves_buffers_once() -> None:
     def build() -> nn.Module:
         return nn.Sequential(
             nn.Flatten(), Noisy(768, 9), Noisy(9, 9), Noisy(9, 9), nn.Linear(9, 10)
         )
 
-    assert_lean_is_exact(build, modules=3)
+    assert_recomputed_is_exact(build, modules=3)
 
 
-def test_lean_is_exact_where_the_next_module_overwrites_its_input() -> None:
+def test_it_is_exact_where_the_next_module_overwrites_its_input() -> None:
     def build() -> nn.Module:
         layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)]
         for _ in range(3):
             layers += [nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)]
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 256, 10))
 
-    assert_lean_is_exact(build, modules=["1", "4", "7"])
+    assert_recomputed_is_exact(build, modules=["1", "4", "7"])
 
 
 @pytest.mark.parametrize(
@@ -105,14 +111,14 @@ def test_lean_is_exact_where_the_next_module_overwrites_its_input() -> None:
         ("torchvision/efficientnet_b0", {}),
     ],
 )
-def test_lean_is_exact_for_other_models(name: str, settings: dict[str, Any]) -> None:
-    assert_lean_is_exact(lambda: models.create(name, **settings), (4, 3, 64, 64), modules=4)
+def test_it_is_exact_for_other_models(name: str, settings: dict[str, Any]) -> None:
+    assert_recomputed_is_exact(lambda: models.create(name, **settings), (4, 3, 64, 64), modules=4)
 
 
-def test_lean_gradients_are_the_references() -> None:
+def test_its_gradients_are_the_references() -> None:
     images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
     learner = LocalLearner(
-        resnet().double(), modules=4, example=images[:2], num_classes=10, lean=True
+        resnet().double(), modules=4, example=images[:2], num_classes=10, recompute="repeatedly"
     )
     check_gradients(learner, images, torch.arange(4))
 
@@ -134,21 +140,23 @@ class ReadsAgain(nn.Module):
         return logits * first.detach().mean() if self.again else logits
 
 
-def reading_learner(*, again: bool, lean: bool) -> LocalLearner:
+def reading_learner(*, again: bool, recompute: Recompute) -> LocalLearner:
     cuts = [f"blocks.{j}" for j in range(3)]
     model = ReadsAgain(again=again)
-    return LocalLearner(model, modules=cuts, example=torch.randn(2, 8), num_classes=10, lean=lean)
+    return LocalLearner(
+        model, modules=cuts, example=torch.randn(2, 8), num_classes=10, recompute=recompute
+    )
 
 
-@pytest.mark.parametrize("lean", [False, True])
-def test_a_feature_that_is_read_again_keeps_its_content(lean: bool) -> None:
-    learner, x = reading_learner(again=True, lean=lean), torch.randn(6, 8)
+@pytest.mark.parametrize("recompute", ["never", "repeatedly"])
+def test_a_feature_that_is_read_again_keeps_its_content(recompute: Recompute) -> None:
+    learner, x = reading_learner(again=True, recompute=recompute), torch.randn(6, 8)
     assert [module.read_later for module in learner.partition] == [True, False, False, False]
     assert torch.equal(learner.backward(x, torch.arange(6)).logits, learner(x))
 
 
 def test_a_feature_that_is_read_again_unlike_on_the_example_is_refused() -> None:
-    learner = reading_learner(again=False, lean=True)
+    learner = reading_learner(again=False, recompute="repeatedly")
     learner.backward(torch.randn(6, 8), torch.arange(6))
     learner.model.again = True
     with pytest.raises(UserError, match="reads a module's output again"):
@@ -156,7 +164,7 @@ def test_a_feature_that_is_read_again_unlike_on_the_example_is_refused() -> None
 
 
 def test_features_are_free_once_the_next_module_is_done() -> None:
-    learner, x = reading_learner(again=False, lean=False), torch.randn(6, 8)
+    learner, x = reading_learner(again=False, recompute="never"), torch.randn(6, 8)
     handed_on: list[Tensor] = []
     for block in learner.model.blocks[1:]:
         block.register_forward_pre_hook(lambda _, given: handed_on.append(given[0]))
@@ -165,12 +173,16 @@ def test_features_are_free_once_the_next_module_is_done() -> None:
     assert [tensor.untyped_storage().nbytes() for tensor in handed_on] == [4] * 3
 
 
-def test_lean_says_what_it_does_not_go_with() -> None:
-    with pytest.raises(UserError, match="lean='yes'; expected False, True or 'light'"):
-        LocalLearner(resnet(), modules=4, example=torch.zeros(IMAGES), num_classes=10, lean="yes")
+def test_it_says_what_it_does_not_go_with() -> None:
+    with pytest.raises(
+        UserError, match="recompute: is 'yes', expected never or once or repeatedly"
+    ):
+        LocalLearner(
+            resnet(), modules=4, example=torch.zeros(IMAGES), num_classes=10, recompute="yes"
+        )
     learner = LocalLearner(
-        resnet(), modules=4, example=torch.zeros(IMAGES), num_classes=10, lean=True
+        resnet(), modules=4, example=torch.zeros(IMAGES), num_classes=10, recompute="repeatedly"
     )
     learner.model.layer1[0].compile(backend="eager")
-    with pytest.raises(UserError, match="lean=True cannot recompute compiled blocks"):
+    with pytest.raises(UserError, match="compiled blocks cannot be recomputed"):
         learner.backward(torch.zeros(IMAGES), torch.arange(6))

@@ -12,7 +12,8 @@ from hpff.recipes.recipe import Recipe
 
 
 def levels(recipe: Recipe) -> tuple[str, bool, int, int]:
-    return recipe.method.name, recipe.independent, recipe.cascade, recipe.patches
+    local = recipe.local
+    return local.method_name, local.independent, local.cascade, local.patches
 
 
 @pytest.mark.parametrize(
@@ -49,16 +50,16 @@ def test_only_the_method_and_the_levels_change(make_recipe: Any) -> None:
 
 def test_settings_stay_with_their_method(make_recipe: Any) -> None:
     recipe = make_recipe(method={"name": "dgl", "hidden_layers": 1})
-    assert recipe_for("dgl+cl", recipe, 0).method == recipe.method
+    assert recipe_for("dgl+cl", recipe, 0).local.method == recipe.local.method
     backprop = make_recipe(method="bp")
-    assert recipe_for("dgl", backprop, 0).method.settings == {}
+    assert recipe_for("dgl", backprop, 0).local.method_settings == {}
 
 
 def test_a_level_alone_has_its_full_weight(make_recipe: Any) -> None:
     recipe = make_recipe(independent_weight=0.1, cascade_weight=0.9)
     both, alone = recipe_for("dgl+hilo", recipe, 0), recipe_for("dgl", recipe, 0)
-    assert (both.independent_weight, both.cascade_weight) == (0.1, 0.9)
-    assert (alone.independent_weight, alone.cascade_weight) == (None, None)
+    assert (both.local.independent_weight, both.local.cascade_weight) == (0.1, 0.9)
+    assert (alone.local.independent_weight, alone.local.cascade_weight) == (None, None)
 
 
 @pytest.mark.parametrize("label", ["", "+cl", "dgl+", "dgl+pff+cl", "bp+cl", "dgl+hp", "DGL"])

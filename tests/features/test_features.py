@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hpff import LocalLearner, check_gradients
 from hpff.errors import UserError
-from hpff.features import Features, Finder, Maps, Sequences, Tokens, Vectors, mask_of
+from hpff.features import FeatureKind, Finder, Maps, Sequences, Tokens, Vectors, mask_of
 
 
 class Learned(nn.Module):
@@ -26,7 +26,7 @@ class Learned(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
 
 
-def find(model: nn.Module, shape: tuple[int, ...], example: Tensor, *others: Any) -> Features:
+def find(model: nn.Module, shape: tuple[int, ...], example: Tensor, *others: Any) -> FeatureKind:
     sides = (example.shape[2], example.shape[3]) if example.ndim == 4 else None
     return Finder(model, example, sides, [shape, *others]).at("block", shape)
 
@@ -64,7 +64,7 @@ WORDS, SOUND = torch.zeros(2, 20, dtype=torch.int64), torch.zeros(2, 1, 100)
     ],
 )
 def test_kinds_are_found(
-    model: nn.Module, shape: tuple[int, ...], example: Tensor, expected: Features
+    model: nn.Module, shape: tuple[int, ...], example: Tensor, expected: FeatureKind
 ) -> None:
     assert find(model, shape, example) == expected
 
@@ -85,8 +85,8 @@ def test_tokens_become_maps(height: int, width: int, prefix: int, given_grid: bo
     tokens = torch.randn(2, prefix + height * width, 3)
     sides = (8 * height, 8 * width)
     features = Tokens(prefix, (height, width) if given_grid else None)
-    seen = features.view(tokens, 1, None if given_grid else sides, None)
-    assert seen.shape[1:] == features.form(tuple(tokens.shape[1:]), sides)
+    seen = features.features(tokens, 1, None if given_grid else sides, None)
+    assert seen.shape[1:] == features.features_shape(tuple(tokens.shape[1:]), sides)
     for row in range(height):
         for column in range(width):
             assert torch.equal(seen[:, :, row, column], tokens[:, prefix + row * width + column])
@@ -105,7 +105,7 @@ def test_class_tokens_are_seen_at_every_position(patches: int) -> None:
     images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     learner = LocalLearner(model, modules=3, example=images, num_classes=3, patches=patches)
     output = torch.randn(4, 2 + 16, 4, dtype=torch.float64)
-    seen = learner.see(1, output, images, None)
+    seen = learner.auxiliary_networks.features(1, output, images, None)
     grid = output[:, 2:].mT.reshape(4, 4, 4, 4)
     means = F.adaptive_avg_pool2d(grid, patches) + output[:, :2].mean(1)[:, :, None, None]
     torch.testing.assert_close(seen, means)
@@ -126,22 +126,24 @@ def test_pieces_of_a_sequence_are_adaptive_means(data: st.DataObject, n: int, le
     valid = torch.tensor([data.draw(marks), data.draw(marks), [True] * length])
     rows = torch.randn(3, length, 3, dtype=torch.float64)
 
-    seen = Sequences().view(rows, n, None, valid)
+    seen = Sequences().features(rows, n, None, valid)
 
     expected = pieces_by_hand(rows, valid, n)
     torch.testing.assert_close(seen, expected[:, 0] if n == 1 else expected)
     first = Sequences(channels_first=True)
-    torch.testing.assert_close(first.view(rows.mT, n, None, valid), seen)
-    whole = Sequences().view(rows, n, None, None)
-    torch.testing.assert_close(whole, Sequences().view(rows, n, None, torch.ones(3, length) > 0))
+    torch.testing.assert_close(first.features(rows.mT, n, None, valid), seen)
+    whole = Sequences().features(rows, n, None, None)
+    torch.testing.assert_close(
+        whole, Sequences().features(rows, n, None, torch.ones(3, length) > 0)
+    )
 
 
 def test_masks_of_other_lengths() -> None:
     rows = torch.tensor([[1.0, 2, 3, 4, 5]])[..., None]
     mask = torch.tensor([[True, True, False]])
-    assert Sequences().view(rows, 1, None, mask).item() == (1 + 2 + 3 + 4) / 4  # two in front
+    assert Sequences().features(rows, 1, None, mask).item() == (1 + 2 + 3 + 4) / 4  # two in front
     long = torch.tensor([[True, True, True, False, False] + [False] * 5])
-    assert Sequences().view(rows, 1, None, long).item() == 1.5  # each token of two inputs
+    assert Sequences().features(rows, 1, None, long).item() == 1.5  # each token of two inputs
 
 
 def test_masks_are_found_by_name() -> None:
@@ -355,7 +357,7 @@ def test_pieces_see_their_own_tokens() -> None:
     """With n pieces, a token's gradient from a level is through its own piece alone."""
     rows = torch.randn(2, 6, 3, requires_grad=True)
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]]) > 0
-    Sequences().view(rows, 2, None, mask)[:, 1].sum().backward()
+    Sequences().features(rows, 2, None, mask)[:, 1].sum().backward()
     assert rows.grad is not None
     touched = (rows.grad != 0).all(2)
     assert touched.tolist() == [[False] * 3 + [True] * 3, [False, True] + [False] * 4]
@@ -369,7 +371,7 @@ def test_images_of_another_size_have_another_grid() -> None:
     for sides, n in (((8, 8), 2), ((10, 8), 1)):
         other = torch.randn(4, 3, *sides, dtype=torch.float64)
         assert check_gradients(learner, other, targets) == {}
-        assert learner.auxiliary("cascade", 2).patches == n
+        assert learner.auxiliary_networks.at("cascade", 2).patches == n
     assert check_gradients(learner, images, targets) == {}
 
 

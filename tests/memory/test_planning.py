@@ -25,9 +25,9 @@ WAYS = [
     Way("dgl", cascade=2),
     Way("dgl", cascade=2, patches=2),
     Way("dgl", cascade=3, patches=2),
-    Way("dgl", cascade=2, patches=2, lean=True),
-    Way("infopro", lean=True),
-    Way("dgl", cascade=2, patches=2, lean="light"),
+    Way("dgl", cascade=2, patches=2, recompute="repeatedly"),
+    Way("infopro", recompute="repeatedly"),
+    Way("dgl", cascade=2, patches=2, recompute="once"),
     Way("predsim", cascade=2, patches=2),
     Way("infopro"),
     Way("infopro", cascade=2, patches=2),
@@ -98,7 +98,7 @@ def test_a_way_that_cannot_be_is_a_row_that_says_why() -> None:
     assert rows[0].peak is not None
     assert rows[1].peak is not None
     assert rows[2].peak is None
-    assert "infopro judges maps" in rows[2].fault
+    assert "infopro takes maps" in rows[2].fault
 
 
 @pytest.mark.parametrize(

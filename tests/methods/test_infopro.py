@@ -15,14 +15,16 @@ from torch import nn
 from hpff import LocalLearner, check_gradients, methods, models
 from hpff.auxiliary import Decoder, DeepDecoder, PatchFusion, deep_head, task_head
 from hpff.errors import UserError
-from hpff.methods import InfoPro, Place
+from hpff.methods import AuxiliaryContext, InfoPro
 from hpff.methods.infopro import InfoProNetwork, supervised_contrast
 
 TARGETS = torch.tensor([0, 2, 1, 0, 2, 2])
 
 
-def place(module: int = 1, modules: int = 16) -> Place:
-    return Place(module, modules, "independent", (4, 8, 8), (3, 16, 16), (), 3, 1, F.cross_entropy)
+def context(module: int = 1, modules: int = 16) -> AuxiliaryContext:
+    return AuxiliaryContext(
+        module, modules, "independent", (4, 8, 8), (3, 16, 16), (), 3, 1, F.cross_entropy
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_heads_of_every_size_and_width(kind: str, channels: int) -> None:
 
 def test_widening_is_a_factor_of_every_hidden_width() -> None:
     """As in the public code: 16 to 64 channels, 64 to 256 features, and 24 in the decoder."""
-    network = InfoPro(head="2c3f", widen=2).auxiliary(replace(place(), features=(16, 8, 8)))
+    network = InfoPro(head="2c3f", widen=2).auxiliary(replace(context(), features=(16, 8, 8)))
     shapes = [tuple(p.shape[:2]) for p in network.parameters() if p.ndim > 1]
     head = [(64, 16), (64, 64), (256, 64), (256, 256), (3, 256)]
     assert shapes == [*head, (24, 16), (3, 24)]
@@ -128,7 +130,7 @@ def test_weights_run_linearly_from_the_first_module_to_the_last(module: int, sha
     outputs = {"task": logits, "reconstruction": torch.full((6,), 0.7)}
     task = log_loss(TARGETS, logits.softmax(1).numpy(), labels=[0, 1, 2])
     expected = (5 - 4 * share) * 0.7 + (0.5 + 1.5 * share) * task
-    found = method.loss(outputs, TARGETS, place(module, modules=16))
+    found = method.loss(outputs, TARGETS, context(module, modules=16))
     # Module 8 of 15 sits half way between the first and the last auxiliary network.
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
@@ -136,7 +138,7 @@ def test_weights_run_linearly_from_the_first_module_to_the_last(module: int, sha
 def test_two_modules_use_the_first_weights() -> None:
     outputs = {"task": torch.zeros(6, 3), "reconstruction": torch.ones(6)}
     found = InfoPro(reconstruction=(3, 9), classification=(2, 9)).loss(
-        outputs, TARGETS, place(1, modules=2)
+        outputs, TARGETS, context(1, modules=2)
     )
     assert found.item() == pytest.approx(3 + 2 * math.log(3), rel=1e-5)
 
@@ -161,7 +163,7 @@ def test_each_patch_reconstructs_its_own_patch_of_the_image(together: bool) -> N
 def test_separate_decoders_are_those_of_hpffs_code() -> None:
     """Each has its own quarter; the errors are summed; the task's head sees the whole map."""
     method = InfoPro(decoders=2, head="0c1f", reconstruction=(3, 0), classification=(2, 0))
-    network = method.auxiliary(place()).double()
+    network = method.auxiliary(context()).double()
     maps, images = torch.randn(6, 4, 8, 8).double(), torch.rand(6, 3, 16, 16).double()
     total = torch.zeros((), dtype=torch.float64)
     for (r, c), decoder in zip([(0, 0), (0, 1), (1, 0), (1, 1)], network.decoders, strict=True):
@@ -170,7 +172,7 @@ def test_separate_decoders_are_those_of_hpffs_code() -> None:
         total += F.binary_cross_entropy(logits.sigmoid(), target)
     scores = network.head[-1](maps.mean((2, 3)))
     expected = 3 * total + 2 * F.cross_entropy(scores, TARGETS)
-    torch.testing.assert_close(method.loss(network(maps, images), TARGETS, place()), expected)
+    torch.testing.assert_close(method.loss(network(maps, images), TARGETS, context()), expected)
     assert len({id(p) for p in network.decoders.parameters()}) == 4 * 6
 
 
@@ -206,11 +208,11 @@ def test_separate_decoders_and_pff_exclude_each_other() -> None:
 @pytest.mark.parametrize("task", ["softmax", "contrast"])
 def test_gradcheck(task: str) -> None:
     method = InfoPro(task=task, head="1c2f", hidden=6)
-    network = method.auxiliary(place()).double()
+    network = method.auxiliary(context()).double()
     images = torch.rand(6, 3, 16, 16, dtype=torch.float64)
 
     def loss(maps: torch.Tensor) -> torch.Tensor:
-        return method.loss(network(maps, images), TARGETS, place())
+        return method.loss(network(maps, images), TARGETS, context())
 
     maps = torch.randn(6, 4, 8, 8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(loss, maps, fast_mode=True)

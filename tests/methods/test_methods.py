@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hpff import LocalLearner, check_gradients, methods, models
 from hpff.auxiliary import ConvMLP, cut
 from hpff.errors import UserError
-from hpff.methods import DGL, Method, Place
+from hpff.methods import DGL, AuxiliaryContext, Method
 from hpff.models.cifar_resnet import BasicBlock
 
 
@@ -29,8 +29,10 @@ def test_auxiliary_network_has_the_published_size(channels: int, parameters: int
 
 
 def test_dgls_own_code_has_three_hidden_layers_with_bias() -> None:
-    place = Place(1, 4, "independent", (16, 8, 8), (3, 32, 32), (), 10, 1, F.cross_entropy)
-    network = DGL(hidden_layers=3, hidden_bias=True).auxiliary(place)
+    context = AuxiliaryContext(
+        1, 4, "independent", (16, 8, 8), (3, 32, 32), (), 10, 1, F.cross_entropy
+    )
+    network = DGL(hidden_layers=3, hidden_bias=True).auxiliary(context)
     assert isinstance(network, ConvMLP)
     hidden = [layer.linear for layer in network.hidden]
     assert [layer.weight.shape for layer in hidden] == [(64, 64)] * 3
@@ -54,15 +56,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class Squares(Method):
     """A method that exists nowhere else: predict one-hot labels by least squares."""
 
-    def auxiliary(self, place: Place) -> nn.Module:
+    def auxiliary(self, context: AuxiliaryContext) -> nn.Module:
         return nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.BatchNorm1d(place.features[0]),
-            nn.Linear(place.features[0], place.num_classes),
+            nn.BatchNorm1d(context.features[0]),
+            nn.Linear(context.features[0], context.num_classes),
         )
 
-    def loss(self, outputs: Tensor, targets: Tensor, place: Place) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor, context: AuxiliaryContext) -> Tensor:
         wanted = F.one_hot(targets, outputs.shape[1])
         return (outputs - wanted).square().mean()
 
@@ -84,23 +86,23 @@ def test_a_method_of_ones_own(patch_mode: str) -> None:
 
 
 class Overwriting(Method):
-    """Its network begins with operations in place, and takes images too."""
+    """Its network begins with operations in context, and takes images too."""
 
     needs_images = True
 
     class Network(nn.Module):
-        def __init__(self, place: Place) -> None:
+        def __init__(self, context: AuxiliaryContext) -> None:
             super().__init__()
             self.relu = nn.ReLU(inplace=True)
             self.drop = nn.Dropout(0.0, inplace=True)
-            self.classifier = nn.Linear(place.features[0] + 3, place.num_classes)
+            self.classifier = nn.Linear(context.features[0] + 3, context.num_classes)
 
         def forward(self, maps: Tensor, images: Tensor) -> Tensor:
             both = (self.drop(self.relu(maps)).mean((2, 3)), images.mul_(2).mean((2, 3)))
             return self.classifier(torch.cat(both, 1))
 
-    def auxiliary(self, place: Place) -> nn.Module:
-        return self.Network(place)
+    def auxiliary(self, context: AuxiliaryContext) -> nn.Module:
+        return self.Network(context)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ def test_names_list_every_method() -> None:
 
 def auglocal(layer: int, widths: list[int], **settings: object) -> nn.Module:
     """The network of unit `layer` (from 0) of a network cut after every unit of these widths."""
-    place = Place(
+    context = AuxiliaryContext(
         module=layer + 1,
         modules=len(widths),
         level="independent",
@@ -158,7 +160,7 @@ def auglocal(layer: int, widths: list[int], **settings: object) -> nn.Module:
         criterion=F.cross_entropy,
         preceding=layer,
     )
-    return methods.create("auglocal", **settings).auxiliary(place)
+    return methods.create("auglocal", **settings).auxiliary(context)
 
 
 def chain(network: nn.Module) -> list[int]:
@@ -199,7 +201,7 @@ def test_auglocals_chains_are_those_of_its_formula(depth: int) -> None:
         shrunk = 0.5 * layer / (last - 1)
         count = min(max(1, round(depth * (1 - shrunk) + shrunk)), last - layer)
         exact = [Fraction(layer) + Fraction((last - layer) * i, count) for i in range(1, count + 1)]
-        units = [round(place) for place in exact]
+        units = [round(context) for context in exact]
         numbered = [1 if unit < layer else unit for unit in range(last + 1)]
         numbered[layer] = 1
         assert chain(auglocal(layer, numbered, depth=depth)) == units
@@ -238,9 +240,9 @@ def test_a_learner_tells_how_many_units_precede() -> None:
     seen: dict[int, int] = {}
 
     class Notes(methods.DGL):
-        def auxiliary(self, place: Place) -> nn.Module:
-            seen[place.module] = place.preceding
-            return super().auxiliary(place)
+        def auxiliary(self, context: AuxiliaryContext) -> nn.Module:
+            seen[context.module] = context.preceding
+            return super().auxiliary(context)
 
     for modules, expected in ((16, list(range(15))), (8, [1, 3, 5, 7, 9, 11, 13])):
         seen.clear()
@@ -268,13 +270,13 @@ def test_auglocal_is_exact(k: int, n: int) -> None:
 
 def test_auglocal_gradcheck() -> None:
     shapes = ((4, 4, 4), (6, 2, 2))
-    place = Place(1, 3, "independent", (4, 4, 4), (), shapes, 3, 1, F.cross_entropy)
+    context = AuxiliaryContext(1, 3, "independent", (4, 4, 4), (), shapes, 3, 1, F.cross_entropy)
     method = methods.create("auglocal")
-    network = method.auxiliary(place).double()
+    network = method.auxiliary(context).double()
     maps = torch.randn(5, 4, 4, 4, dtype=torch.float64, requires_grad=True)
     targets = torch.tensor([0, 2, 1, 1, 2])
     assert torch.autograd.gradcheck(
-        lambda x: method.loss(network(x), targets, place), maps, fast_mode=True
+        lambda x: method.loss(network(x), targets, context), maps, fast_mode=True
     )
 
 
@@ -328,10 +330,10 @@ def test_every_method_works_in_bfloat16(method: str, patches: int, patch_mode: s
 
 @pytest.mark.parametrize("method", [methods.PredSim(), methods.InfoPro(task="contrast")])
 def test_methods_that_compare_labels_need_indices(method: Method) -> None:
-    place = Place(1, 3, "independent", (4, 4, 4), (3, 8, 8), (), 3, 1, F.cross_entropy)
+    context = AuxiliaryContext(1, 3, "independent", (4, 4, 4), (3, 8, 8), (), 3, 1, F.cross_entropy)
     outputs = {name: torch.rand(5, 3) for name in ("logits", "task", "similarity")}
     with pytest.raises(UserError, match=r"float32 of shape \(5, 3\); expected class indices"):
-        method.loss(outputs, torch.rand(5, 3), place)
+        method.loss(outputs, torch.rand(5, 3), context)
 
 
 def test_the_page_on_methods_names_every_setting() -> None:

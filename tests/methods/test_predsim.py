@@ -12,10 +12,10 @@ from sklearn.metrics import log_loss
 
 from hpff import LocalLearner, check_gradients, methods, models
 from hpff.errors import UserError
-from hpff.methods import Place, PredSim
+from hpff.methods import AuxiliaryContext, PredSim
 from hpff.methods.predsim import PredSimNetwork, similarity_features, similarity_matrix
 
-PLACE = Place(1, 4, "independent", (5, 6, 6), (3, 6, 6), (), 3, 1, F.cross_entropy)
+CONTEXT = AuxiliaryContext(1, 4, "independent", (5, 6, 6), (3, 6, 6), (), 3, 1, F.cross_entropy)
 TARGETS = torch.tensor([0, 2, 1, 0, 2, 2])
 
 
@@ -46,7 +46,7 @@ def test_loss_is_the_weighted_sum_of_both() -> None:
     prediction = log_loss(TARGETS, logits.softmax(1).numpy(), labels=[0, 1, 2])
     labels = np.where(TARGETS.numpy()[:, None] == TARGETS.numpy()[None, :], 1.0, -0.5)
     similarity = np.mean((np.corrcoef(features.numpy()) - labels) ** 2)
-    found = PredSim(beta=0.7).loss(outputs, TARGETS, PLACE)
+    found = PredSim(beta=0.7).loss(outputs, TARGETS, CONTEXT)
     assert found.item() == pytest.approx(0.3 * prediction + 0.7 * similarity, rel=1e-6)
 
 
@@ -70,11 +70,11 @@ def test_any_shape_is_pooled_small_enough(shape: tuple[int, int, int], most: int
 
 
 def test_gradcheck() -> None:
-    network = PredSim().auxiliary(PLACE).double()
+    network = PredSim().auxiliary(CONTEXT).double()
     torch.nn.init.normal_(network.classifier.weight)
 
     def loss(maps: torch.Tensor) -> torch.Tensor:
-        return PredSim().loss(network(maps), TARGETS, PLACE)
+        return PredSim().loss(network(maps), TARGETS, CONTEXT)
 
     maps = torch.randn(6, 5, 6, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(loss, maps)

@@ -1,4 +1,4 @@
-"""Each method's judgement written down once more, from its paper and the weights' names alone."""
+"""Each method's rule written down once more, from its paper and the weights' names alone."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ def infopro_loss(outputs: Outputs, targets: Tensor, share: float) -> Tensor:
     return (5 - 4.8 * share) * outputs[1].mean() + (0.05 + 0.45 * share) * task
 
 
-Judgement = tuple[
+MethodRule = tuple[
     Callable[[Tensor, Tensor, Weights], Outputs], Callable[[Outputs, Tensor, float], Tensor]
 ]
-JUDGEMENTS: dict[str, Judgement] = {
+METHODS: dict[str, MethodRule] = {
     "dgl": (dgl, cross_entropy),
     "predsim": (predsim, predsim_loss),
     "infopro": (infopro, infopro_loss),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpff import LocalLearner
-from naive.methods import JUDGEMENTS
+from naive.methods import METHODS
 
 
 def random_chain(seed: int, depth: int, *, norm: bool, side: int) -> nn.Sequential:
@@ -80,7 +80,7 @@ def naive_gradients(
             loss = (
                 F.cross_entropy(x, targets)
                 if j == count
-                else _judge(learner, method, level, j, x, images, targets)
+                else _auxiliary_loss(learner, method, level, j, x, images, targets)
             )
             total = total + weight * loss
             own = weight if auxiliary_weight == "level" else auxiliary_weight
@@ -99,7 +99,7 @@ def naive_gradients(
     }
 
 
-def _judge(
+def _auxiliary_loss(
     learner: LocalLearner,
     method: str,
     level: str,
@@ -114,16 +114,16 @@ def _judge(
     sides = [side for maps in cut_alike for side in maps.shape[2:]]
     n = next(
         n
-        for n in range(learner.patches, 0, -1)
-        if n == 1 or all(s % n == 0 and s >= n * learner.smallest_patch for s in sides)
+        for n in range(learner.settings.patches, 0, -1)
+        if n == 1 or all(s % n == 0 and s >= n * learner.settings.smallest_patch for s in sides)
     )
-    outputs, loss = JUDGEMENTS[method]
-    judged = [
+    outputs, loss = METHODS[method]
+    outputs_of_patches = [
         outputs(_patch(x, n, row, column), _patch(images, n, row, column), weights)
         for row in range(n)
         for column in range(n)
     ]
-    fused = tuple(sum(each) / n**2 for each in zip(*judged, strict=True))
+    fused = tuple(sum(each) / n**2 for each in zip(*outputs_of_patches, strict=True))
     return loss(fused, targets, (j - 1) / max(len(learner.partition) - 2, 1))
 
 

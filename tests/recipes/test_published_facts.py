@@ -21,7 +21,7 @@ from hpff.cutting.units import Unit
 from hpff.data.augmentation import Augmentation
 from hpff.data.resized_crop import ResizedCrop
 from hpff.experiments import paper_tables
-from hpff.methods import DGL, AugLocal, InfoPro, Place, PredSim
+from hpff.methods import DGL, AugLocal, AuxiliaryContext, InfoPro, PredSim
 from hpff.recipes import files as recipe_files
 from hpff.recipes.recipe import Recipe
 from hpff.torch_support.fake_tensors import FakeTensors
@@ -33,9 +33,9 @@ SPLITS = [(tuple(s["blocks"]), count) for s in FACTS["splits"] for count in s["c
 LAMBDAS = [(place, modules) for place, known in FACTS["infopro"].items() for modules in known]
 
 
-def place(module: int, modules: int) -> Place:
+def place(module: int, modules: int) -> AuxiliaryContext:
     image = (3, 8, 8)
-    return Place(module, modules, "cascade", (4, 8, 8), image, (), 3, 1, F.cross_entropy)
+    return AuxiliaryContext(module, modules, "cascade", (4, 8, 8), image, (), 3, 1, F.cross_entropy)
 
 
 def words_of(name: str) -> tuple[str, str, str, str]:
@@ -52,8 +52,8 @@ def test_recipes_have_the_published_settings(name: str) -> None:
     if name == "demo":
         facts, optimizer = FACTS["demo"], FACTS["sgd"]
         assert recipe.to_plain()["model"] == facts["model"]
-        assert (recipe.data, recipe.method.name) == (facts["data"], facts["method"])
-        assert recipe.modules == facts["modules"]
+        assert (recipe.data, recipe.local.method_name) == (facts["data"], facts["method"])
+        assert recipe.local.modules == facts["modules"]
     else:
         folder, network, _, _ = words_of(name)
         facts = FACTS["data"][folder] | (FACTS["vit"] if network == "vit_b_16" else {})
@@ -73,20 +73,24 @@ def test_recipes_have_the_published_settings(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_recipes_have_the_published_levels_and_modules(name: str) -> None:
     recipe = recipe_files.load(name)
-    weights = (recipe.independent_weight, recipe.cascade_weight, recipe.auxiliary_weight)
+    weights = (
+        recipe.local.independent_weight,
+        recipe.local.cascade_weight,
+        recipe.local.auxiliary_weight,
+    )
     assert weights == (None, None, FACTS["level_weights"]["auxiliary"])
-    assert (recipe.augment, recipe.precision, recipe.balance) == (True, "fp32", "blocks")
+    assert (recipe.augment, recipe.precision, recipe.local.balance) == (True, "fp32", "blocks")
     if name == "demo":
-        levels = (recipe.independent, recipe.cascade, recipe.patches)
+        levels = (recipe.local.independent, recipe.local.cascade, recipe.local.patches)
         assert levels == (True, FACTS["cascade"], FACTS["patches"])
         return
     _, network, method, switches = words_of(name)
-    assert recipe.method.name == method
+    assert recipe.local.method_name == method
     if method == "bp":
         assert not recipe.local
         return
-    assert recipe.modules in FACTS["modules"][network]
-    assert f"-k{recipe.modules}-" in name
+    assert recipe.local.modules in FACTS["modules"][network]
+    assert f"-k{recipe.local.modules}-" in name
     k, n, more = FACTS["cascade"], FACTS["patches"], FACTS["more_patches"]
     expected = {
         "": (True, 1, 1),
@@ -96,7 +100,7 @@ def test_recipes_have_the_published_levels_and_modules(name: str) -> None:
         "pff4": (True, 1, more),
         "hpff": (True, k, n),
     }[switches]
-    assert (recipe.independent, recipe.cascade, recipe.patches) == expected
+    assert (recipe.local.independent, recipe.local.cascade, recipe.local.patches) == expected
 
 
 def rates(recipe: Recipe) -> list[float]:
@@ -175,11 +179,11 @@ def test_recipes_of_infopro_have_its_weights(name: str) -> None:
     recipe = recipe_files.load(name)
     folder, network, _, _ = words_of(name)
     network = recipe.model.name.rpartition("/")[2]
-    method = methods.create(recipe.method.name, **recipe.method.settings)
+    method = methods.create(recipe.local.method_name, **recipe.local.method_settings)
     assert isinstance(method, InfoPro)
     known = FACTS["infopro"].get(f"{folder}/{network}", FACTS["infopro"]["cifar10/resnet32"])
     assigned = {16: 16, 8: 8, 55: 55, 32: 16, 4: 2} if folder != "imagenet" else {4: 2, 8: 2}
-    modules = assigned[recipe.modules]
+    modules = assigned[recipe.local.modules]
     if f"{folder}/{network}" not in FACTS["infopro"]:
         modules = 16
     facts = known.get(modules, known.get(16))

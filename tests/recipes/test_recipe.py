@@ -103,13 +103,13 @@ def test_a_start_above_the_rate_is_no_fault_without_warm_up() -> None:
 
 def test_backprop_needs_no_modules() -> None:
     recipe = recipes.parse({**SMALL, "method": "bp", "modules": None, "cascade": 9}, "mine")
-    assert not recipe.local
+    assert recipe.local.is_backprop
 
 
 def test_a_dumped_recipe_reads_back_equal(tmp_path: Path) -> None:
     for name, _ in recipe_files.names():
         recipe = recipe_files.load(name)
-        if recipe.method.name == "dgl":
+        if recipe.local.method_name == "dgl":
             recipe = recipe_files.load(name, ["method.hidden_layers=1"])
         path = write(tmp_path, "recipe.yaml", recipe_files.dump(recipe))
         assert recipe_files.load(path) == recipe
@@ -144,8 +144,8 @@ def test_a_recipe_lies_over_its_base_key_by_key(tmp_path: Path) -> None:
     )
     recipe = recipe_files.load(path, ["seed=5", "modules=[layer1.0, layer2.0]"])
     assert (recipe.optimizer.lr, recipe.optimizer.momentum) == (0.7, 0.9)
-    assert recipe.method.settings == {}
-    assert (recipe.seed, recipe.modules) == (5, ("layer1.0", "layer2.0"))
+    assert recipe.local.method_settings == {}
+    assert (recipe.seed, recipe.local.modules) == (5, ("layer1.0", "layer2.0"))
 
 
 def test_a_file_can_build_on_a_packaged_recipe(tmp_path: Path) -> None:
@@ -216,10 +216,12 @@ def test_published_settings_are_in_force_where_the_recipe_gives_none(tmp_path: P
     name = "cifar10/resnet110-k55-infopro-hpff"
     recipe = recipe_files.load(name)
     weights = {"reconstruction": [5, 0.5], "classification": [0, 1]}
-    assert recipe.method.settings == weights
+    assert recipe.local.method_settings == weights
     assert yaml.safe_load(recipe_files.dump(recipe))["method"] == {"name": "infopro", **weights}
     given = recipe_files.load(name, ["method.reconstruction=[7, 8]", "modules=4"])
-    assert given.method.settings == {"reconstruction": [7, 8], "classification": [0, 1]}
+    assert given.local.method_settings == {"reconstruction": [7, 8], "classification": [0, 1]}
     path = write(tmp_path, "copy.yaml", recipe_files.dump(given))
-    assert recipe_files.load(path, ["modules=16"]).method == given.method, "now they are given"
-    assert recipes.parse({**SMALL, "method": "infopro"}, "mine").method.settings == {}
+    assert recipe_files.load(path, ["modules=16"]).local.method == given.local.method, (
+        "now they are given"
+    )
+    assert recipes.parse({**SMALL, "method": "infopro"}, "mine").local.method_settings == {}

@@ -159,7 +159,7 @@ def test_a_killed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")
     program = (
-        "import os, sys; from pathlib import Path; from hpff.training import files\n"
+        "import os, sys; from pathlib import Path; from hpff.runs import atomic_files as files\n"
         "os.fsync = lambda handle: os.kill(os.getpid(), 9)\n"
         "files.write_atomically(Path(sys.argv[1]), b'new' * 1000)"
     )

@@ -83,11 +83,11 @@ def test_a_recipe_takes_a_step_at_full_size(
 ) -> None:
     """In K modules, with a loss for each place of each level; every weight has been stepped."""
     found, recipe = rehearsals[name].result(), recipe_files.load(name)
-    modules = recipe.modules if recipe.local else 1
+    modules = 1 if recipe.local.is_backprop else recipe.local.modules
     assert found.modules == modules
-    k = recipe.cascade
-    if recipe.local:
-        assert found.independent == (modules if recipe.independent else 0)
+    k = recipe.local.cascade
+    if not recipe.local.is_backprop:
+        assert found.independent == (modules if recipe.local.independent else 0)
         assert found.cascade == (modules - k + 1 if k > 1 else 0)
     classes = {"imagenet": 1000}.get(recipe.data, 10)
     assert found.logits == (recipe.batch_size, classes)

@@ -1,4 +1,4 @@
-"""BatchNorm for networks that only ever judge a training batch, some of it cut into patches."""
+"""BatchNorm for networks that only ever see a training batch, some of it cut into patches."""
 
 from __future__ import annotations
 

@@ -62,12 +62,13 @@ Cascade = Annotated[
     ),
 ]
 Patches = Annotated[int, typer.Option(help="n: n×n patches.")]
-LeanWays = Annotated[
-    str,
+Recomputed = Annotated[
+    str | None,
     typer.Option(
+        "--recompute",
         metavar="HOW",
-        help="Rows of lean training too, as in a recipe: light, true (less memory, more time), or "
-        "light,true.",
+        help="Rows with recomputation too, as in a recipe: once, repeatedly (less memory, more "
+        "time), or once,repeatedly.",
     ),
 ]
 Optimizer = Annotated[str, typer.Option(help="sgd, plain-sgd, adam or adamw.")]
@@ -136,10 +137,10 @@ def plan(
     batch: BatchSize = 128,
     image: ImageSize = None,
     num_classes: Classes = 10,
-    method: MethodNames = None,
+    methods: MethodNames = None,
     cascade: Cascade = "2",
     patches: Patches = 2,
-    lean: LeanWays = "false",
+    recompute: Recomputed = None,
     optimizer: Optimizer = "sgd",
     precision: Precision = "fp32",
     step_per_module: StepPerModule = False,
@@ -164,10 +165,10 @@ def plan(
         batch=batch,
         image=image,
         num_classes=num_classes,
-        methods=method,
+        methods=methods,
         cascade=cascade,
         patches=patches,
-        lean=lean,
+        recompute=recompute,
         optimizer=optimizer,
         precision=precision,
         step_per_module=step_per_module,
@@ -183,10 +184,10 @@ def bench(
     batch: BatchSize = 128,
     image: ImageSize = None,
     num_classes: Classes = 10,
-    method: MethodNames = None,
+    methods: MethodNames = None,
     cascade: Cascade = "2",
     patches: Patches = 2,
-    lean: LeanWays = "false",
+    recompute: Recomputed = None,
     optimizer: Optimizer = "sgd",
     precision: Precision = "fp32",
     step_per_module: StepPerModule = False,
@@ -206,10 +207,10 @@ def bench(
         batch=batch,
         image=image,
         num_classes=num_classes,
-        methods=method,
+        methods=methods,
         cascade=cascade,
         patches=patches,
-        lean=lean,
+        recompute=recompute,
         optimizer=optimizer,
         precision=precision,
         step_per_module=step_per_module,

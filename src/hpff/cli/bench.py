@@ -12,7 +12,7 @@ from hpff.training.setup import choose_device
 
 
 def bench(given: Given, *, rounds: int, device: str, compiled: bool, json: bool) -> None:
-    """Measure, and show the table and the machine."""
+    """Column, and show the table and the machine."""
     workload = given.workload()
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device: is {device!r}, expected auto, cpu or cuda")

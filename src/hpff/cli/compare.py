@@ -8,13 +8,12 @@ from pathlib import Path
 
 from hpff.cli.progress import progress
 from hpff.cli.tables import print_json, show_table
-from hpff.errors import UserError
+from hpff.errors import UserError, shown
 from hpff.experiments import comparison
 from hpff.experiments import comparison_report as results
 from hpff.experiments.comparison import Row
 from hpff.recipes import files as recipe_files
 from hpff.recipes.recipe import Recipe
-from hpff.recipes.schema import shown
 from hpff.runs.run_paths import default_path
 from hpff.training.loop import Observer
 

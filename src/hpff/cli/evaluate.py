@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hpff.cli.compare import split as split_words
 from hpff.cli.tables import print_json, show_table
-from hpff.data import OUTLINES
+from hpff.data import PUBLISHED_DATASETS
 from hpff.errors import UserError
 from hpff.experiments.columns import Matching
 from hpff.experiments.transfer import transfer
@@ -68,6 +68,6 @@ def _names(text: str | None) -> Sequence[str] | None:
     """A data set's name stands for its class names."""
     if text is None:
         return None
-    if text in OUTLINES and OUTLINES[text].class_names:
-        return OUTLINES[text].class_names
+    if text in PUBLISHED_DATASETS and PUBLISHED_DATASETS[text].class_names:
+        return PUBLISHED_DATASETS[text].class_names
     return split_words(text, "--class-names")

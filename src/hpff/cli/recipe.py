@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpff.cli.tables import print_json
-from hpff.data import OUTLINES
+from hpff.data import PUBLISHED_DATASETS
 from hpff.errors import UserError
 from hpff.recipes import files as recipe_files
 from hpff.runs.atomic_files import write_atomically
@@ -41,7 +41,7 @@ def check(name: str, overrides: Sequence[str]) -> None:
     Data sets that may have to be downloaded are stood in for by their sizes.
     """
     recipe = recipe_files.load(name, overrides)
-    if recipe.data in OUTLINES:
+    if recipe.data in PUBLISHED_DATASETS:
         rehearse(recipe, steps=0)
         print(f"{name}: no faults (built without {recipe.data} itself)")
     else:

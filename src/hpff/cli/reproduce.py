@@ -10,7 +10,7 @@ from pathlib import Path
 from hpff.cli.compare import split, split_seeds
 from hpff.cli.progress import progress
 from hpff.cli.tables import print_json, show_table
-from hpff.data import OUTLINES
+from hpff.data import PUBLISHED_DATASETS
 from hpff.errors import UserError
 from hpff.experiments import paper_tables
 from hpff.experiments import reproduction_report as reproduction_results
@@ -111,12 +111,12 @@ def _data(texts: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in texts:
         name, equals, other = text.partition("=")
-        known = bool(equals) and name in OUTLINES
+        known = bool(equals) and name in PUBLISHED_DATASETS
         key, value = (name, other) if known else ("", text)
         if not value or key in found:
             raise UserError(
                 f"--data: is {text!r}, expected DATA once, or NAME=DATA once for each NAME of "
-                f"{', '.join(OUTLINES)}"
+                f"{', '.join(PUBLISHED_DATASETS)}"
             )
         found[key] = value
     return found

@@ -11,11 +11,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from hpff import models
 from hpff.engine.reach import Cascade
-from hpff.engine.recomputation import Lean
+from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
 from hpff.memory import Way, Workload, default_ways
-
-_LEAN: dict[str, Lean] = {"false": False, "light": "light", "true": True}
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Given:
     methods: str | None
     cascade: str
     patches: int
-    lean: str
+    recompute: str | None
     optimizer: str
     precision: str
     step_per_module: bool
@@ -51,9 +49,12 @@ class Given:
 
     def ways(self) -> list[Way]:
         """The ways to train: backprop, with checkpointing, and the methods that were chosen."""
-        chosen = {} if self.methods is None else {"methods": _split(self.methods, "--method")}
+        chosen = {} if self.methods is None else {"methods": _split(self.methods, "--methods")}
         return default_ways(
-            cascade=_cascade(self.cascade), patches=self.patches, lean=_lean(self.lean), **chosen
+            cascade=_cascade(self.cascade),
+            patches=self.patches,
+            recompute=_recompute(self.recompute),
+            **chosen,
         )
 
 
@@ -106,11 +107,13 @@ def _cascade(text: str) -> Cascade:
     raise UserError(f"--cascade: is {text!r}, expected a whole number of at least 1, or auto")
 
 
-def _lean(text: str) -> list[Lean]:
-    words = _split(text, "--lean")
-    if not set(words) <= set(_LEAN):
-        raise UserError(f"--lean: is {text!r}, expected false, light, true or light,true")
-    return [_LEAN[word] for word in words]
+def _recompute(text: str | None) -> list[Recompute]:
+    words = [] if text is None else _split(text, "--recompute")
+    if not set(words) <= {"once", "repeatedly"}:
+        raise UserError(
+            f"--recompute: is {text!r}, expected once, repeatedly, or both with a comma between"
+        )
+    return list(words)  # type: ignore[arg-type]
 
 
 def _image(text: str | None, model: str) -> tuple[int, ...]:

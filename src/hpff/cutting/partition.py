@@ -18,7 +18,7 @@ from hpff.cutting.published_cuts import published_cuts
 from hpff.cutting.trace import Separator, Trace, trace
 from hpff.cutting.units import END, Unit, preferred_name, units_of
 from hpff.errors import UserError
-from hpff.features import Features, Vectors
+from hpff.features import FeatureKind, Vectors
 from hpff.torch_support.model_io import Path
 
 
@@ -56,7 +56,7 @@ class LocalModule:
     output_shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
-    features: Features = field(default_factory=Vectors)
+    features: FeatureKind = field(default_factory=Vectors)
     path: Path = ()
     saved: int = 0
     output_bytes: int = 0
@@ -80,7 +80,7 @@ class Partition(Sequence[LocalModule]):
     def __iter__(self) -> Iterator[LocalModule]:
         return iter(self.modules)
 
-    def with_features(self, features: Sequence[Features], patches: Sequence[int]) -> Partition:
+    def with_features(self, features: Sequence[FeatureKind], patches: Sequence[int]) -> Partition:
         """The same cut with the features and n in force at each module's output but the last."""
         described = tuple(
             replace(m, features=kind, patches=n)

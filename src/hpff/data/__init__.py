@@ -11,7 +11,7 @@ from hpff.data.broken import BrokenImages, Policy
 from hpff.data.dataset import Dataset
 from hpff.data.encoded_set import EncodedSet
 from hpff.data.image_set import ImageSet
-from hpff.data.published import OUTLINES, blank
+from hpff.data.published import PUBLISHED_DATASETS, blank
 from hpff.data.resized_crop import ResizedCrop
 from hpff.data.streamed import StreamedBatches
 from hpff.data.treatment import TreatmentName, check_treatment
@@ -19,7 +19,7 @@ from hpff.data.vision import NAMES, default_root, load_vision
 from hpff.errors import UserError
 
 __all__ = [
-    "OUTLINES",
+    "PUBLISHED_DATASETS",
     "Augmentation",
     "Batches",
     "BrokenImages",
@@ -107,7 +107,7 @@ def names() -> list[tuple[str, str]]:
     """Return each name that `load` takes, with a line on it."""
     return [
         ("digits", "handwritten digits, 8x8 gray, 10 classes, 1437 + 360 images, embedded"),
-        *((name, str(outline)) for name, outline in OUTLINES.items()),
+        *((name, str(outline)) for name, outline in PUBLISHED_DATASETS.items()),
         ("folder:PATH", "images in PATH/train/CLASS/ and PATH/test/CLASS/ (or val/)"),
         ("parquet:FOLDER", "train*.parquet and test*.parquet with columns img or image, label"),
     ]

@@ -14,7 +14,7 @@ DIGITS = tuple(str(digit) for digit in range(10))
 
 
 @dataclass(frozen=True)
-class Outline:
+class PublishedDataset:
     """A data set's published facts: (C, H, W) as a model sees it, classes, counts, treatment."""
 
     title: str
@@ -38,16 +38,16 @@ _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _STL10 = "airplane bird car cat deer dog horse monkey ship truck"
 _LOADED = "downloaded"
 
-OUTLINES = {
-    "cifar10": Outline(
+PUBLISHED_DATASETS = {
+    "cifar10": PublishedDataset(
         "CIFAR-10", (3, 32, 32), 10, 50_000, 10_000, "cifar", _LOADED, tuple(_CIFAR10.split())
     ),
-    "cifar100": Outline("CIFAR-100", (3, 32, 32), 100, 50_000, 10_000, "cifar", _LOADED),
-    "svhn": Outline("SVHN", (3, 32, 32), 10, 73_257, 26_032, "svhn", _LOADED, DIGITS),
-    "stl10": Outline(
+    "cifar100": PublishedDataset("CIFAR-100", (3, 32, 32), 100, 50_000, 10_000, "cifar", _LOADED),
+    "svhn": PublishedDataset("SVHN", (3, 32, 32), 10, 73_257, 26_032, "svhn", _LOADED, DIGITS),
+    "stl10": PublishedDataset(
         "STL-10", (3, 96, 96), 10, 5_000, 8_000, "stl10", _LOADED, tuple(_STL10.split())
     ),
-    "imagenet": Outline(
+    "imagenet": PublishedDataset(
         "ImageNet", (3, 224, 224), 1000, 1_281_167, 50_000, "imagenet", "yours, in imagenet/"
     ),
 }
@@ -57,9 +57,9 @@ def blank(name: str, image_size: int | None = None) -> Dataset:
     """Return a data set of the paper with its published sizes, but without what its images show.
 
     Under torch's FakeTensorMode it takes no memory. ImageNet's images are of image_size, 224 by
-    default. KeyError for a name that is not in OUTLINES.
+    default. KeyError for a name that is not in PUBLISHED_DATASETS.
     """
-    outline = OUTLINES[name]
+    outline = PUBLISHED_DATASETS[name]
     treatment = PUBLISHED[outline.treatment]
     channels, height, width = outline.shape
     if outline.treatment == "imagenet" and image_size:

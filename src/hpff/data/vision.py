@@ -12,7 +12,7 @@ import torch
 
 from hpff.data.dataset import Dataset
 from hpff.data.image_set import ImageSet
-from hpff.data.published import OUTLINES
+from hpff.data.published import PUBLISHED_DATASETS
 from hpff.data.treatment import PUBLISHED
 from hpff.errors import UserError
 from hpff.torch_support.torchvision_import import torchvision
@@ -32,7 +32,7 @@ def load_vision(name: str, root: Path | None = None) -> Dataset:
     root nor to be downloaded: what to fetch, and where to put it.
     """
     root = root or default_root()
-    outline = OUTLINES[name]
+    outline = PUBLISHED_DATASETS[name]
     treatment = PUBLISHED[outline.treatment]
     train, test = (_fetch(name, root, split) for split in ("train", "test"))
     return Dataset(

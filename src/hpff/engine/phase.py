@@ -9,22 +9,22 @@ from typing import Literal
 
 
 @dataclass
-class Position:
+class Phase:
     """What a step is doing at the moment, for those who watch it.
 
     Attributes:
-        recomputing: whether it is making again what lean training did not keep.
-        doing: "forward" (of the module), "judge" (the auxiliary networks at its output, or the
+        recomputing: whether it is making again what was not kept.
+        doing: "forward" (of the module), "auxiliary" (the auxiliary networks at its output, or the
             final loss), "carry" (its input gradient alone), "complete" (its weight gradients), or
             "" outside a step.
         module: j, from 1; 0 outside a step.
     """
 
-    doing: Literal["", "forward", "judge", "carry", "complete"] = ""
+    doing: Literal["", "forward", "auxiliary", "carry", "complete"] = ""
     module: int = 0
     recomputing: bool = False
 
-    def set(self, doing: Literal["", "forward", "judge", "carry", "complete"], j: int) -> None:
+    def set(self, doing: Literal["", "forward", "auxiliary", "carry", "complete"], j: int) -> None:
         self.doing, self.module = doing, j
 
     @contextmanager

@@ -1,17 +1,54 @@
-"""How far down the cascades reach: k as it is given, or chosen for each module."""
+"""How far down the cascades reach, and what follows: k as given, or chosen for each module."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
 from hpff.cutting.partition import Partition
-from hpff.engine.schedule import Reach
 from hpff.errors import UserError
 
 Cascade = int | Literal["auto"] | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far down each cascade goes, and what follows from it.
+
+    Args:
+        lengths: for each module j = 1..K, how many modules the cascade that ends at j trains;
+            1 where no cascade ends.
+    """
+
+    lengths: tuple[int, ...]
+    last_use: tuple[int, ...] = field(init=False)
+    carried_through: tuple[bool, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        last_use = list(range(1, len(self.lengths) + 1))
+        carried_through = [False] * len(self.lengths)
+        for end, length in enumerate(self.lengths, start=1):
+            first = end - length + 1
+            for module in range(first, end + 1):
+                last_use[module - 1] = end
+                carried_through[module - 1] |= module > first
+        object.__setattr__(self, "last_use", tuple(last_use))
+        object.__setattr__(self, "carried_through", tuple(carried_through))
+
+    @classmethod
+    def uniform(cls, modules: int, k: int) -> Reach:
+        """Every run of k adjacent modules is a cascade."""
+        return cls(tuple(k if end >= k else 1 for end in range(1, modules + 1)))
+
+    def alive(self, j: int) -> list[int]:
+        """The modules (1-based) whose graphs are alive while module j has its losses."""
+        return [i for i in range(1, j + 1) if self.last_use[i - 1] >= j]
+
+    def completion_order(self) -> list[int]:
+        """The modules (1-based) in the order in which their gradients become final."""
+        return sorted(range(1, len(self.lengths) + 1), key=lambda j: (self.last_use[j - 1], -j))
 
 
 def reach_of(cascade: Cascade, cut: Partition, budget: float, *, independent: bool) -> Reach:
@@ -20,31 +57,24 @@ def reach_of(cascade: Cascade, cut: Partition, budget: float, *, independent: bo
     Args:
         cascade: k; "auto" (see :func:`within`); or for each module how many modules the cascade
             that ends there trains, 1 where none does.
-        budget: of "auto".
+        budget: of "auto", 1 or more.
         independent: whether the independent level trains every module anyway.
 
     Raises:
-        UserError: a value is out of its range, or some module is trained by no level.
+        UserError: this cut has fewer modules, or some module is trained by no level.
     """
     count = len(cut)
-    if not (isinstance(budget, (int, float)) and 1 <= budget < math.inf):
-        raise UserError(f"cascade_budget={budget!r}; expected a number of at least 1")
     if cascade == "auto":
         reach = within([module.saved + module.output_bytes for module in cut], budget)
-    elif isinstance(cascade, Sequence) and not isinstance(cascade, str):
-        reach = Reach(_lengths(cascade, count))
-    elif isinstance(cascade, bool) or not isinstance(cascade, int) or cascade < 1:
-        raise UserError(
-            f"cascade={cascade!r}; expected a whole number, 1 or more, 'auto', or a length for "
-            "each module"
-        )
-    elif cascade > count:
-        raise UserError(
-            f"cascade={cascade} is more than modules={count}; expected 1 to {count} "
-            "(cascade=1 turns the cascade level off)"
-        )
-    else:
+    elif isinstance(cascade, int):
+        if cascade > count:
+            raise UserError(
+                f"cascade is {cascade}, expected 1 to {count}, the number of modules (1 turns the "
+                "cascade level off)"
+            )
         reach = Reach.uniform(count, cascade)
+    else:
+        reach = Reach(_lengths(cascade, count))
     if not independent:
         _check_all_trained(reach)
     return reach
@@ -84,18 +114,14 @@ def within(sizes: Sequence[int], budget: float) -> Reach:
     return Reach(tuple(lengths))
 
 
-def _lengths(given: Sequence[object], modules: int) -> tuple[int, ...]:
+def _lengths(given: Sequence[int], modules: int) -> tuple[int, ...]:
     if len(given) != modules:
         raise UserError(
-            f"cascade has {len(given)} lengths; expected one for each of {modules} modules"
+            f"cascade has {len(given)} lengths, expected one for each of {modules} modules"
         )
-    lengths = []
     for j, length in enumerate(given, start=1):
-        if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= j:
-            raise UserError(
-                f"cascade at module {j} is {length!r}; expected a whole number from 1 to {j}"
-            )
-        lengths.append(length)
-    if lengths[-1] == 1 < max(lengths):
+        if not 1 <= length <= j:
+            raise UserError(f"cascade at module {j} is {length}, expected 1 to {j}")
+    if given[-1] == 1 < max(given):
         raise UserError("cascade at the last module is 1; one must end there if any does")
-    return tuple(lengths)
+    return tuple(given)

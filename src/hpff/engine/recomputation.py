@@ -5,10 +5,10 @@ autograd saves there, the tape remembers by how it came about. When a backward a
 operations that lead to it run again, from what is there: the same kernels on the same values, with
 the same random numbers. No layer's forward is called, so running statistics move once.
 
-Two ways are offered. ``True`` takes the least memory: what convolutions and matrix products read
-stays from its making to its last use in the next backward; anything else goes at once, to be made
-again from those, and so does the module's output while its backward runs. So each of these dear
-operations runs three to four times more in a step. ``"light"`` lets go of a module's values only
+Two ways are offered. "repeatedly" takes the least memory: what convolutions and matrix products
+read stays from its making to its last use in the next backward; anything else goes at once, to be
+made again from those, and so does the module's output while its backward runs. So each of these
+dear operations runs three to four times more in a step. "once" lets go of a module's values only
 while other modules are at work: each operation runs once more.
 """
 
@@ -28,11 +28,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hpff.engine.operation import Operation, Random, Value, View, random_state, whole_of
-from hpff.engine.phase import Position
+from hpff.engine.phase import Phase
 from hpff.errors import UserError
 from hpff.torch_support.autocast import autocast_off
 
-Lean = bool | Literal["light"]
+Recompute = Literal["never", "once", "repeatedly"]
 
 _DEAR = {
     "convolution",
@@ -48,7 +48,7 @@ _DEAR = {
 _SMALL = 32  # what is smaller than the module's input by this factor is kept
 
 
-class Vacated:
+class FreedTensors:
     """Tensors whose content is gone, while others may still hold the tensors themselves."""
 
     def __init__(self) -> None:
@@ -62,12 +62,12 @@ class Vacated:
         tensor.data = self._stand_ins[key].expand(tensor.shape)
 
     def check(self, tensors: list[Tensor]) -> None:
-        """Raise UserError if one of them is vacated."""
+        """Raise UserError if one of them is freed."""
         storages = {stand_in.untyped_storage()._cdata for stand_in in self._stand_ins.values()}
         if any(tensor.untyped_storage()._cdata in storages for tensor in tensors):
             raise UserError(
                 "the model reads a module's output again after the next module is done with it; "
-                "lean training has freed it by then: use lean=False"
+                "its content is gone by then: use recompute='never'"
             )
 
 
@@ -84,18 +84,18 @@ class Tape(TorchDispatchMode):
 
     Args:
         start: the tensor that the piece begins from; None where it begins from the model's input.
-        vacated: what must not be read any more.
-        position: told when something is recomputed.
-        light: the way that takes more memory and less time.
+        freed: what must not be read any more.
+        phase: told when something is recomputed.
+        once: recompute each value once, from more memory; else as often as the least takes.
     """
 
     def __init__(
-        self, start: Tensor | None, vacated: Vacated, position: Position, *, light: bool = False
+        self, start: Tensor | None, freed: FreedTensors, phase: Phase, *, once: bool = False
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.vacated = vacated
-        self._position = position
-        self._light = light
+        self.freed = freed
+        self._phase = phase
+        self._once = once
         self._small = 0 if start is None else start.nbytes // _SMALL
         self._live: dict[int, tuple[weakref.ref[Any], int]] = {}  # by a storage's address
         self._versions: list[int] = []  # of each storage made on the tape
@@ -138,16 +138,16 @@ class Tape(TorchDispatchMode):
     def away(self, tensor: Tensor) -> Iterator[None]:
         """Inside, a tensor made on the tape has its content only until a backward has used it.
 
-        Afterwards it is recomputed. In the light way nothing happens.
+        Afterwards it is recomputed. Where values are recomputed once, nothing happens.
         """
         view = self._view(tensor)
-        if self._light or view is None or view.value not in self._maker:
+        if self._once or view is None or view.value not in self._maker:
             yield
             return
         self._kept.pop(view.value, None)
         if self._uses[view.value]:
             self._demand.present[view.value] = whole_of(tensor)
-        self.vacated.add(tensor)
+        self.freed.add(tensor)
         yield
         self.rest()
         whole = self._make(view.value)
@@ -157,7 +157,7 @@ class Tape(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        self.vacated.check(given)
+        self.freed.check(given)
         changed = list(_changed(func, args, kwargs))
         for tensor in changed:
             self._adopt(tensor)
@@ -201,7 +201,7 @@ class Tape(TorchDispatchMode):
         if view is None or tensor.untyped_storage().nbytes() <= self._small:
             return tensor.detach()  # the tensor itself could make a cycle through the graph
         self._uses[view.value] += 1
-        if self._light:
+        if self._once:
             self._demand.present[view.value] = whole_of(tensor)
         return view
 
@@ -225,12 +225,12 @@ class Tape(TorchDispatchMode):
         operations, needs = self._way_to(wanted, there)
         whole = {value: there[value] for value in needs if value in there}
         # What was noted lies below autocast.
-        with torch.no_grad(), autocast_off(), self._position.in_recomputation():
+        with torch.no_grad(), autocast_off(), self._phase.in_recomputation():
             for operation in operations:
                 needs.subtract(operation.reads)
                 operation.run(whole, {value for value in whole if needs[value] or value in there})
                 for value in (*operation.reads, *operation.results()):
-                    stays = self._light or value in self._dear
+                    stays = self._once or value in self._dear
                     if stays and self._demand.left[value] and value in whole:
                         self._demand.present[value] = whole[value]
                     if not needs[value]:

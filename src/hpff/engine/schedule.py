@@ -5,8 +5,8 @@ loss and by the loss of every cascade that contains j. The values on the cascade
 values on the independent path, so each module runs forward once, and the rule becomes a schedule
 of vector-Jacobian products (VJPs):
 
-1. when module j's output is known, the auxiliary networks that sit there are judged on a detached
-   copy; their graphs are gone at once, and a cotangent for each level remains;
+1. when module j's output is known, the auxiliary networks that sit there have their losses on a
+   detached copy; their graphs are gone at once, and a cotangent for each level remains;
 2. the cascade's cotangent is carried down through the modules that it trains, by VJPs that ask
    for input gradients only;
 3. a module that no later cascade reaches takes one weight VJP with the sum of its cotangents, and
@@ -25,51 +25,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hpff.engine.phase import Position
-from hpff.engine.recomputation import Tape, Vacated
+from hpff.engine.level_weights import Level
+from hpff.engine.phase import Phase
+from hpff.engine.reach import Reach
+from hpff.engine.recomputation import FreedTensors, Tape
 from hpff.errors import UserError
 from hpff.torch_support.autocast import autocast_off
 
-Level = Literal["independent", "cascade", "final"]
-Judge = Callable[[Level, int, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Reach:
-    """How far down each cascade goes, and what follows from it.
-
-    Args:
-        lengths: for each module j = 1..K, how many modules the cascade that ends at j trains;
-            1 where no cascade ends.
-    """
-
-    lengths: tuple[int, ...]
-    last_use: tuple[int, ...] = field(init=False)
-    carried_through: tuple[bool, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        last_use = list(range(1, len(self.lengths) + 1))
-        carried_through = [False] * len(self.lengths)
-        for end, length in enumerate(self.lengths, start=1):
-            first = end - length + 1
-            for module in range(first, end + 1):
-                last_use[module - 1] = end
-                carried_through[module - 1] |= module > first
-        object.__setattr__(self, "last_use", tuple(last_use))
-        object.__setattr__(self, "carried_through", tuple(carried_through))
-
-    @classmethod
-    def uniform(cls, modules: int, k: int) -> Reach:
-        """Every run of k adjacent modules is a cascade."""
-        return cls(tuple(k if end >= k else 1 for end in range(1, modules + 1)))
-
-    def alive(self, j: int) -> list[int]:
-        """The modules (1-based) whose graphs are alive while the output of module j is judged."""
-        return [i for i in range(1, j + 1) if self.last_use[i - 1] >= j]
-
-    def completion_order(self) -> list[int]:
-        """The modules (1-based) in the order in which their gradients become final."""
-        return sorted(range(1, len(self.lengths) + 1), key=lambda j: (self.last_use[j - 1], -j))
+AuxiliaryLoss = Callable[[Level, int, Tensor], Tensor]
 
 
 class _Cotangents(torch.autograd.Function):
@@ -97,13 +60,13 @@ class _LiveModule:
     index: int
     input: Tensor
     output: Tensor
-    seen: Tensor
+    features: Tensor
     parameters: Sequence[Tensor]
     tape: Tape | None
-    cotangents: dict[Literal["output", "seen"], Tensor] = field(default_factory=dict)
+    cotangents: dict[Literal["output", "features"], Tensor] = field(default_factory=dict)
 
-    def add(self, where: Literal["output", "seen"], cotangent: Tensor) -> None:
-        if self.seen is self.output:
+    def add(self, where: Literal["output", "features"], cotangent: Tensor) -> None:
+        if self.features is self.output:
             where = "output"
         present = self.cotangents.get(where)
         # Not in place: where a module only reshapes, its cotangent and its input's share memory.
@@ -113,7 +76,7 @@ class _LiveModule:
         """Inside, the output's content may be gone; it is there again afterwards."""
         return self.tape.away(self.output) if self.tape else nullcontext()
 
-    def pull(self, where: Literal["output", "seen"], cotangent: Tensor) -> Tensor:
+    def pullback(self, where: Literal["output", "features"], cotangent: Tensor) -> Tensor:
         """The input gradient that ``cotangent`` alone gives; the graph is kept."""
         stored = {where: cotangent}
         del cotangent
@@ -135,7 +98,7 @@ class _LiveModule:
 
     def _vjp(
         self,
-        cotangents: dict[Literal["output", "seen"], Tensor],
+        cotangents: dict[Literal["output", "features"], Tensor],
         wanted: list[Tensor],
         *,
         keep_graph: bool,
@@ -162,14 +125,14 @@ class Step:
     Args:
         reach: how far each cascade goes.
         parameters: for each module, the backbone's parameters that its weight VJP fills.
-        judge: ``judge(level, j, seen)`` is the loss (a scalar) of a level at module j, given a leaf
-            that requires grad; weighted as the auxiliary network's own parameters take it. At the
-            last module the level is ``"final"``.
+        loss: ``loss(level, j, features)`` is the loss (a scalar) of a level at module j, given a
+            leaf that requires grad; weighted as the auxiliary network's own parameters take it. At
+            the last module the level is ``"final"``.
         share: ``share(level)`` is the factor of its gradient at the module's output.
         independent: whether the independent level is on.
         on_done: called with j when all the gradients of module j are final.
-        position: kept up to date.
-        vacated: takes each module's input when the module is done; see ``holds``.
+        phase: kept up to date.
+        freed: takes each module's input when the module is done; see ``holds``.
         holds: the modules whose outputs the model reads again later, which keep their content.
     """
 
@@ -178,59 +141,59 @@ class Step:
         *,
         reach: Reach,
         parameters: Sequence[Sequence[Tensor]],
-        judge: Judge,
+        loss: AuxiliaryLoss,
         share: Callable[[Level], float],
         independent: bool,
         on_done: Callable[[int], None],
-        position: Position,
-        vacated: Vacated,
+        phase: Phase,
+        freed: FreedTensors,
         holds: Collection[int] = (),
     ) -> None:
         self._reach = reach
         self._parameters = parameters
-        self._judge = judge
+        self._loss = loss
         self._share = share
         self._independent = independent
         self._on_done = on_done
-        self._position = position
-        self._vacated = vacated
+        self._phase = phase
+        self._freed = freed
         self._holds = holds
-        position.set("forward", 1)
+        phase.set("forward", 1)
         self._live: dict[int, _LiveModule] = {}
         self._newest = 0
 
     def boundary(
-        self, start: Tensor, output: Tensor, seen: Tensor, tape: Tape | None = None
+        self, start: Tensor, output: Tensor, features: Tensor, tape: Tape | None = None
     ) -> Tensor:
         """Do all the local work that the output of the next module allows.
 
         Args:
             start: the leaf that this module's forward began from (for module 1, any tensor).
             output: the module's output, of any shape, with its graph.
-            seen: what the auxiliary networks see: ``output`` itself, or computed from it.
+            features: what the auxiliary networks take: ``output`` itself, or computed from it.
             tape: of the module's forward, if its graph is to be recomputed.
 
         Returns:
             The detached output, the leaf that the next module begins from.
         """
-        module = self._enter(start, output, seen, tape)
+        module = self._enter(start, output, features, tape)
         j = module.index
         if self._reach.lengths[j - 1] > 1:
             cotangent = self._cotangent("cascade", module)
-            module.add("seen", cotangent)
-            self._position.set("carry", j)
+            module.add("features", cotangent)
+            self._phase.set("carry", j)
             with module.output_away():
-                self._carry_down(j, module.pull("seen", cotangent))
+                self._carry_down(j, module.pullback("features", cotangent))
             del cotangent
         if self._independent:
-            module.add("seen", self._cotangent("independent", module))
+            module.add("features", self._cotangent("independent", module))
         if self._reach.last_use[j - 1] == j:
             with module.output_away():
                 self._complete(module)
-            self._vacate(module)
+            self._free_input(module)
         elif tape is not None:
             tape.rest()
-        self._position.set("forward", j + 1)
+        self._phase.set("forward", j + 1)
         return output.detach().requires_grad_(self._reach.carried_through[j])
 
     def finish(
@@ -248,23 +211,25 @@ class Step:
         module = self._enter(start, logits, logits, tape)
         module.add("output", self._cotangent("final", module))
         carried = self._complete(module, with_input=self._reach.lengths[-1] > 1)
-        self._vacate(module)
+        self._free_input(module)
         if carried is not None:
             self._carry_down(module.index, carried * carried_share)
 
-    def _enter(self, start: Tensor, output: Tensor, seen: Tensor, tape: Tape | None) -> _LiveModule:
+    def _enter(
+        self, start: Tensor, output: Tensor, features: Tensor, tape: Tape | None
+    ) -> _LiveModule:
         self._newest += 1
         parameters = self._parameters[self._newest - 1]
-        module = _LiveModule(self._newest, start, output, seen, parameters, tape)
+        module = _LiveModule(self._newest, start, output, features, parameters, tape)
         if tape is not None:
             tape.keep(output)
         self._live[self._newest] = module
         return module
 
     def _cotangent(self, level: Level, module: _LiveModule) -> Tensor:
-        self._position.set("judge", module.index)
-        leaf = module.seen.detach().requires_grad_()
-        loss = self._judge(level, module.index, leaf)
+        self._phase.set("auxiliary", module.index)
+        leaf = module.features.detach().requires_grad_()
+        loss = self._loss(level, module.index, leaf)
         if not loss.requires_grad:
             raise UserError(f"the {level} loss of module {module.index} depends on nothing trained")
         with autocast_off(leaf.device.type):
@@ -286,23 +251,23 @@ class Step:
                 del carried
                 below = self._complete(module, with_input=j > first)
             else:
-                self._position.set("carry", j)
-                below = module.pull("output", carried) if j > first else None
+                self._phase.set("carry", j)
+                below = module.pullback("output", carried) if j > first else None
                 if final:
                     self._complete(module)
             if final:
-                self._vacate(module)
+                self._free_input(module)
             if below is not None:
                 carried = below
 
     def _complete(self, module: _LiveModule, *, with_input: bool = False) -> Tensor | None:
         del self._live[module.index]
-        self._position.set("complete", module.index)
+        self._phase.set("complete", module.index)
         carried = module.complete(with_input=with_input)
         self._on_done(module.index)
         return carried
 
-    def _vacate(self, module: _LiveModule) -> None:
+    def _free_input(self, module: _LiveModule) -> None:
         """Free what a module that is done began from: the model's frames may still hold it."""
         if module.index > 1 and module.index - 1 not in self._holds:
-            self._vacated.add(module.input)
+            self._freed.add(module.input)

@@ -6,23 +6,23 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
 from hpff.cutting.trace import is_compiled
-from hpff.engine.auxiliary_networks import image_of
-from hpff.engine.recomputation import Tape, Vacated
-from hpff.engine.schedule import Level, Step
+from hpff.engine.auxiliary_networks import AuxiliaryNetworks, image_of
+from hpff.engine.level_weights import Level
+from hpff.engine.phase import Phase
+from hpff.engine.reach import Reach
+from hpff.engine.recomputation import FreedTensors, Recompute, Tape
+from hpff.engine.schedule import Step
 from hpff.errors import UserError
 from hpff.features import mask_of
-from hpff.torch_support.group_norm import needs_plain_maps, plain
+from hpff.torch_support.group_norm import has_group_norm, without_channels_last
 from hpff.torch_support.model_io import call_model, logits_of, replaced, tensor_at
-
-if TYPE_CHECKING:
-    from hpff.learner import LocalLearner
 
 
 @dataclass(frozen=True)
@@ -47,65 +47,93 @@ class Losses:
 
 
 class HookedStep:
-    """One step of a learner: what the hooks and the schedule share."""
+    """One step through a model's own forward: what the hooks and the schedule share.
+
+    Args:
+        model: the backbone.
+        networks: its cut, and the auxiliary networks there.
+        reach: how far down the cascades train.
+        parameters: for each module the backbone's parameters that it may use.
+        recompute: what is recomputed instead of kept.
+        phase: kept up to date.
+    """
 
     def __init__(
         self,
-        learner: LocalLearner,
-        inputs: Any,
-        targets: Tensor,
-        scale: float | Tensor,
-        on_done: Callable[[int], None],
+        model: nn.Module,
+        networks: AuxiliaryNetworks,
+        reach: Reach,
+        parameters: Sequence[Sequence[Tensor]],
+        *,
+        recompute: Recompute,
+        phase: Phase,
     ) -> None:
-        self._learner = learner
-        self._image = image_of(inputs)
-        self._mask = mask_of(learner.model, inputs)
-        self._targets = targets
-        self._scale = scale
+        self._model = model
+        self._networks = networks
+        self._partition = networks.partition
+        self._reach = reach
+        self._parameters = parameters
+        self._phase = phase
+        self._recompute = recompute
         self._losses: dict[tuple[Level, int], Tensor] = {}
         self._start = torch.empty(0)
-        self._position = 0
+        self._next = 0
         self._busy = False
-        self._vacated = Vacated()
+        self._freed = FreedTensors()
         self._tape: Tape | None = None
         self._recording = ExitStack()
-        self._compiled = any(is_compiled(module) for module in learner.model.modules())
-        if self._compiled and learner.lean:
-            raise UserError(
-                f"lean={learner.lean!r} cannot recompute compiled blocks; use lean=False"
-            )
-        self._plain_maps = needs_plain_maps(learner.model)
-        self._step = Step(
-            reach=learner.reach,
-            parameters=learner.backbone_parameters(),
-            judge=self._judge,
-            share=lambda level: learner.weight(level) / learner.own_weight(level),
-            independent=learner.independent,
-            on_done=on_done,
-            position=learner.position,
-            vacated=self._vacated,
-            holds={module.index for module in learner.partition if module.read_later},
-        )
+        self._compiled = any(is_compiled(module) for module in model.modules())
+        if self._compiled and recompute != "never":
+            raise UserError("compiled blocks cannot be recomputed; use recompute='never'")
+        self._plain_maps = has_group_norm(model)
 
-    def run(self, inputs: Any) -> Losses:
-        """The model's own forward, with local work at every cut."""
-        model = self._learner.model
-        cuts = [(m.cut, model.get_submodule(m.cut)) for m in self._learner.partition if m.cut]
+    def run(
+        self,
+        inputs: Any,
+        targets: Tensor,
+        scale: float | Tensor = 1.0,
+        on_done: Callable[[int], None] = lambda _: None,
+    ) -> Losses:
+        """The model's own forward, with local work at every cut.
+
+        Args:
+            inputs: what the model takes.
+            targets: what the losses compare with.
+            scale: factor of every gradient.
+            on_done: called with j when the gradients of module j are final.
+        """
+        self._image = image_of(inputs)
+        self._mask = mask_of(self._model, inputs)
+        self._targets = targets
+        self._scale = scale
+        weights = self._networks.weights
+        self._step = Step(
+            reach=self._reach,
+            parameters=self._parameters,
+            loss=self._loss,
+            share=lambda level: weights.for_modules(level) / weights.for_network(level),
+            independent=weights.independent > 0,
+            on_done=on_done,
+            phase=self._phase,
+            freed=self._freed,
+            holds={module.index for module in self._partition if module.read_later},
+        )
+        cuts = [(m.cut, self._model.get_submodule(m.cut)) for m in self._partition if m.cut]
         try:
-            reused = self._compiled and any(self._learner.reach.carried_through)
+            reused = self._compiled and any(self._reach.carried_through)
             compiling = _compiling_for_reuse() if reused else nullcontext()
             with _hooked(cuts, self._hook), compiling, torch.enable_grad(), self._recording:
                 self._record(None)
-                self._finish(logits_of(call_model(model, inputs)))
+                self._finish(logits_of(call_model(self._model, inputs)))
             return self._result()
         finally:
             # This object and its step refer to each other: let go of the last tensors.
             del self._step, self._start, self._image, self._tape, self._recording
-            self._learner.position.set("", 0)
+            self._phase.set("", 0)
 
     def _hook(self, name: str, returned: Any) -> Any:
         """Take a cut submodule's output and give the next module its input."""
-        module = self._learner.partition[self._position]
+        module = self._partition[self._next]
         if self._busy:
             raise UserError(
                 f"submodule {name!r} runs again during the backward: the model recomputes "
@@ -123,69 +151,61 @@ class HookedStep:
                 f"submodule {name!r} returns no tensor where it did on the example: the model "
                 "does not run as it did on the example"
             )
-        self._position += 1
+        self._next += 1
         self._busy = True
         self._recording.close()
-        if self._compiled and self._learner.reach.carried_through[module.index - 1]:
+        if self._compiled and self._reach.carried_through[module.index - 1]:
             _refuse_donation(output)
-        seen = self._learner.see(module.index, output, self._image, self._mask)
-        self._start = self._step.boundary(self._start, output, seen, self._tape)
+        features = self._networks.features(module.index, output, self._image, self._mask)
+        self._start = self._step.boundary(self._start, output, features, self._tape)
         self._busy = False
         self._record(self._start)
         return replaced(returned, output, self._next_input(overwritten=module.overwritten))
 
     def _next_input(self, *, overwritten: bool) -> Tensor:
-        start = plain(self._start) if self._plain_maps else self._start
+        start = without_channels_last(self._start) if self._plain_maps else self._start
         return start.clone() if overwritten and start is self._start else start
 
     def _finish(self, logits: Tensor) -> None:
-        missed = [m.cut for m in self._learner.partition[self._position : -1]]
+        missed = [m.cut for m in self._partition[self._next : -1]]
         if missed:
             raise UserError(
                 f"submodule {missed[0]!r} did not run in this step: the model does not run as it "
                 "did on the example (if the whole model is compiled, compile its blocks instead)"
             )
-        share = self._learner.weight("cascade") / self._learner.weight("final")
+        weights = self._networks.weights
+        share = weights.for_modules("cascade") / weights.for_modules("final")
         self._recording.close()
         self._logits = logits.detach()
         self._busy = True
         self._step.finish(self._start, logits, carried_share=share, tape=self._tape)
 
     def _record(self, start: Tensor | None) -> None:
-        """In lean training, note from here on how the next module's tensors come about."""
-        if self._learner.lean:
-            self._tape = Tape(
-                start,
-                self._vacated,
-                self._learner.position,
-                light=self._learner.lean == "light",
-            )
+        """Where modules are recomputed, note how the next one's tensors come about."""
+        if self._recompute != "never":
+            once = self._recompute == "once"
+            self._tape = Tape(start, self._freed, self._phase, once=once)
             self._recording.enter_context(self._tape.recording())
 
     def _result(self) -> Losses:
-        learner, final = self._learner, self._losses["final", len(self._learner.partition)]
+        weights = self._networks.weights
+        final = self._losses["final", len(self._partition)]
         independent = [x for (level, _), x in self._losses.items() if level == "independent"]
         cascade = [x for (level, _), x in self._losses.items() if level == "cascade"]
-        if learner.independent:
+        if weights.independent:
             independent.append(final)
-        if learner.cascade > 1:
+        if weights.cascade:
             cascade.append(final)
         total = torch.zeros_like(final)
-        for weight, losses in zip(learner.weights, (independent, cascade), strict=True):
+        for weight, losses in ((weights.independent, independent), (weights.cascade, cascade)):
             if losses:
                 total = total + weight * torch.stack(losses).sum()
         return Losses(final, self._logits, tuple(independent), tuple(cascade), total)
 
-    def _judge(self, level: Level, j: int, seen: Tensor) -> Tensor:
-        learner = self._learner
-        if level == "final":
-            loss = learner.criterion(seen, self._targets)
-        else:
-            images = [self._image] if learner.method.needs_images else []
-            outputs = learner.auxiliary(level, j)(seen, *images)
-            loss = learner.method.loss(outputs, self._targets, learner.place(level, j))
+    def _loss(self, level: Level, j: int, features: Tensor) -> Tensor:
+        loss = self._networks.loss(level, j, features, self._image, self._targets)
         self._losses[level, j] = loss.detach()
-        return loss * (self._scale * learner.own_weight(level))
+        return loss * (self._scale * self._networks.weights.for_network(level))
 
 
 @contextmanager

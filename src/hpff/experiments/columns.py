@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hpff.data import OUTLINES
+from hpff.data import PUBLISHED_DATASETS
 from hpff.errors import UserError
 from hpff.recipes.recipe import Recipe
 
@@ -28,7 +28,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Measure:
+class Column:
     """A number of a run; `read` gives None where a run has none.
 
     Attributes:
@@ -79,14 +79,14 @@ def _step_memory(run: Subject) -> float:
     return rehearse(run.recipe) / _GIB
 
 
-def _stl10(title: str, matching: Matching) -> Measure:
+def _stl10(title: str, matching: Matching) -> Column:
     """The accuracy of a run on CIFAR-10 on the test images of STL-10."""
 
     def read(run: Subject) -> float:
         from hpff.experiments.transfer import transfer
         from hpff.runs.finished_run import FinishedRun
 
-        names = OUTLINES["cifar10"].class_names
+        names = PUBLISHED_DATASETS["cifar10"].class_names
         dataset = run.data.get("stl10", "stl10")
         treatment = "auto" if dataset == "stl10" else "stl10"
         found = transfer(
@@ -98,17 +98,17 @@ def _stl10(title: str, matching: Matching) -> Measure:
         )
         return 100 - found.score.error
 
-    return Measure(title, 2, read, slow=True, tested_on="stl10")
+    return Column(title, 2, read, slow=True, tested_on="stl10")
 
 
 _GIB = 2**30
-MEASURES = {
-    "error": Measure("test error, %", 2, _reported("test_error_percent")),
-    "top5": Measure("top-5 error, %", 2, _reported("test_top5_error_percent")),
-    "accuracy": Measure("accuracy, %", 2, _scaled("test_error_percent", lambda x: 100 - x)),
-    "memory": Measure("memory, GiB", 2, _scaled("peak_memory_bytes", lambda x: x / _GIB)),
-    "minutes": Measure("training, minutes", 1, _scaled("train_seconds", lambda x: x / 60)),
+COLUMNS = {
+    "error": Column("test error, %", 2, _reported("test_error_percent")),
+    "top5": Column("top-5 error, %", 2, _reported("test_top5_error_percent")),
+    "accuracy": Column("accuracy, %", 2, _scaled("test_error_percent", lambda x: 100 - x)),
+    "memory": Column("memory, GiB", 2, _scaled("peak_memory_bytes", lambda x: x / _GIB)),
+    "minutes": Column("training, minutes", 1, _scaled("train_seconds", lambda x: x / 60)),
     "stl10_position": _stl10("STL-10, labels by position, %", "position"),
     "stl10_name": _stl10("STL-10, 9 classes by name, %", "name"),
-    "step_memory": Measure("memory, GiB", 2, _step_memory, trains=False, slow=True),
+    "step_memory": Column("memory, GiB", 2, _step_memory, trains=False, slow=True),
 }

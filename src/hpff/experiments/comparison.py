@@ -11,31 +11,11 @@ from typing import Any
 
 from hpff.errors import UserError
 from hpff.recipes import recipe as recipes
-from hpff.recipes.recipe import Named, Recipe
+from hpff.recipes.recipe import Recipe
+from hpff.settings import BASELINE
 from hpff.training import loop
 from hpff.training.loop import Observer
 from hpff.training.setup import assemble
-
-BASELINE = "bp"
-
-
-@dataclass(frozen=True)
-class _Variant:
-    """What `METHOD+SUFFIX` switches on."""
-
-    independent: bool
-    cascade: bool
-    patches: bool
-
-
-_VARIANTS = {
-    "": _Variant(independent=True, cascade=False, patches=False),
-    "cl": _Variant(independent=False, cascade=True, patches=False),
-    "hilo": _Variant(independent=True, cascade=True, patches=False),
-    "pff": _Variant(independent=True, cascade=False, patches=True),
-    "cl+pff": _Variant(independent=False, cascade=True, patches=True),
-    "hpff": _Variant(independent=True, cascade=True, patches=True),
-}
 
 
 @dataclass(frozen=True)
@@ -61,52 +41,17 @@ class Row:
 
 def default_labels(recipe: Recipe) -> list[str]:
     """Backprop, the recipe's method alone (DGL for a recipe of backprop), and with HPFF."""
-    method = recipe.method.name if recipe.local else "dgl"
+    method = "dgl" if recipe.local.is_backprop else recipe.local.method_name
     return [BASELINE, method, f"{method}+hpff"]
 
 
 def recipe_for(label: str, recipe: Recipe, seed: int) -> Recipe:
     """The recipe with a label's method, levels and patches, and a seed.
 
-    k and n come from the recipe, and are 2 where it has 1; `+hpff4` asks for n = 4. Level weights
-    are kept only where both levels are on: a level alone has weight 1. Raises UserError for an
-    unknown label.
+    See :meth:`hpff.LocalSettings.with_label`. Raises UserError for an unknown label.
     """
-    if label == BASELINE:
-        changed = dataclasses.replace(recipe, method=Named(BASELINE), seed=seed)
-    else:
-        changed = _local_recipe(label, recipe, seed)
+    changed = dataclasses.replace(recipe, local=recipe.local.with_label(label), seed=seed)
     return recipes.parse(changed.to_plain(), label)
-
-
-def _local_recipe(label: str, recipe: Recipe, seed: int) -> Recipe:
-    method, plus, tail = label.partition("+")
-    suffix = tail.rstrip("0123456789")
-    number = tail.removeprefix(suffix)
-    known = suffix in _VARIANTS and bool(plus) == bool(tail)
-    bad_number = number != "" and (
-        not suffix.endswith("pff") or number.startswith("0") or len(number) > 9
-    )
-    if not known or method in ("", BASELINE) or bad_number:
-        names = ", ".join(f"METHOD+{name}" if name else "METHOD" for name in _VARIANTS)
-        raise UserError(
-            f"{label}: unknown label in --methods, expected {BASELINE}, {names}; "
-            "n may follow pff and hpff (METHOD+hpff4)"
-        )
-    variant = _VARIANTS[suffix]
-    patches = int(number) if number else max(recipe.patches, 2)
-    cascade = max(recipe.cascade, 2) if isinstance(recipe.cascade, int) else recipe.cascade
-    both = variant.independent and variant.cascade
-    return dataclasses.replace(
-        recipe,
-        method=recipe.method if method == recipe.method.name else Named(method),
-        independent=variant.independent,
-        cascade=cascade if variant.cascade else 1,
-        patches=patches if variant.patches else 1,
-        independent_weight=recipe.independent_weight if both else None,
-        cascade_weight=recipe.cascade_weight if both else None,
-        seed=seed,
-    )
 
 
 def run(

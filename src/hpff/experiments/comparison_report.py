@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpff.experiments.comparison import BASELINE, Row
+from hpff.experiments.comparison import Row
 from hpff.recipes.recipe import Recipe
 from hpff.runs import machine
 from hpff.runs.atomic_files import write_atomically
+from hpff.settings import BASELINE
 
 HEADER = ("method", "test error %", "peak memory", "× BP", "step time", "× BP")
 

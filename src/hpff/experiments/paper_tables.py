@@ -9,10 +9,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from hpff.errors import UserError
-from hpff.experiments.columns import MEASURES
+from hpff.errors import UserError, did_you_mean, shown
+from hpff.experiments.columns import COLUMNS
 from hpff.recipes import files as recipe_files
-from hpff.recipes.schema import did_you_mean, shown
 from hpff.recipes.yaml_text import parse_yaml
 
 _KEYS = ("title", "source", "measures", "rows")
@@ -89,9 +88,9 @@ def _parse(plain: Any, name: str, path: Path) -> PaperTable:
         if not isinstance(plain[key], str):
             raise UserError(f"{name}: {key}: is {shown(plain[key])}, expected text")
     measures = plain["measures"]
-    if not isinstance(measures, list) or not measures or any(m not in MEASURES for m in measures):
+    if not isinstance(measures, list) or not measures or any(m not in COLUMNS for m in measures):
         raise UserError(
-            f"{name}: measures: is {shown(measures)}, expected a list of {', '.join(MEASURES)}"
+            f"{name}: measures: is {shown(measures)}, expected a list of {', '.join(COLUMNS)}"
         )
     rows = plain["rows"]
     if not isinstance(rows, dict) or not rows:

@@ -12,11 +12,11 @@ from typing import Any
 
 from hpff import methods
 from hpff import recipes as packaged
-from hpff.learner import HILO_WEIGHTS
+from hpff.errors import shown
 from hpff.recipes import recipe as recipes
 from hpff.recipes.recipe import Recipe
-from hpff.recipes.schema import shown
 from hpff.recipes.yaml_text import parse_yaml
+from hpff.settings import HILO_WEIGHTS
 
 _FILE = Path(packaged.__file__).with_name("_sources.yaml")
 _PAGE = "docs/methods.md, Where papers and public codes differ"
@@ -25,7 +25,7 @@ _OURS = "ours: "
 # Keys that say where, when and how fast a run goes, not what it computes.
 _WITHOUT_EFFECT = {
     *("seed", "device", "threads", "workers", "evaluate_every", "broken_images"),
-    *("patch_mode", "lean", "compile", "channels_last", "step_per_module"),
+    *("patch_mode", "recompute", "compile", "channels_last", "step_per_module"),
 }
 # Keys that change nothing as long as they have this value.
 _OFF = {
@@ -127,8 +127,8 @@ def _values(recipe: Recipe) -> dict[str, Any]:
     for key in ("model", "method"):
         if key in flat:
             flat[f"{key}.name"] = flat.pop(key)
-    if recipe.local:
-        flat = {**_defaults(recipe.method.name), **flat}
+    if not recipe.local.is_backprop:
+        flat = {**_defaults(recipe.local.method_name), **flat}
     for key, weight in zip(("independent_weight", "cascade_weight"), HILO_WEIGHTS, strict=True):
         flat[key] = weight if flat[key] is None else flat[key]
     return {key: value for key, value in flat.items() if _matters(key, value, recipe)}
@@ -146,13 +146,13 @@ def _matters(key: str, value: Any, recipe: Recipe) -> bool:
 
 
 def _matters_locally(key: str, recipe: Recipe) -> bool:
-    if not recipe.local:
+    if recipe.local.is_backprop:
         return key == "method.name"
     if key.endswith("_weight"):
-        return recipe.independent and recipe.cascade != 1
+        return recipe.local.independent and recipe.local.has_cascades
     if key == "method.temperature":
-        return recipe.method.settings.get("task") == "contrast"
-    return key != "smallest_patch" or recipe.patches > 1
+        return recipe.local.method_settings.get("task") == "contrast"
+    return key != "smallest_patch" or recipe.local.patches > 1
 
 
 def _defaults(method: str) -> dict[str, Any]:

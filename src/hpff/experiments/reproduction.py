@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hpff.errors import UserError
 from hpff.experiments import provenance
-from hpff.experiments.columns import MEASURES, Subject
+from hpff.experiments.columns import COLUMNS, Subject
 from hpff.experiments.paper_tables import PaperRow, PaperTable
 from hpff.experiments.provenance import Setting
 from hpff.recipes import files as recipe_files
@@ -143,7 +143,7 @@ class Reproduction:
     @property
     def trains(self) -> bool:
         """Whether some measure needs trained runs."""
-        return any(MEASURES[measure].trains for measure in self.table.measures)
+        return any(COLUMNS[measure].trains for measure in self.table.measures)
 
     def missing(self) -> list[Run]:
         """The runs that are not finished, in the order in which they are trained."""
@@ -168,7 +168,7 @@ class Reproduction:
 
     def _check_data(self) -> None:
         """Refuse other data for a data set that no run here is trained or tested on."""
-        tested = {MEASURES[measure].tested_on for measure in self.table.measures}
+        tested = {COLUMNS[measure].tested_on for measure in self.table.measures}
         used = {recipe.data for recipe in self._published.values()} | tested
         unused = [name for name in self._data if name and name not in used]
         if unused:
@@ -237,9 +237,9 @@ class Reproduction:
 
     def _read(self, measure: str, run: Subject, *, known_only: bool) -> float | None:
         """A measure of a run; None, with a fault noted, where it cannot be had."""
-        read = MEASURES[measure].read
+        read = COLUMNS[measure].read
         try:
-            if not MEASURES[measure].slow:
+            if not COLUMNS[measure].slow:
                 return read(run)
             kept = _Kept(self.out / "measures" / run.path.relative_to(self.out), measure, run)
             value = kept.value()

@@ -10,7 +10,7 @@ from typing import Any
 
 import hpff
 from hpff.experiments import provenance
-from hpff.experiments.columns import MEASURES
+from hpff.experiments.columns import COLUMNS
 from hpff.experiments.paper_tables import PaperTable
 from hpff.experiments.reproduction import Result
 from hpff.runs import machine
@@ -25,7 +25,7 @@ def header(table: PaperTable) -> tuple[str, ...]:
     """The titles of the columns."""
     columns = ["run", "seeds"]
     for measure in table.measures:
-        columns += [f"{MEASURES[measure].title}: paper", "ours", "difference"]
+        columns += [f"{COLUMNS[measure].title}: paper", "ours", "difference"]
     return tuple(columns)
 
 
@@ -137,14 +137,14 @@ def _draw_measure(axis: Any, measure: str, results: Sequence[Result], *, names: 
     axis.set_yticks(list(places), labels) if names else axis.set_yticks([])
     axis.invert_yaxis()
     axis.set_ylim(len(results) - 0.5, -0.5)
-    axis.set(xlabel=MEASURES[measure].title, title="dots: ours, circles: the paper")
+    axis.set(xlabel=COLUMNS[measure].title, title="dots: ours, circles: the paper")
     axis.grid(axis="x", alpha=0.3)
 
 
 def _cells(table: PaperTable, result: Result) -> tuple[str, ...]:
     texts = [result.row.name, ", ".join(map(str, result.seeds)) or "–"]
     for name in table.measures:
-        measure, spread = MEASURES[name], result.spread(name)
+        measure, spread = COLUMNS[name], result.spread(name)
         ours = measure.shown(result.mean(name))
         texts += [
             measure.shown(result.row.paper.get(name)),

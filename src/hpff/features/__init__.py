@@ -1,7 +1,7 @@
 """What a module's output means: maps, tokens, sequences or vectors, one file a kind."""
 
-from hpff.features.base import Facts, Features
-from hpff.features.finding import Finder, check_given
+from hpff.features.base import Facts, FeatureKind
+from hpff.features.finding import Finder, Given, check_given
 from hpff.features.maps import Maps
 from hpff.features.masks import mask_of
 from hpff.features.sequences import Sequences
@@ -10,8 +10,9 @@ from hpff.features.vectors import Vectors
 
 __all__ = [
     "Facts",
-    "Features",
+    "FeatureKind",
     "Finder",
+    "Given",
     "Maps",
     "Sequences",
     "Tokens",

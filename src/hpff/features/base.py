@@ -32,7 +32,7 @@ class Facts:
     channels_last: bool = False
 
 
-class Features(ABC):
+class FeatureKind(ABC):
     """How the output of one module is laid out.
 
     Methods see one of two forms, whatever the layout: maps (B, C, H, W), which PFF cuts into n×n
@@ -43,11 +43,13 @@ class Features(ABC):
     kind: ClassVar[str]
 
     @abstractmethod
-    def form(self, shape: Shape, sides: Sides | None) -> Shape:
+    def features_shape(self, shape: Shape, sides: Sides | None) -> Shape:
         """What the methods see, uncut: (C, H, W) or (D,)."""
 
     @abstractmethod
-    def view(self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None) -> Tensor:
+    def features(
+        self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None
+    ) -> Tensor:
         """The output as maps (B, C, H, W), as vectors (B, D), or as pieces (B, n, D) with n > 1.
 
         Args:

@@ -12,21 +12,22 @@ from torch.utils._pytree import tree_leaves
 
 from hpff.errors import UserError
 from hpff.features import maps, sequences, tokens, vectors
-from hpff.features.base import Facts, Features, Shape, Sides
+from hpff.features.base import Facts, FeatureKind, Shape, Sides
 from hpff.features.maps import Maps
 from hpff.features.sequences import Sequences
 from hpff.features.tokens import Tokens
 from hpff.features.vectors import Vectors
 
-Given = str | Features
+GivenKind = str | FeatureKind
+Given = GivenKind | Mapping[str, GivenKind] | None
 # Asked in this order; the last takes anything.
-_KINDS: tuple[Callable[[Shape, Facts], Features | None], ...] = (
+_KINDS: tuple[Callable[[Shape, Facts], FeatureKind | None], ...] = (
     vectors.recognize,
     maps.recognize,
     tokens.recognize,
     sequences.recognize,
 )
-_NAMED: dict[str, Features] = {
+_NAMED: dict[str, FeatureKind] = {
     "map": Maps(),
     "map-last": Maps(channels_last=True),
     "tokens": Tokens(),
@@ -44,7 +45,7 @@ class Finder:
     Args:
         sides: of the example's images, if its input is such.
         shapes: of the outputs of all its blocks, the batch left out.
-        given: a kind's name or a :class:`Features` for all cuts, or by the cut's name.
+        given: a kind's name or a :class:`FeatureKind` for all cuts, or by the cut's name.
 
     Raises:
         UserError: ``given`` names no kind.
@@ -56,27 +57,27 @@ class Finder:
         example: Any,
         sides: Sides | None,
         shapes: Iterable[Shape],
-        given: Given | Mapping[str, Given] | None = None,
+        given: Given = None,
     ) -> None:
         self.sides = sides
         self._facts = _facts(model, example, sides, shapes)
         self._given = given
 
-    def at(self, cut: str, shape: Shape) -> Features:
+    def at(self, cut: str, shape: Shape) -> FeatureKind:
         """The features of the output of the submodule ``cut``."""
         given = self._given.get(cut) if isinstance(self._given, Mapping) else self._given
         return self._find(shape) if given is None else self._as_given(given, cut, shape)
 
-    def form(self, shape: Shape) -> Shape:
+    def features_shape(self, shape: Shape) -> Shape:
         """What methods would see of an output that is no cut."""
-        said = self._given if isinstance(self._given, Features) else _NAMED.get(str(self._given))
+        said = self._given if isinstance(self._given, FeatureKind) else _NAMED.get(str(self._given))
         features = said if isinstance(said, Maps) and len(shape) == 3 else self._find(shape)
-        return features.form(shape, self.sides)
+        return features.features_shape(shape, self.sides)
 
-    def _find(self, shape: Shape) -> Features:
+    def _find(self, shape: Shape) -> FeatureKind:
         return next(found for kind in _KINDS if (found := kind(shape, self._facts)) is not None)
 
-    def _as_given(self, given: Given, cut: str, shape: Shape) -> Features:
+    def _as_given(self, given: GivenKind, cut: str, shape: Shape) -> FeatureKind:
         features = _named(given)
         if not _fits(features, shape):
             raise UserError(
@@ -99,15 +100,15 @@ def check_given(given: object, cuts: Iterable[str]) -> None:
         _named(given)
 
 
-def _named(given: object) -> Features:
-    if isinstance(given, Features):
+def _named(given: object) -> FeatureKind:
+    if isinstance(given, FeatureKind):
         return given
     if isinstance(given, str) and given in _NAMED:
         return _NAMED[given]
     raise UserError(f"features: {given!r} is no kind; expected one of: {', '.join(_NAMED)}")
 
 
-def _fits(features: Features, shape: Shape) -> bool:
+def _fits(features: FeatureKind, shape: Shape) -> bool:
     least, most = _DIMENSIONS.get(type(features), (0, 9))
     return least <= len(shape) <= most
 

@@ -7,21 +7,23 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hpff.features.base import Facts, Features, Shape, Sides, is_grid
+from hpff.features.base import Facts, FeatureKind, Shape, Sides, is_grid
 
 
 @dataclass(frozen=True)
-class Maps(Features):
+class Maps(FeatureKind):
     """Maps (B, C, H, W), or (B, H, W, C) as in Swin."""
 
     kind: ClassVar[str] = "map"
 
     channels_last: bool = False
 
-    def form(self, shape: Shape, sides: Sides | None) -> Shape:
+    def features_shape(self, shape: Shape, sides: Sides | None) -> Shape:
         return (shape[2], *shape[:2]) if self.channels_last else shape
 
-    def view(self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None) -> Tensor:
+    def features(
+        self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None
+    ) -> Tensor:
         return output.permute(0, 3, 1, 2) if self.channels_last else output
 
     def __str__(self) -> str:

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpff.features.base import Facts, Features, Shape, Sides
+from hpff.features.base import Facts, FeatureKind, Shape, Sides
 
 
 @dataclass(frozen=True)
-class Sequences(Features):
+class Sequences(FeatureKind):
     """Sequences (B, L, D), or (B, D, L) as in 1-d convolutions.
 
     What methods see is the mean of each of n pieces. The pieces share out a sample's own tokens,
@@ -27,14 +27,16 @@ class Sequences(Features):
 
     channels_first: bool = False
 
-    def form(self, shape: Shape, sides: Sides | None) -> Shape:
+    def features_shape(self, shape: Shape, sides: Sides | None) -> Shape:
         return (shape[0] if self.channels_first else shape[-1],)
 
     def pieces(self, wanted: int, smallest: int, shape: Shape) -> int:
-        length = prod(shape) // self.form(shape, None)[0]
+        length = prod(shape) // self.features_shape(shape, None)[0]
         return min(wanted, max(1, length // smallest))
 
-    def view(self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None) -> Tensor:
+    def features(
+        self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None
+    ) -> Tensor:
         rows = output.flatten(2).mT if self.channels_first else output.flatten(1, -2)
         if mask is None:
             valid = torch.ones(1, rows.shape[1], dtype=torch.bool, device=rows.device)

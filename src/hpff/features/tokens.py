@@ -8,13 +8,13 @@ from typing import ClassVar
 from torch import Tensor
 
 from hpff.errors import UserError
-from hpff.features.base import Facts, Features, Shape, Sides, is_grid
+from hpff.features.base import Facts, FeatureKind, Shape, Sides, is_grid
 
 MOST_PREFIX = 16
 
 
 @dataclass(frozen=True)
-class Tokens(Features):
+class Tokens(FeatureKind):
     """Tokens (B, prefix + h·w, D) of an image, row by row.
 
     The prefix (class and register tokens) belongs to no patch and stands for the whole image: its
@@ -31,10 +31,12 @@ class Tokens(Features):
     prefix: int = 0
     grid: Sides | None = None
 
-    def form(self, shape: Shape, sides: Sides | None) -> Shape:
+    def features_shape(self, shape: Shape, sides: Sides | None) -> Shape:
         return (shape[1], *self._grid(shape[0], sides))
 
-    def view(self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None) -> Tensor:
+    def features(
+        self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None
+    ) -> Tensor:
         grid = self._grid(output.shape[1], sides)
         positions: Tensor = output[:, self.prefix :].unflatten(1, grid)
         return positions.permute(0, 3, 1, 2)

@@ -7,19 +7,21 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hpff.features.base import Facts, Features, Shape, Sides
+from hpff.features.base import Facts, FeatureKind, Shape, Sides
 
 
 @dataclass(frozen=True)
-class Vectors(Features):
+class Vectors(FeatureKind):
     """Vectors (B, D)."""
 
     kind: ClassVar[str] = "vector"
 
-    def form(self, shape: Shape, sides: Sides | None) -> Shape:
+    def features_shape(self, shape: Shape, sides: Sides | None) -> Shape:
         return shape
 
-    def view(self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None) -> Tensor:
+    def features(
+        self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None
+    ) -> Tensor:
         return output
 
     def __str__(self) -> str:

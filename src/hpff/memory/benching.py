@@ -106,7 +106,7 @@ def bench(
         rounds: steps to measure, after a few that warm up; 2 or more.
         device: "cpu" or "cuda".
         compiled: backprop compiled as a whole, local methods by blocks and auxiliary networks;
-            checkpointing and lean training are left out.
+            checkpointing and recomputation are left out.
         observe: called before each piece of work.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from hpff.engine.phase import Position
+from hpff.engine.phase import Phase
 from hpff.memory.counting import AllocationCounter
 
 What = Literal[
@@ -45,19 +45,19 @@ class Ledger(AllocationCounter):
     """An allocation counter that knows whose each storage is.
 
     Args:
-        position: kept up to date by the step that is watched.
+        phase: kept up to date by the step that is watched.
     """
 
-    def __init__(self, position: Position) -> None:
+    def __init__(self, phase: Phase) -> None:
         super().__init__()
-        self._position = position
+        self._phase = phase
         self._owner: Owner | None = None
         self._births: list[tuple[Owner, int]] = []
         self._living: dict[int, int] = {}  # a storage's key -> its place in births
         self._events: list[int] = []  # a birth's place, or its complement for the death
         self._first = self._end = 0
         self._peak_event = 0
-        self.peak_position = Position()
+        self.peak_phase = Phase()
 
     @contextmanager
     def owned_by(self, what: What, module: int = 0) -> Iterator[None]:
@@ -116,14 +116,14 @@ class Ledger(AllocationCounter):
     def _note_peak(self) -> None:
         self.peak = self.current
         self._peak_event = len(self._events)
-        self.peak_position = Position(self._position.doing, self._position.module)
+        self.peak_phase = Phase(self._phase.doing, self._phase.module)
 
     def _guess(self) -> Owner:
-        doing, module = self._position.doing, self._position.module
+        doing, module = self._phase.doing, self._phase.module
         in_backward = torch._C._current_graph_task_id() != -1
-        if self._position.recomputing:
+        if self._phase.recomputing:
             return Owner("recomputed", module)
-        if doing == "judge":
+        if doing == "auxiliary":
             return Owner("auxiliary", module)
         if doing == "forward" and not in_backward:
             return Owner("activations", module)

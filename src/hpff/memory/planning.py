@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from hpff import methods as known_methods
 from hpff.cutting.partition import Partition
 from hpff.engine.reach import Cascade
-from hpff.engine.recomputation import Lean
+from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
 from hpff.memory.checkpointing import block_bytes, chain, likely_lengths
 from hpff.memory.counting import AllocationCounter
 from hpff.memory.ledger import Ledger, Owner
 from hpff.memory.steps import TrainingStep, Way, Workload
-from hpff.torch_support.fake_tensors import FakeTensors, weightless
+from hpff.torch_support.fake_tensors import FakeTensors, fake_model
 
 METHODS = tuple(name for name, _ in known_methods.names() if name != "bp")
 BEST = -1  # a way's segment that is to be found
@@ -156,12 +156,12 @@ def default_ways(
     *,
     cascade: Cascade = 2,
     patches: int = 2,
-    lean: Sequence[Lean] = (),
+    recompute: Sequence[Recompute] = (),
 ) -> list[Way]:
     """Backprop, with and without checkpointing, and each method alone and with HPFF.
 
     Args:
-        lean: for each of these, a method with HPFF comes lean in this way too.
+        recompute: for each of these, a method with HPFF comes recomputed in this way too.
 
     Raises:
         UserError: a method is unknown.
@@ -171,7 +171,7 @@ def default_ways(
         known_methods.create(method)
         if method != "bp":
             hpff = Way(method, cascade, patches)
-            ways += [Way(method), hpff, *(replace(hpff, lean=each) for each in lean)]
+            ways += [Way(method), hpff, *(replace(hpff, recompute=each) for each in recompute)]
     return list(dict.fromkeys(ways))
 
 
@@ -207,7 +207,7 @@ class Rehearsal:
     def __init__(self, workload: Workload, way: Way) -> None:
         self._workload = workload
         self._mode = FakeTensors()
-        model = weightless(workload.build, self._mode)
+        model = fake_model(workload.build, self._mode)
         with self._mode:
             self.step = TrainingStep(model, workload, way)
 
@@ -244,7 +244,7 @@ def count(step: TrainingStep, batch: int, image: tuple[int, ...]) -> Ledger:
 
     Under fake tensors or on a device, whichever the step was made for.
     """
-    ledger = Ledger(step.position)
+    ledger = Ledger(step.phase)
     device = next(step.model.parameters()).device
     with ledger, _gradients_noted(step.trained, ledger):
         for what, tensor in step.standing():
@@ -310,11 +310,11 @@ def _peak_by_batch(rehearsal: Rehearsal, batch: int, curve: Sequence[int]) -> _P
 
 
 def _moment(ledger: Ledger) -> str:
-    doing, module = ledger.peak_position.doing, ledger.peak_position.module
+    doing, module = ledger.peak_phase.doing, ledger.peak_phase.module
     texts = {
         "": "optimizer",
         "forward": f"forward {module}",
-        "judge": f"auxiliary {module}",
+        "auxiliary": f"auxiliary {module}",
         "carry": f"carry through {module}",
         "complete": f"backward {module}",
     }

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from hpff import methods, models
 from hpff.cutting.balance import Balance
 from hpff.cutting.partition import Partition, partition
-from hpff.engine.phase import Position
+from hpff.engine.phase import Phase
 from hpff.engine.reach import Cascade
-from hpff.engine.recomputation import Lean
+from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.memory.checkpointing import Block, chain, checkpointed, segments_of
@@ -104,14 +104,14 @@ class Way:
         method: a local method's name, or "bp" for backprop.
         cascade, patches: k (or "auto") and n of a local method.
         segment: backprop alone: how many blocks are recomputed together; 0 for none.
-        lean: a local method alone: whether and how modules are recomputed.
+        recompute: a local method alone: how modules are recomputed.
     """
 
     method: str = "bp"
     cascade: Cascade = 1
     patches: int = 1
     segment: int = 0
-    lean: Lean = False
+    recompute: Recompute = "never"
 
     def __str__(self) -> str:
         if self.method == "bp":
@@ -119,8 +119,8 @@ class Way:
             return f"bp+checkpointing{blocks}" if self.segment else "bp"
         levels = {(True, True): "+hpff", (True, False): "+hilo", (False, True): "+pff"}
         level = levels.get((self.cascade != 1, self.patches > 1), "")
-        lean = {False: "", True: " lean", "light": " lean light"}[self.lean]
-        return self.method + level + lean
+        recompute = "" if self.recompute == "never" else f" recompute={self.recompute}"
+        return self.method + level + recompute
 
 
 class TrainingStep:
@@ -133,7 +133,7 @@ class TrainingStep:
         model: the backbone.
         partition: its cut.
         trained: what holds all the parameters: the learner, or the model itself.
-        position: what the step is doing; in backprop only while it is ``watched``.
+        phase: what the step is doing; in backprop only while it is ``watched``.
     """
 
     watched = False
@@ -151,7 +151,7 @@ class TrainingStep:
     def _prepare_backprop(self, workload: Workload, way: Way, example: Tensor) -> None:
         self.trained: nn.Module = self.model
         self.partition = workload.cut(self.model, example)
-        self.position = Position()
+        self.phase = Phase()
         self._segments: list[Sequence[Block]] = []
         if way.segment:
             self._segments = segments_of(chain(self.model, example), way.segment)
@@ -167,9 +167,9 @@ class TrainingStep:
             method=workload.method(way.method, len(cut)),
             cascade=way.cascade,
             patches=way.patches,
-            lean=way.lean,
+            recompute=way.recompute,
         )
-        self.trained, self.partition, self.position = learner, learner.partition, learner.position
+        self.trained, self.partition, self.phase = learner, learner.partition, learner.phase
         done = self._step_module if workload.step_per_module else None
         self._fill = lambda images, targets: learner.backward(images, targets, on_module_done=done)
 
@@ -210,15 +210,15 @@ class TrainingStep:
 
     def _backprop(self, images: Tensor, targets: Tensor) -> None:
         cuts = [(m.index, self.model.get_submodule(m.cut)) for m in self.partition if m.cut]
-        follow = _followed(cuts if self.watched else [], self.position)
+        follow = _followed(cuts if self.watched else [], self.phase)
         with checkpointed(self._segments), follow:
-            self.position.set("forward", 1)
+            self.phase.set("forward", 1)
             logits = self.model(images)
-            self.position.set("judge", len(self.partition))
+            self.phase.set("auxiliary", len(self.partition))
             loss = F.cross_entropy(logits, targets)
-            self.position.set("complete", len(self.partition))
+            self.phase.set("complete", len(self.partition))
         loss.backward()
-        self.position.set("", 0)
+        self.phase.set("", 0)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         if self._precision == "bf16":
@@ -227,15 +227,15 @@ class TrainingStep:
 
 
 @contextlib.contextmanager
-def _followed(cuts: Iterable[tuple[int, nn.Module]], position: Position) -> Iterator[None]:
-    """Keep the position up to date in a forward inside, and in its backward."""
+def _followed(cuts: Iterable[tuple[int, nn.Module]], phase: Phase) -> Iterator[None]:
+    """Keep the phase up to date in a forward inside, and in its backward."""
 
     def follow(j: int, output: Tensor) -> None:
         if torch._C._current_graph_task_id() != -1:
             return  # a segment that is recomputed
-        position.set("forward", j + 1)
+        phase.set("forward", j + 1)
         if output.requires_grad:
-            output.register_hook(lambda _: position.set("complete", j))
+            output.register_hook(lambda _: phase.set("complete", j))
 
     handles = [
         module.register_forward_hook(lambda _m, _a, output, j=j: follow(j, output))

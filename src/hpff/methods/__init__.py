@@ -1,4 +1,4 @@
-"""Methods: how one auxiliary network judges a feature."""
+"""Methods: what one auxiliary network is, and its loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from hpff.errors import UserError
 from hpff.methods.auglocal import AugLocal
-from hpff.methods.base import Criterion, Method, Place
+from hpff.methods.base import AuxiliaryContext, Criterion, Method
 from hpff.methods.bp import Backprop
 from hpff.methods.dgl import DGL
 from hpff.methods.infopro import InfoPro
@@ -18,11 +18,11 @@ from hpff.methods.predsim import PredSim
 __all__ = [
     "DGL",
     "AugLocal",
+    "AuxiliaryContext",
     "Backprop",
     "Criterion",
     "InfoPro",
     "Method",
-    "Place",
     "PredSim",
     "create",
     "names",
@@ -73,6 +73,12 @@ def published(method: str, *, network: str, data: str, modules: int) -> dict[str
     folder = PurePath(data.rpartition(":")[2]).name
     kind = _METHODS[method]
     return kind.published(network.rpartition("/")[2], folder, modules)
+
+
+def name_of(method: Method) -> str:
+    """The name of a method's object; of a kind without one, its class's in small letters."""
+    known = {kind: name for name, kind in _METHODS.items()}
+    return known.get(type(method), type(method).__name__.lower())
 
 
 def names() -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from hpff.auxiliary import GlobalAverage
 from hpff.errors import UserError
-from hpff.methods.base import Method, Place
+from hpff.methods.base import AuxiliaryContext, Method
 from hpff.models.cifar_resnet import BasicBlock
 
 _DEPTHS = {"resnet32": 2, "resnet110": 3, "resnet34": 4}
@@ -43,28 +43,31 @@ class AugLocal(Method):
         depth = {"depth": _DEPTHS[network]} if network in _DEPTHS else {}
         return {**depth, "pyramid": False} if data == "imagenet" else depth
 
-    def auxiliary(self, place: Place) -> nn.Module:
-        if len(place.features) != 3:
+    def auxiliary(self, context: AuxiliaryContext) -> nn.Module:
+        if len(context.features) != 3:
             raise UserError(
-                f"auglocal judges maps and tokens on a grid; module {place.module} gives a "
-                f"{place.kind} of width {place.features[0]}; use dgl or predsim, or cut elsewhere"
+                f"auglocal takes maps and tokens on a grid; module {context.module} gives a "
+                f"{context.kind} of width {context.features[0]}; use dgl or predsim, or "
+                "cut elsewhere"
             )
-        widths = [shape[0] for shape in place.following if len(shape) == 3] or [place.features[0]]
-        chosen = _evenly(widths, self._depth(place), place.preceding)
+        widths = [shape[0] for shape in context.following if len(shape) == 3] or [
+            context.features[0]
+        ]
+        chosen = _evenly(widths, self._depth(context), context.preceding)
         blocks: list[nn.Module] = []
-        channels = place.features[0]
+        channels = context.features[0]
         for width in chosen:
             blocks.append(BasicBlock(channels, width, stride=2 if width > channels else 1))
             channels = width
         norm = [nn.BatchNorm1d(channels)] if self.depth == 1 and self.pyramid else []
-        classifier = nn.Linear(channels, place.num_classes)
+        classifier = nn.Linear(channels, context.num_classes)
         return nn.Sequential(*blocks, GlobalAverage(), *norm, classifier)
 
-    def _depth(self, place: Place) -> int:
+    def _depth(self, context: AuxiliaryContext) -> int:
         """How many blocks the chain of a module has."""
         if not self.pyramid:
             return self.depth
-        shrunk = 0.5 * (place.module - 1) / max(place.modules - 2, 1)
+        shrunk = 0.5 * (context.module - 1) / max(context.modules - 2, 1)
         return max(1, round(self.depth * (1 - shrunk) + shrunk))
 
 
@@ -77,4 +80,4 @@ def _evenly(widths: Sequence[int], depth: int, preceding: int) -> list[int]:
     depth = min(depth, len(widths))
     step = len(widths) / depth
     places = [round(preceding + step * i) - preceding for i in range(1, depth + 1)]
-    return [widths[place - 1] for place in places]
+    return [widths[context - 1] for context in places]

@@ -15,11 +15,11 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Place:
+class AuxiliaryContext:
     """Where an auxiliary network sits.
 
     Attributes:
-        module: j, the module whose output it judges, from 1.
+        module: j, the module at whose output it sits, from 1.
         modules: K.
         level: ``"independent"`` or ``"cascade"``.
         features: shape of one feature as the network sees it, the batch left out; under PFF
@@ -49,7 +49,7 @@ class Place:
 
 
 class Method(ABC):
-    """How one auxiliary network judges a feature. Subclass it, and pass an instance as ``method``.
+    """What one auxiliary network is, and its loss. Subclass it, and pass an instance as ``method``.
 
     A method says nothing of levels, cascades or patches: the learner puts its networks where
     they belong, and PFF averages their outputs.
@@ -84,17 +84,17 @@ class Method(ABC):
         return features
 
     @abstractmethod
-    def auxiliary(self, place: Place) -> nn.Module:
-        """A new auxiliary network for features that look as ``place`` says.
+    def auxiliary(self, context: AuxiliaryContext) -> nn.Module:
+        """A new auxiliary network for features that look as ``context`` says.
 
         Its forward takes the features, and where the method ``needs_images`` the part of the
         images that belongs to them too. It returns a tensor, or a tuple or dict of tensors, the
         batch first: PFF averages them over patches.
         """
 
-    def loss(self, outputs: Any, targets: Tensor, place: Place) -> Tensor:
+    def loss(self, outputs: Any, targets: Tensor, context: AuxiliaryContext) -> Tensor:
         """The loss (a scalar) of an auxiliary network's fused outputs."""
-        return place.criterion(outputs, targets)
+        return context.criterion(outputs, targets)
 
 
 def check_indices(method: str, targets: Tensor) -> None:

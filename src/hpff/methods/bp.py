@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from hpff.methods.base import Method, Place
+from hpff.methods.base import AuxiliaryContext, Method
 
 
 class Backprop(Method):
@@ -14,5 +14,5 @@ class Backprop(Method):
 
     local: ClassVar[bool] = False
 
-    def auxiliary(self, place: Place) -> nn.Module:
+    def auxiliary(self, context: AuxiliaryContext) -> nn.Module:
         raise AssertionError("backprop has no auxiliary networks")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hpff.auxiliary import ConvMLP, VectorMLP
 from hpff.errors import UserError
-from hpff.methods.base import Method, Place
+from hpff.methods.base import AuxiliaryContext, Method
 
 
 class DGL(Method):
@@ -42,11 +42,11 @@ class DGL(Method):
             return F.avg_pool2d(features, (height // rows, width // columns))
         return F.adaptive_avg_pool2d(features, (rows, columns))
 
-    def auxiliary(self, place: Place) -> nn.Module:
-        kind = ConvMLP if place.kind == "map" else VectorMLP
+    def auxiliary(self, context: AuxiliaryContext) -> nn.Module:
+        kind = ConvMLP if context.kind == "map" else VectorMLP
         return kind(
-            place.features[0],
-            place.num_classes,
+            context.features[0],
+            context.num_classes,
             hidden_layers=self.hidden_layers,
             hidden_bias=self.hidden_bias,
         )

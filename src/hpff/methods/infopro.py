@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hpff.auxiliary import Decoder, DeepDecoder, cut, deep_head, patches_in_force, task_head
 from hpff.errors import UserError
-from hpff.methods.base import Method, Place, check_indices
+from hpff.methods.base import AuxiliaryContext, Method, check_indices
 
 # (λ1, λ2) of the first and of the last module, by data set, network and K.
 _Weights = tuple[tuple[float, float], tuple[float, float]]
@@ -129,26 +129,27 @@ class InfoPro(Method):
         weights = {"reconstruction": [first[0], last[0]], "classification": [first[1], last[1]]}
         return {"head": "imagenet", **weights} if data == "imagenet" else weights
 
-    def auxiliary(self, place: Place) -> nn.Module:
-        if len(place.features) != 3 or len(place.image) != 3:
+    def auxiliary(self, context: AuxiliaryContext) -> nn.Module:
+        if len(context.features) != 3 or len(context.image) != 3:
             raise UserError(
-                f"infopro judges maps and tokens on a grid; module {place.module} gives a "
-                f"{place.kind} of width {place.features[0]}; use dgl or predsim, or cut elsewhere"
+                f"infopro takes maps and tokens on a grid; module {context.module} gives a "
+                f"{context.kind} of width {context.features[0]}; use dgl or predsim, or "
+                "cut elsewhere"
             )
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) not in (1, place.image[0]):
+            if len(values) not in (1, context.image[0]):
                 raise UserError(
                     f"infopro: {name} has {len(values)} numbers; expected 1 or one for each of the "
-                    f"images' channels ({place.image[0]})"
+                    f"images' channels ({context.image[0]})"
                 )
-        if self.decoders > 1 and place.patches > 1:
+        if self.decoders > 1 and context.patches > 1:
             raise UserError(
-                f"infopro: decoders is {self.decoders} with PFF's patches {place.patches}; "
+                f"infopro: decoders is {self.decoders} with PFF's patches {context.patches}; "
                 "expected patches 1, as separate decoders cut the maps themselves"
             )
-        count = patches_in_force(self.decoders, place.features, place.image) ** 2
-        size = place.num_classes if self.task == "softmax" else self.hidden
-        channels, colors = place.features[0], place.image[0]
+        count = patches_in_force(self.decoders, context.features, context.image) ** 2
+        size = context.num_classes if self.task == "softmax" else self.hidden
+        channels, colors = context.features[0], context.image[0]
         decoder: type[nn.Module]
         if self.head == "imagenet":
             decoder, head = DeepDecoder, deep_head(channels, size, self.widen)
@@ -157,14 +158,16 @@ class InfoPro(Method):
         decoders = [decoder(channels, colors, self.widen) for _ in range(count)]
         return InfoProNetwork(head, decoders, self.mean, self.std)
 
-    def loss(self, outputs: Mapping[str, Tensor], targets: Tensor, place: Place) -> Tensor:
-        share = (place.module - 1) / max(place.modules - 2, 1)
+    def loss(
+        self, outputs: Mapping[str, Tensor], targets: Tensor, context: AuxiliaryContext
+    ) -> Tensor:
+        share = (context.module - 1) / max(context.modules - 2, 1)
         (r_first, r_last), (c_first, c_last) = self.reconstruction, self.classification
         if self.task == "contrast":
             check_indices("infopro with task 'contrast'", targets)
             task = supervised_contrast(outputs["task"], targets, self.temperature)
         else:
-            task = place.criterion(outputs["task"], targets)
+            task = context.criterion(outputs["task"], targets)
         reconstruction = outputs["reconstruction"].mean()
         return (r_first + (r_last - r_first) * share) * reconstruction + (
             c_first + (c_last - c_first) * share

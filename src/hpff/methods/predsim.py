@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hpff.errors import UserError
-from hpff.methods.base import Method, Place, check_indices
+from hpff.methods.base import AuxiliaryContext, Method, check_indices
 
 
 class PredSim(Method):
@@ -33,15 +33,17 @@ class PredSim(Method):
         self.beta = float(beta)
         self.feature_size = feature_size
 
-    def auxiliary(self, place: Place) -> nn.Module:
-        return PredSimNetwork(place.features, place.num_classes, self.feature_size)
+    def auxiliary(self, context: AuxiliaryContext) -> nn.Module:
+        return PredSimNetwork(context.features, context.num_classes, self.feature_size)
 
-    def loss(self, outputs: Mapping[str, Tensor], targets: Tensor, place: Place) -> Tensor:
+    def loss(
+        self, outputs: Mapping[str, Tensor], targets: Tensor, context: AuxiliaryContext
+    ) -> Tensor:
         check_indices("predsim", targets)
-        classes = torch.arange(place.num_classes, device=targets.device)
+        classes = torch.arange(context.num_classes, device=targets.device)
         wanted = (targets[:, None] == classes).to(outputs["similarity"].dtype)
         difference = similarity_matrix(outputs["similarity"]) - similarity_matrix(wanted)
-        prediction = place.criterion(outputs["logits"], targets)
+        prediction = context.criterion(outputs["logits"], targets)
         return (1 - self.beta) * prediction + self.beta * difference.square().mean()
 
 

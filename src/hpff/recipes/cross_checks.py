@@ -6,15 +6,17 @@ it raises KeyError where a value it needs is itself at fault.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
-from hpff import data, methods, models
-from hpff.errors import UserError
-from hpff.recipes.schema import Values, did_you_mean
+from hpff import data, models
+from hpff.errors import UserError, did_you_mean
+from hpff.schema import Values
+from hpff.settings import faults_between
 
 Fault = tuple[str, str] | None
 
@@ -27,29 +29,6 @@ def _modules_given(values: Values) -> Fault:
     return "modules", (
         f"is missing, expected the number of local modules or a list of submodule names "
         f"for method {values['method'].name}"
-    )
-
-
-def _cascade_fits(values: Values) -> Fault:
-    modules, cascade = values["modules"], values["cascade"]
-    if values["method"].name == "bp" or modules is None or cascade == "auto":
-        return None
-    count = modules if isinstance(modules, int) else len(modules) + 1
-    if isinstance(cascade, tuple):
-        if len(cascade) == count:
-            return None
-        return "cascade", f"has {len(cascade)} lengths, expected one for each module ({count})"
-    if cascade <= count:
-        return None
-    return "cascade", f"is {cascade}, expected at most the number of modules ({count})"
-
-
-def _some_level_on(values: Values) -> Fault:
-    if values["method"].name == "bp" or values["independent"] or values["cascade"] != 1:
-        return None
-    return "independent", (
-        "is false with cascade 1, so nothing would train; expected independent true or cascade "
-        "of at least 2"
     )
 
 
@@ -124,14 +103,9 @@ def _treatment_is_for_paths(values: Values) -> Fault:
     )
 
 
-def _method_is_known(values: Values) -> Fault:
-    method = values["method"]
-    if "method" in method.settings:
+def _method_names_itself_once(values: Values) -> Fault:
+    if "method" in values["method"].settings:
         return "method.method", "unknown key, the method's name goes under name"
-    try:
-        methods.create(method.name, **method.settings)
-    except UserError as error:
-        return "method", str(error)
     return None
 
 
@@ -161,10 +135,9 @@ def _fault_of_model(name: str, settings: str) -> str | None:
     return None
 
 
-CROSS_CHECKS: tuple[Callable[[Values], Fault], ...] = (
+_CHECKS: tuple[Callable[[Values], Fault], ...] = (
+    _method_names_itself_once,
     _modules_given,
-    _cascade_fits,
-    _some_level_on,
     _warmup_fits,
     _warmup_rises,
     _some_epoch_has_a_rate,
@@ -173,6 +146,16 @@ CROSS_CHECKS: tuple[Callable[[Values], Fault], ...] = (
     _subset_fills_a_batch,
     _data_is_known,
     _treatment_is_for_paths,
-    _method_is_known,
     _model_is_known,
 )
+
+
+def cross_faults(values: Values) -> Iterator[tuple[str, str]]:
+    """The faults of valid values (full key path to value): key and message."""
+    for check in _CHECKS:
+        with contextlib.suppress(KeyError):  # a value it needs is itself at fault
+            fault = check(values)
+            if fault:
+                yield fault
+    with contextlib.suppress(KeyError):
+        yield from faults_between(values)

@@ -8,10 +8,9 @@ from typing import Any
 
 import yaml
 
-from hpff.errors import UserError
+from hpff.errors import UserError, did_you_mean, shown
 from hpff.recipes import recipe as recipes
 from hpff.recipes.recipe import Recipe
-from hpff.recipes.schema import did_you_mean, shown
 from hpff.recipes.yaml_text import parse_yaml
 
 Plain = dict[str, Any]

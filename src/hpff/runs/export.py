@@ -118,20 +118,22 @@ def _header(run: FinishedRun, dataset: str, accuracy: float) -> dict[str, Any]:
     return {
         "library_name": "timm" if library == "timm" else "pytorch",
         "pipeline_tag": "image-classification",
-        "tags": ["local-learning", "hpff", run.recipe.method.name],
+        "tags": ["local-learning", "hpff", run.recipe.local.method_name],
         "model-index": [{"name": run.recipe.model.name, "results": [result]}],
     }
 
 
 def _levels(run: FinishedRun) -> str:
-    recipe = run.recipe
-    if not recipe.local:
+    local = run.recipe.local
+    if local.is_backprop:
         return "backprop"
-    modules = recipe.modules if isinstance(recipe.modules, int) else len(recipe.modules or ()) + 1
-    levels = ["the independent level"] if recipe.independent else []
-    levels += [f"cascades of {recipe.cascade}"] if recipe.cascade != 1 else []
-    patches = f", {recipe.patches}×{recipe.patches} patches" if recipe.patches > 1 else ""
-    return f"{recipe.method.name} in {modules} local modules ({' and '.join(levels)}{patches})"
+    levels = ["the independent level"] if local.independent else []
+    levels += [f"cascades of {local.cascade}"] if local.has_cascades else []
+    patches = f", {local.patches}×{local.patches} patches" if local.patches > 1 else ""
+    return (
+        f"{local.method_name} in {local.module_count} local modules "
+        f"({' and '.join(levels)}{patches})"
+    )
 
 
 def _code(run: FinishedRun) -> str:

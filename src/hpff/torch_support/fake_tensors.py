@@ -26,7 +26,7 @@ class FakeTensors(FakeTensorMode):
         return output
 
 
-def weightless(build: Callable[[], nn.Module], mode: FakeTensors) -> nn.Module:
+def fake_model(build: Callable[[], nn.Module], mode: FakeTensors) -> nn.Module:
     """The model that ``build`` makes, its parameters and buffers fake tensors on the CPU."""
     try:
         with torch.device("meta"):

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def needs_plain_maps(model: nn.Module) -> bool:
-    """Whether :func:`plain` has to be asked: the model has a GroupNorm."""
+def has_group_norm(model: nn.Module) -> bool:
+    """Whether :func:`without_channels_last` has to be asked: the model has a GroupNorm."""
     return any(isinstance(module, nn.GroupNorm) for module in model.modules())
 
 
-def plain(maps: Tensor) -> Tensor:
+def without_channels_last(maps: Tensor) -> Tensor:
     """The same values, not channels-last where that would crash.
 
     On CPUs the backward of a GroupNorm whose input wants no gradient writes through a null pointer

@@ -9,7 +9,7 @@ import torch
 from hpff import data
 from hpff.data import Dataset, ImageSet
 from hpff.recipes.recipe import Recipe
-from hpff.torch_support.fake_tensors import FakeTensors, weightless
+from hpff.torch_support.fake_tensors import FakeTensors, fake_model
 from hpff.training.epoch import train_step
 from hpff.training.setup import assemble, create_model
 from hpff.training.step_cost import PeakMemory
@@ -24,13 +24,13 @@ def rehearse(recipe: Recipe, steps: int = 2) -> int:
     be built.
     """
     recipe = dataclasses.replace(recipe, device="cpu", subset=None, threads=None)
-    known = recipe.data in data.OUTLINES
+    known = recipe.data in data.PUBLISHED_DATASETS
     dataset = None if known else data.load(recipe.data, treatment=recipe.treatment)
     random = torch.get_rng_state()
     mode = FakeTensors()
     with mode:
         blank = _emptied(dataset, recipe) if dataset else data.blank(recipe.data, recipe.image_size)
-    model = weightless(lambda: create_model(recipe, blank), mode)
+    model = fake_model(lambda: create_model(recipe, blank), mode)
     with mode:
         parts = assemble(recipe, blank, model)
         memory = PeakMemory(parts)

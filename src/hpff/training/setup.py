@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +15,10 @@ from hpff import data, methods, models
 from hpff.data import Dataset, EncodedSet, ImageBatches, ImageSet, Policy
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
+from hpff.methods import Method
 from hpff.recipes.recipe import Recipe
+from hpff.schema import Component
+from hpff.settings import LocalSettings
 from hpff.training.optimizer import ModuleOptimizers
 
 
@@ -119,23 +122,9 @@ def _learner(
     example = _example(dataset, recipe.image_size).to(device)
     if recipe.channels_last:
         example = example.contiguous(memory_format=torch.channels_last)
-    return LocalLearner(
-        model,
-        modules=1 if recipe.modules is None else recipe.modules,  # Only bp goes without.
-        balance=recipe.balance,
-        example=example,
-        num_classes=dataset.num_classes,
-        method=_method(recipe, dataset),
-        cascade=recipe.cascade,
-        cascade_budget=recipe.cascade_budget,
-        independent=recipe.independent,
-        patches=recipe.patches,
-        smallest_patch=recipe.smallest_patch,
-        patch_mode=recipe.patch_mode,
-        lean=recipe.lean,
-        independent_weight=recipe.independent_weight,
-        cascade_weight=recipe.cascade_weight,
-        auxiliary_weight=recipe.auxiliary_weight,
+    settings = dataclasses.replace(recipe.local, method=_method(recipe.local, dataset))
+    return LocalLearner.from_settings(
+        model, settings, example=example, num_classes=dataset.num_classes
     )
 
 
@@ -148,12 +137,15 @@ def _example(dataset: Dataset, image_size: int | None) -> torch.Tensor:
     return images.images[:2].to(torch.float32) / 255
 
 
-def _method(recipe: Recipe, dataset: Dataset) -> methods.Method:
+def _method(local: LocalSettings, dataset: Dataset) -> Component | Method:
     """The recipe's method; one that undoes the images' normalization is told the data's."""
+    method = local.method
+    if not isinstance(method, Component):
+        return method
     normalization = {"mean": dataset.mean, "std": dataset.std}
-    known = methods.setting_names(recipe.method.name)
-    told: dict[str, Any] = {key: value for key, value in normalization.items() if key in known}
-    return methods.create(recipe.method.name, **{**told, **recipe.method.settings})
+    known = methods.setting_names(method.name)
+    told = {key: value for key, value in normalization.items() if key in known}
+    return Component(method.name, {**told, **method.settings})
 
 
 def _batches(

@@ -1,0 +1,197 @@
+"""Builds a learner's auxiliary networks: one for each module and level, under PFF."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hpff.auxiliary import PatchFusion
+from hpff.auxiliary.patches import graph_bytes, overwrites_inputs
+from hpff.cutting.partition import LocalModule, Partition
+from hpff.cutting.trace import restored_state
+from hpff.engine.auxiliary_networks import (
+    AuxiliaryNetworks,
+    PatchSizes,
+    features_of,
+    image_of,
+    sides_of,
+)
+from hpff.engine.level_weights import Level, LevelWeights
+from hpff.engine.reach import Reach
+from hpff.errors import UserError
+from hpff.features import Finder, Given, check_given
+from hpff.methods import AuxiliaryContext, Criterion, Method
+
+PatchMode = Literal["auto", "together", "one-by-one"]
+
+
+@dataclass(frozen=True)
+class AuxiliaryBuilder:
+    """Builds the auxiliary networks at the cuts of a model.
+
+    Args:
+        example: one small input of the model.
+        features: what the outputs at the cuts are, where it is found wrong.
+        patches, smallest_patch: see :class:`~hpff.LocalSettings`.
+        keeps_graphs: whether modules' graphs hold their content while losses are computed.
+    """
+
+    model: nn.Module
+    example: Any
+    method: Method
+    criterion: Criterion
+    num_classes: int
+    features: Given
+    patches: int
+    smallest_patch: int
+    patch_mode: PatchMode
+    keeps_graphs: bool
+
+    def build(self, cut: Partition, reach: Reach, weights: LevelWeights) -> AuxiliaryNetworks:
+        """The networks at the cuts: of the independent level if it has weight, and of cascades.
+
+        Raises:
+            UserError: the method needs images and gets none, or cannot take such features.
+        """
+        image = image_of(self.example)
+        if self.method.needs_images and image is None:
+            raise UserError("this method needs images (B, C, H, W) as the model's first input")
+        check_given(self.features, [m.cut for m in cut[:-1]])
+        shapes = [shape for m in cut for shape in m.block_shapes]
+        finder = Finder(self.model, self.example, sides_of(image), shapes, self.features)
+        sizes = PatchSizes(self.patches, self.smallest_patch, self.method.needs_images)
+        kinds = [finder.at(m.cut, m.output_shape) for m in cut[:-1]]
+        counts = [
+            sizes.for_output(kind, m.output_shape, image)
+            for m, kind in zip(cut, kinds, strict=False)
+        ]
+        described = cut.with_features(kinds, counts)
+        levels = nn.ModuleDict(), nn.ModuleDict()
+        contexts: dict[tuple[Level, int], AuxiliaryContext] = {}
+        networks = AuxiliaryNetworks(
+            self.method, self.criterion, described, sizes, weights, *levels, contexts
+        )
+        pair = None if image is None else image[:1].expand(2, -1, -1, -1)
+        alive = reach.alive if self.keeps_graphs else (lambda _: [])
+        at = _AtModule(self, described, finder.features_shape, pair, alive)
+        for module in described[:-1]:
+            j = module.index
+            if weights.independent:
+                networks.independent[str(j)], contexts["independent", j] = at.build(
+                    "independent", module
+                )
+            if reach.lengths[j - 1] > 1:
+                networks.cascade[str(j)], contexts["cascade", j] = at.build("cascade", module)
+        return networks
+
+
+@dataclass(frozen=True)
+class _AtModule:
+    """Builds the network of one level at one module.
+
+    Args:
+        shape_of: what methods would see of a block's output, by its shape.
+        image: a batch of two images as the model sees them, or None where its input is none.
+        alive: the modules (1-based) whose graphs are held while module j has its losses.
+    """
+
+    given: AuxiliaryBuilder
+    partition: Partition
+    shape_of: Callable[[tuple[int, ...]], tuple[int, ...]]
+    image: Tensor | None
+    alive: Callable[[int], Sequence[int]]
+    _needed: dict[tuple[object, ...], int] = field(default_factory=dict, init=False)
+
+    def build(self, level: Level, module: LocalModule) -> tuple[PatchFusion, AuxiliaryContext]:
+        """The network of ``level`` at the output of ``module``, and what it was built for."""
+        method, mode = self.given.method, self.given.patch_mode
+        output = torch.zeros(2, *module.output_shape, dtype=module.dtype, device=module.device)
+        features = features_of(
+            method, module.features, output, module.patches, self.image, mask=None
+        )
+        context = self._context(level, module, features)
+        network = _moved(method.auxiliary(context), output)
+        fusion = PatchFusion(
+            network,
+            module.patches,
+            together=mode != "one-by-one",
+            pieces=features.ndim != 4,
+            overwrites=self._overwrites(network, context, features),
+        )
+        if mode == "auto" and module.patches > 1 and self._too_much(fusion, features, module):
+            fusion.together = False
+            fusion.refit(module.patches)
+        return fusion, context
+
+    def _overwrites(self, network: nn.Module, context: AuxiliaryContext, like: Tensor) -> bool:
+        shapes = [context.features]
+        if self.given.method.needs_images and self.image is not None:
+            shapes.append(context.image or tuple(self.image.shape[1:]))
+        with restored_state(network):
+            return overwrites_inputs(network, *(like.new_zeros(2, *shape) for shape in shapes))
+
+    def _context(self, level: Level, module: LocalModule, features: Tensor) -> AuxiliaryContext:
+        is_map = features.ndim == 4 and self.image is not None
+        return AuxiliaryContext(
+            module=module.index,
+            modules=len(self.partition),
+            level=level,
+            kind=module.features.kind,
+            features=_part(features, module.patches),
+            image=_part(self.image, module.patches) if is_map and self.image is not None else (),
+            following=tuple(
+                self.shape_of(shape)
+                for later in self.partition[module.index :]
+                for shape in later.block_shapes
+            ),
+            num_classes=self.given.num_classes,
+            patches=module.patches,
+            criterion=self.given.criterion,
+            preceding=sum(len(m.block_shapes) for m in self.partition[: module.index]) - 1,
+        )
+
+    def _too_much(self, fusion: PatchFusion, features: Tensor, module: LocalModule) -> bool:
+        """Whether all patches' graphs take more than the step takes elsewhere anyway.
+
+        That is a backward through the widest module, and what more graphs hold at another module.
+        The backward takes about four tensors of its output's size: the gradient that comes in, the
+        one that goes out, the shortcut's, and one between two layers.
+        """
+        modules = self.partition[:-1]
+        widest = max(m.output_bytes for m in modules)
+        room = max(self._held(m) for m in modules) - self._held(module)
+        samples = module.output_bytes / (math.prod(module.output_shape) * module.dtype.itemsize)
+        needed = self._graph_bytes(fusion, features) / len(features)
+        return bool(needed * samples > 4 * widest + room)
+
+    def _graph_bytes(self, fusion: PatchFusion, features: Tensor) -> int:
+        """What all patches' graphs save; networks that look alike are run once."""
+        likeness = str(fusion), features.shape, features.dtype
+        if likeness not in self._needed:
+            needs = self.given.method.needs_images and self.image is not None
+            images = [self.image] if needs and self.image is not None else []
+            self._needed[likeness] = graph_bytes(fusion, features, *images)
+        return self._needed[likeness]
+
+    def _held(self, module: LocalModule) -> int:
+        """Bytes that graphs hold on the example while a module has its losses."""
+        return sum(self.partition[i - 1].saved for i in self.alive(module.index))
+
+
+def _part(features: Tensor, patches: int) -> tuple[int, ...]:
+    """Shape of one of n×n patches, or of one of n pieces, the batch left out."""
+    if features.ndim != 4:
+        return (features.shape[-1],)
+    _, channels, height, width = features.shape
+    return channels, height // patches, width // patches
+
+
+def _moved(network: nn.Module, like: Tensor) -> nn.Module:
+    if all(p.dtype == like.dtype and p.device == like.device for p in network.parameters()):
+        return network  # fake tensors, which plan memory, cannot be moved
+    return network.to(device=like.device, dtype=like.dtype)
