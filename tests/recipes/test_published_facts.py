@@ -87,7 +87,7 @@ def test_recipes_have_the_published_levels_and_modules(name: str) -> None:
     _, network, method, switches = words_of(name)
     assert recipe.local.method_name == method
     if method == "bp":
-        assert not recipe.local
+        assert recipe.local.is_backprop
         return
     assert recipe.local.modules in FACTS["modules"][network]
     assert f"-k{recipe.local.modules}-" in name
