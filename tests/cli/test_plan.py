@@ -73,7 +73,7 @@ def test_plan_has_rows_of_lean_training_where_asked(hpff: Hpff) -> None:
         (["torchvision/vgg11", "--image", "3,8,8"], ["does not run on the example"]),
         (["torchvision/vgg11", "--image", "1,64,64"], ["takes images of 3 channels"]),
         (["resnet20", "--num-classes", "0"], ["num_classes is 0"]),
-        (["resnet20", "--methods", "dlg"], ["unknown method 'dlg'", "did you mean 'dgl'"]),
+        (["resnet20", "--methods", "dlg"], ["unknown method 'dlg'", "did you mean dgl"]),
         (["resnet20", "--methods", "dgl,dgl"], ["--methods: is 'dgl,dgl'"]),
         (["resnet20", "--modules", "4", "--cascade", "5"], ["cascade is 5", "1 to 4"]),
         (["resnet20", "--cascade", "most"], ["--cascade: is 'most'", "or auto"]),

@@ -32,10 +32,10 @@ def test_where_a_name_leads(name: str, library: str) -> None:
 @pytest.mark.parametrize(
     ("name", "guess"),
     [
-        ("resnet34x", "'resnet34'"),
-        ("vgg13bn", "'vgg13_bn'"),
-        ("torchvision/vit_b16", "'torchvision/vit_b_16'"),
-        ("timm/resnet101x", "'timm/resnet101'"),
+        ("resnet34x", "resnet34"),
+        ("vgg13bn", "vgg13_bn"),
+        ("torchvision/vit_b16", "torchvision/vit_b_16"),
+        ("timm/resnet101x", "timm/resnet101"),
         ("torchvison/resnet101", "`hpff list models`"),
     ],
 )

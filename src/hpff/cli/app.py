@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import hpff
+from hpff.cli.imports import Imports
 
 app = typer.Typer(
     help="Train networks in gradient-isolated local modules.",
@@ -96,6 +97,7 @@ def train(
     resume: Resume = False,
     wandb: Wandb = None,
     json: Json = False,
+    imports: Imports = None,
 ) -> None:
     """Train one recipe into a run directory (by default runs/RECIPE-1, -2, ...)."""
     from hpff.cli.train import train as command
@@ -122,6 +124,7 @@ def compare(
     resume: Resume = False,
     wandb: Wandb = None,
     json: Json = False,
+    imports: Imports = None,
 ) -> None:
     """Train several methods on one recipe and show them side by side."""
     from hpff.cli.compare import compare as command
@@ -153,6 +156,7 @@ def plan(
         typer.Option(metavar="FILE", help="Draw memory over the step: .png, .svg or .pdf."),
     ] = None,
     json: Json = False,
+    imports: Imports = None,
 ) -> None:
     """Peak memory of a training step by every method, without a device and without using it."""
     from hpff.cli.plan import plan as command
@@ -195,6 +199,7 @@ def bench(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the models.")] = False,
     json: Json = False,
+    imports: Imports = None,
 ) -> None:
     """Measured step time and peak memory by every method, side by side in one run."""
     from hpff.cli.bench import bench as command
@@ -249,6 +254,7 @@ def reproduce(
     ] = False,
     wandb: Wandb = None,
     json: Json = False,
+    imports: Imports = None,
 ) -> None:
     """Train what is missing of a table of the paper, and show it beside the paper's numbers.
 
@@ -305,6 +311,7 @@ def evaluate(
         bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")
     ] = False,
     json: Json = False,
+    imports: Imports = None,
 ) -> None:
     """Test a trained model on another dataset or split: top-1 and top-5."""
     from hpff.cli.evaluate import evaluate as command
@@ -316,6 +323,7 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
+    imports: Imports = None,
 ) -> None:
     """Write a run as a folder for a model hub: weights, recipe, metrics, a model card."""
     from hpff.cli.export import export as command
@@ -342,7 +350,7 @@ def list_datasets(json: Json = False) -> None:
 
 
 @lists.command("methods")
-def list_methods(json: Json = False) -> None:
+def list_methods(json: Json = False, imports: Imports = None) -> None:
     """Methods by name."""
     from hpff import methods
     from hpff.cli.tables import show_list
@@ -369,7 +377,12 @@ def list_tables(json: Json = False) -> None:
 
 
 @recipes.command("show")
-def recipe_show(recipe: RecipeName, overrides: Overrides = None, json: Json = False) -> None:
+def recipe_show(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    json: Json = False,
+    imports: Imports = None,
+) -> None:
     """Print a recipe with every key written out."""
     from hpff.cli.recipe import show
 
@@ -381,6 +394,7 @@ def recipe_copy(
     recipe: RecipeName,
     destination: Annotated[Path, typer.Argument(metavar="FILE", help="A new .yaml file.")],
     overrides: Overrides = None,
+    imports: Imports = None,
 ) -> None:
     """Write a recipe, every key written out, into a file to edit."""
     from hpff.cli.recipe import copy
@@ -389,7 +403,7 @@ def recipe_copy(
 
 
 @recipes.command("check")
-def recipe_check(recipe: RecipeName, overrides: Overrides = None) -> None:
+def recipe_check(recipe: RecipeName, overrides: Overrides = None, imports: Imports = None) -> None:
     """Validate a recipe: every fault, one line each, with the key's full path."""
     from hpff.cli.recipe import check
 

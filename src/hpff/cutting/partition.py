@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
@@ -17,7 +16,7 @@ from hpff.cutting.balance import Balance
 from hpff.cutting.published_cuts import published_cuts
 from hpff.cutting.trace import Separator, Trace, trace
 from hpff.cutting.units import END, Unit, preferred_name, units_of
-from hpff.errors import UserError
+from hpff.errors import UserError, did_you_mean
 from hpff.features import FeatureKind, Vectors
 from hpff.torch_support.model_io import Path
 
@@ -200,9 +199,8 @@ def _cuts_by_name(
 def _why_not(model: nn.Module, seen: Trace, units: Sequence[Unit], name: Any) -> str:
     known = dict(model.named_modules())
     if name not in known or not name:
-        near = get_close_matches(str(name), [n for n in known if n], n=1)
-        guess = f"did you mean {near[0]!r}? " if near else ""
-        return f"modules: the model has no submodule {name!r}; {guess}{_cuts_that_work(units)}"
+        guess = did_you_mean(str(name), [n for n in known if n])
+        return f"modules: the model has no submodule {name!r}{guess}; {_cuts_that_work(units)}"
     leak = seen.find_leak(name)
     if leak is not None:
         return f"cannot cut after {name!r}: {leak}; {_nearest_cuts(model, seen, seen.leaks[name])}"

@@ -22,7 +22,6 @@ from hpff.memory.ledger import Ledger, Owner
 from hpff.memory.steps import TrainingStep, Way, Workload
 from hpff.torch_support.fake_tensors import FakeTensors, fake_model
 
-METHODS = tuple(name for name, _ in known_methods.names() if name != "bp")
 BEST = -1  # a way's segment that is to be found
 _CHECKPOINT_TRIALS = 3
 _Peak = Callable[[int], float]
@@ -152,7 +151,7 @@ def plan(
 
 
 def default_ways(
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     *,
     cascade: Cascade = 2,
     patches: int = 2,
@@ -161,13 +160,15 @@ def default_ways(
     """Backprop, with and without checkpointing, and each method alone and with HPFF.
 
     Args:
+        methods: names; by default all that are known.
         recompute: for each of these, a method with HPFF comes recomputed in this way too.
 
     Raises:
         UserError: a method is unknown.
     """
     ways = [Way(), Way(segment=BEST)]
-    for method in methods:
+    known = [name for name, _ in known_methods.names()]
+    for method in known if methods is None else methods:
         known_methods.create(method)
         if method != "bp":
             hpff = Way(method, cascade, patches)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import nn
 
-from hpff.errors import UserError
+from hpff.errors import UserError, did_you_mean
 from hpff.models.cifar_resnet import DEPTHS, CifarResNet
 from hpff.torch_support import torchvision_import
 
@@ -151,5 +150,4 @@ def _timm(name: str, num_classes: int, in_channels: int, settings: dict[str, Any
 
 
 def _guess(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else "; `hpff list models` shows what there is"
+    return did_you_mean(name, known) or "; `hpff list models` shows what there is"
