@@ -14,8 +14,8 @@ from hpff.experiments import comparison_report as results
 from hpff.experiments.comparison import Row
 from hpff.recipes import files as recipe_files
 from hpff.recipes.recipe import Recipe
+from hpff.runs.observer import Observer
 from hpff.runs.run_paths import default_path
-from hpff.training.loop import Observer
 
 
 def compare(

@@ -8,8 +8,8 @@ from pathlib import Path
 from hpff.cli.compare import split as split_words
 from hpff.cli.tables import print_json, show_table
 from hpff.data import PUBLISHED_DATASETS
+from hpff.data.classes import Matching
 from hpff.errors import UserError
-from hpff.experiments.columns import Matching
 from hpff.experiments.transfer import transfer
 from hpff.runs.finished_run import FinishedRun
 

@@ -23,8 +23,8 @@ from rich.text import Text
 
 from hpff.experiments.comparison_report import megabytes
 from hpff.recipes.recipe import Recipe
+from hpff.runs.observer import Observer
 from hpff.runs.wandb_log import WandbLog
-from hpff.training.loop import Observer
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from hpff.experiments import paper_tables
 from hpff.experiments import reproduction_report as reproduction_results
 from hpff.experiments.paper_tables import PaperTable
 from hpff.experiments.reproduction import Reproduction, Result, Scale
+from hpff.runs.observer import Observer
 from hpff.runs.run_paths import scaled_path
-from hpff.training.loop import Observer
 
 
 def reproduce(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hpff.data.encoded_set import EncodedSet
 from hpff.data.image_set import ImageSet
+
+Matching = Literal["name", "position"]  # of the classes of two data sets
 
 _ALIASES = {"automobile": "car", "aeroplane": "airplane", "plane": "airplane"}
 

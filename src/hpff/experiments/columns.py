@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hpff.data import PUBLISHED_DATASETS
+from hpff.data.classes import Matching
 from hpff.errors import UserError
 from hpff.recipes.recipe import Recipe
-
-Matching = Literal["name", "position"]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 from hpff.errors import UserError
 from hpff.recipes import recipe as recipes
 from hpff.recipes.recipe import Recipe
+from hpff.runs.observer import Observer
 from hpff.settings import BASELINE
 from hpff.training import loop
-from hpff.training.loop import Observer
 from hpff.training.setup import assemble
 
 

@@ -18,9 +18,9 @@ from hpff.recipes import files as recipe_files
 from hpff.recipes import recipe as recipes
 from hpff.recipes.recipe import Recipe
 from hpff.runs.atomic_files import make_folder, write_atomically
+from hpff.runs.observer import Observer
 from hpff.runs.run_directory import RunDirectory
 from hpff.training import loop
-from hpff.training.loop import Observer
 
 Curve = tuple[list[int], list[float]]
 

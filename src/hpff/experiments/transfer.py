@@ -9,9 +9,8 @@ from typing import Any
 
 from hpff import data
 from hpff.data import Dataset, EncodedSet, ImageSet
-from hpff.data.classes import shared_classes, with_classes
+from hpff.data.classes import Matching, shared_classes, with_classes
 from hpff.errors import UserError
-from hpff.experiments.columns import Matching
 from hpff.runs.finished_run import FinishedRun
 from hpff.training.evaluation import Score, score
 from hpff.training.setup import choose_device

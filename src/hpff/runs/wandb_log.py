@@ -13,7 +13,7 @@ from hpff.errors import UserError
 from hpff.recipes.recipe import Recipe
 from hpff.runs.atomic_files import write_atomically
 from hpff.runs.metrics_table import flat
-from hpff.training.loop import Observer
+from hpff.runs.observer import Observer
 
 _ID = "wandb_id.txt"
 

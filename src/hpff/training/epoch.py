@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
 from hpff.engine.step import Losses
 from hpff.errors import UserError
+from hpff.runs.observer import StepObserver
 from hpff.training.evaluation import autocast
 from hpff.training.setup import Parts, epoch_generator
 from hpff.training.step_cost import PeakMemory, StepClock
@@ -34,13 +34,6 @@ class EpochResult:
     step_seconds: float
     timed_steps: int
     images: int
-
-
-class StepObserver(Protocol):
-    """Hears of every step."""
-
-    def stepped(self, step: int, steps: int, loss: float | None) -> None:
-        """Step `step` of `steps` is done; its loss where it is known without waiting for it."""
 
 
 def train_epoch(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import statistics
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -18,25 +17,16 @@ from hpff.runs import checkpoint as checkpoints
 from hpff.runs import machine
 from hpff.runs.atomic_files import write_atomically
 from hpff.runs.checkpoint import Checkpoint
+from hpff.runs.observer import Observer
 from hpff.runs.run_directory import RunDirectory
 from hpff.runs.tensorboard import Board
-from hpff.training.epoch import StepObserver, train_epoch
+from hpff.training.epoch import train_epoch
 from hpff.training.evaluation import evaluate
 from hpff.training.rate import rate
 from hpff.training.setup import Parts, assemble
 from hpff.training.step_cost import PeakMemory
 
 Metrics = dict[str, Any]
-
-
-class Observer(StepObserver, Protocol):
-    """Hears how a run goes: every step, every epoch."""
-
-    def started(self, recipe: Recipe, path: Path, epochs_done: int) -> None:
-        """Training starts, or goes on after `epochs_done` epochs."""
-
-    def epoch_done(self, metrics: Mapping[str, Any]) -> None:
-        """An epoch is trained, evaluated and saved."""
 
 
 def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Metrics:
