@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from platforms import posix_only
 
 from hpff.cli import main
 from hpff.recipes import files as recipe_files
@@ -187,6 +188,7 @@ def test_compare_without_backprop_has_no_ratios(hpff: Hpff, folder: Path) -> Non
     assert row["spread_percent"] is None
 
 
+@posix_only
 def test_control_c_is_one_line_and_the_run_goes_on(
     hpff: Hpff, folder: Path, start_process: Callable[..., Any]
 ) -> None:

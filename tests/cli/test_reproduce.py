@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import select
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from cli.conftest import environment
 from PIL import Image
+from platforms import posix_only
 
 from hpff.experiments import paper_tables
 from hpff.recipes import files as recipe_files
@@ -317,6 +317,7 @@ def forks() -> Iterator[subprocess.Popen[str]]:
         process.stdin.close()
 
 
+@posix_only
 def test_twenty_kills_and_the_table_is_the_same(folder: Path, forks: subprocess.Popen[str]) -> None:
     """kill -9 at random moments, then finish."""
     assert run(forks, "whole") == 0
@@ -359,12 +360,15 @@ def count_epochs(out: Path) -> int:
     return sum(len(file.read_text().splitlines()) for file in files)
 
 
+@posix_only
 def test_a_disk_that_fills_and_is_emptied_again(
     folder: Path, hpff_process: Hpff, hpff: Hpff
 ) -> None:
     """The operating system refuses to let files grow; what then goes on gives the same table."""
 
     def fill() -> None:
+        import resource  # not on Windows
+
         limit = 20_000
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from platforms import posix_only
 
 Hpff = Callable[..., Any]
 
@@ -203,6 +203,7 @@ def test_an_unwritable_folder(hpff: Hpff, folder: Path) -> None:
     assert "locked/run: cannot use this folder" in message
 
 
+@posix_only
 def test_a_folder_that_nobody_may_write_to(hpff: Hpff, folder: Path) -> None:
     message = refused(hpff, folder, "train", "tiny.yaml", "--out", "/proc/hpff-run")
     assert "/proc/hpff-run: cannot use this folder" in message
@@ -271,9 +272,12 @@ def test_a_foreign_checkpoint(hpff: Hpff, folder: Path, cut_run: Path) -> None:
 
 
 def limit_file_size() -> None:
+    import resource  # not on Windows
+
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 
 
+@posix_only
 def test_a_full_disk_while_writing_a_checkpoint(hpff_process: Hpff, folder: Path) -> None:
     """The operating system refuses to let a file grow: metrics fit, a checkpoint does not."""
     answer = hpff_process("train", "tiny.yaml", "--out", "run", preexec=limit_file_size)

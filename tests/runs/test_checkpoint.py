@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from platforms import posix_only
 
 from hpff.errors import UserError
 from hpff.runs import checkpoint
@@ -137,8 +137,11 @@ def test_a_checkpoint_of_another_run_is_refused(
     assert path.read_bytes() == before
 
 
+@posix_only
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     """The limit on a file's size is a real write error of the operating system."""
+    import resource  # not on Windows
+
     path = tmp_path / "checkpoint.pt"
     checkpoint.save(path, example(1))
     before = path.read_bytes()
@@ -154,14 +157,15 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
+@posix_only
 def test_a_killed_write_leaves_the_old_file(tmp_path: Path) -> None:
     """Die between the temporary file and its renaming: the worst moment there is."""
     path = tmp_path / "file"
     write_atomically(path, b"old")
     program = (
-        "import os, sys; from pathlib import Path; from hpff.runs import atomic_files as files\n"
+        "import os, sys; from pathlib import Path; from hpff.runs import atomic_files\n"
         "os.fsync = lambda handle: os.kill(os.getpid(), 9)\n"
-        "files.write_atomically(Path(sys.argv[1]), b'new' * 1000)"
+        "atomic_files.write_atomically(Path(sys.argv[1]), b'new' * 1000)"
     )
     code = subprocess.run([sys.executable, "-c", program, str(path)], check=False).returncode
     assert code == -9
