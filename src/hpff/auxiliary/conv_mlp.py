@@ -10,7 +10,10 @@ from hpff.auxiliary.patches import PatchNetwork
 
 
 class ConvMLP(PatchNetwork):
-    """DGL's "MLP-SR" (Belilovsky et al., ICML 2020), for maps that are already pooled.
+    """DGL's "MLP-SR", for maps that are already pooled.
+
+    Belilovsky et al., "Decoupled Greedy Learning of CNNs", ICML 2020,
+    https://arxiv.org/abs/1901.08164.
 
     Three 1×1 convolutions, pooling to 2×2, and an MLP of width 4C; a BatchNorm and a ReLU after
     each but the last layer. The convolutions run as matrix products on the positions: on maps
@@ -21,8 +24,6 @@ class ConvMLP(PatchNetwork):
         num_classes: size of the output.
         hidden_layers: of the MLP. AugLocal's DGL baseline for CIFAR ResNets has 2, DGL's code 3.
         hidden_bias: whether these have a bias, as in DGL's code.
-
-    Takes (B, C, h, w), gives (B, num_classes).
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class ConvMLP(PatchNetwork):
         self.classifier = nn.Linear(4 * channels, num_classes)
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Class scores (B, num_classes) of maps (B, C, h, w)."""
         return self.over_patches(maps, 1)
 
     def over_patches(self, maps: Tensor, patches: int) -> Tensor:

@@ -1,4 +1,8 @@
-"""InfoPro's decoders (Wang et al., ICLR 2021): from features back to the image."""
+"""InfoPro's decoders: from features back to the image.
+
+Wang et al., "Revisiting Locally Supervised Learning: an Alternative to End-to-end Training",
+ICLR 2021, https://arxiv.org/abs/2101.10832; widths as in its code.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,10 @@ from hpff.auxiliary.upsampling import UpsampledConv2d
 class Decoder(nn.Module):
     """That of small images: two 3×3 convolutions at the image's size.
 
-    Takes (B, C, h, w) and the image's (H, W), gives logits (B, image_channels, H, W). ``widen`` is
-    a factor of the hidden width.
+    Args:
+        channels: C, of the features.
+        image_channels: of the image.
+        widen: factor of the hidden width, which is 12.
     """
 
     def __init__(self, channels: int, image_channels: int, widen: float = 1.0) -> None:
@@ -23,6 +29,7 @@ class Decoder(nn.Module):
         self.last = nn.Conv2d(width, image_channels, 3, padding=1)
 
     def forward(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (B, image_channels, H, W) from maps (B, C, h, w) and the image's (H, W)."""
         logits: Tensor = self.last(F.relu(self.norm(self.enlarge(maps, size)), inplace=True))
         return logits
 
@@ -30,7 +37,10 @@ class Decoder(nn.Module):
 class DeepDecoder(nn.Module):
     """That of ImageNet: a 1×1 convolution, then 3×3 ones at a quarter, half and the full size.
 
-    Takes and gives what :class:`Decoder` does.
+    Args:
+        channels: C, of the features.
+        image_channels: of the image.
+        widen: factor of the hidden widths, which are 128, 32 and 12.
     """
 
     def __init__(self, channels: int, image_channels: int, widen: float = 1.0) -> None:
@@ -44,6 +54,7 @@ class DeepDecoder(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in (first, *others))
 
     def forward(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (B, image_channels, H, W) from maps (B, C, h, w) and the image's (H, W)."""
         maps = self.first(maps)
         for share, norm, enlarge in zip((4, 2, 1), self.norms, self.enlarge, strict=True):
             height, width = (-(-side // share) for side in size)

@@ -29,6 +29,7 @@ class BatchStatisticsNorm(PatchAware):
     Args:
         channels: C.
         affine: whether a scale and a shift are learned.
+        eps: added to the variance.
     """
 
     def __init__(self, channels: int, *, affine: bool = True, eps: float = 1e-5) -> None:
@@ -39,6 +40,11 @@ class BatchStatisticsNorm(PatchAware):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """The normalized (groups·B, C, ...), laid out as ``x`` is.
+
+        Raises:
+            UserError: there is one value a channel, so that nothing is left of it.
+        """
         if self.groups == 1:
             return self._normalized(x, self.weight, self.bias)
         positions = x.chunk(self.groups)  # each is a whole batch, in the layout of x
@@ -48,6 +54,9 @@ class BatchStatisticsNorm(PatchAware):
         """The same for rows (B·groups, C) where the patches of a sample stand side by side.
 
         That is one normalization, of groups·C columns.
+
+        Raises:
+            UserError: as :meth:`forward`.
         """
         if groups == 1:
             return self._normalized(rows, self.weight, self.bias)
@@ -68,7 +77,15 @@ class BatchStatisticsNorm(PatchAware):
 
 
 def use_batch_statistics(network: nn.Module, groups: int) -> nn.Module:
-    """Replace every BatchNorm inside ``network`` (parameters kept) and set the groups of all."""
+    """Replace every BatchNorm inside ``network`` and set the groups of all.
+
+    Args:
+        network: changed in place; the BatchNorms' parameters are kept, as the same objects.
+        groups: how many patch positions a batch will hold.
+
+    Returns:
+        The network, or what stands for it if it is a BatchNorm itself.
+    """
     if isinstance(network, _BatchNorm):
         network = _converted(network)
     if isinstance(network, PatchAware):

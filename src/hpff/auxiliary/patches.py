@@ -1,4 +1,7 @@
-"""Patch feature fusion (PFF; Su et al., ECCV 2024).
+"""Patch feature fusion (PFF).
+
+Su et al., "HPFF: Hierarchical Locally Supervised Learning with Patch Feature Fusion", ECCV 2024,
+https://arxiv.org/abs/2407.05638.
 
 The auxiliary network's input is cut into n×n patches, the one auxiliary network is applied to
 each, and its outputs are averaged: ŷ = Σ g(x^(k,l)) / n².
@@ -25,6 +28,9 @@ def patches_in_force(wanted: int, *shapes: tuple[int, ...], smallest: int = 1) -
         shapes: of the maps that are cut alike, the batch left out. Only maps (C, H, W) can be
             cut: with any other shape n is 1.
         smallest: what the sides of a patch of any of them are at least, unless n is 1.
+
+    Returns:
+        n, 1 or more.
     """
     if any(len(shape) != 3 for shape in shapes):
         return 1
@@ -57,7 +63,15 @@ class PatchNetwork(nn.Module, ABC):
 
     @abstractmethod
     def over_patches(self, maps: Tensor, patches: int) -> Tensor:
-        """The mean of its outputs over the n×n patches of maps (B, C, H, W)."""
+        """The mean of its outputs over the n×n patches of maps.
+
+        Args:
+            maps: (B, C, H, W).
+            patches: n, which divides H and W.
+
+        Returns:
+            What the network gives for one patch, (B, ...).
+        """
 
 
 class PatchFusion(nn.Module):

@@ -14,6 +14,7 @@ class GlobalAverage(nn.Module):
     """
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Means (B, C) of maps (B, C, H, W)."""
         if maps.is_contiguous(memory_format=torch.channels_last):
             return maps.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
         return maps.mean((2, 3))

@@ -1,4 +1,8 @@
-"""InfoPro's task heads (Wang et al., ICLR 2021): maps (B, C, h, w) to (B, size)."""
+"""InfoPro's task heads: maps (B, C, h, w) to (B, size).
+
+Wang et al., "Revisiting Locally Supervised Learning: an Alternative to End-to-end Training",
+ICLR 2021, https://arxiv.org/abs/2101.10832; widths as in its code.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,9 @@ def task_head(
         hidden: width of the linear layers but the last.
         size: of the output.
         widen: factor of every hidden width.
+
+    Returns:
+        The head, from maps (B, C, h, w) to (B, size).
     """
     layers: list[nn.Module] = []
     for position in range(int(kind[0])):
@@ -39,7 +46,15 @@ def deep_head(channels: int, size: int, widen: float = 1.0) -> nn.Sequential:
     """That of ImageNet: four convolutions, global average pooling, a linear layer.
 
     They are 1×1 to a quarter of C, 3×3 to 256 and 512, each at half the resolution, and 1×1 to
-    2048 channels. ``widen`` is a factor of these widths.
+    2048 channels.
+
+    Args:
+        channels: C.
+        size: of the output.
+        widen: factor of these widths.
+
+    Returns:
+        The head, from maps (B, C, h, w) to (B, size).
     """
     layers: list[nn.Module] = []
     for wanted, kernel, stride in ((channels / 4, 1, 1), (256, 3, 2), (512, 3, 2), (2048, 1, 1)):

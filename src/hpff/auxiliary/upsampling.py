@@ -14,13 +14,16 @@ class UpsampledConv2d(nn.Conv2d):
     y = b + Σ_dy Σ_dx U_dy (W_dy,dx · x) U_dx^T, where U_d interpolates along one axis and shifts by
     d. From three times the side on this is faster, and the enlarged maps are never in memory.
 
-    Takes (B, C, h, w) and the wanted (H, W), gives (B, out_channels, H, W).
+    Args:
+        in_channels: C.
+        out_channels: of the result.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)
 
     def forward(self, maps: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
+        """The convolved (B, out_channels, H, W), from maps (B, C, h, w) and ``size``, (H, W)."""
         height, width = maps.shape[2:]
         if size == (height, width):
             return super().forward(maps)

@@ -1,4 +1,7 @@
-"""An auxiliary network that maps vectors to class scores."""
+"""An auxiliary network that maps vectors to class scores.
+
+It is what follows the pooling in DGL's (:class:`~hpff.auxiliary.ConvMLP`), for what is no map.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,13 @@ from hpff.auxiliary.norm import BatchStatisticsNorm
 
 
 class VectorMLP(nn.Module):
-    """An MLP of constant width for vectors (B, D), giving (B, num_classes).
+    """An MLP of constant width; a BatchNorm and a ReLU follow each layer but the last.
 
-    A BatchNorm and a ReLU follow each layer but the last. Maps (B, D, h, w) are averaged over
-    positions first.
+    Args:
+        width: D.
+        num_classes: size of the output.
+        hidden_layers: how many layers come before the last.
+        hidden_bias: whether these have a bias.
     """
 
     def __init__(
@@ -25,5 +31,6 @@ class VectorMLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, num_classes))
 
     def forward(self, vectors: Tensor) -> Tensor:
+        """Class scores (B, num_classes) of vectors (B, D), or of the means of maps (B, D, h, w)."""
         scores: Tensor = self.layers(vectors.mean((2, 3)) if vectors.ndim == 4 else vectors)
         return scores

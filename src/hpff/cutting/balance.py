@@ -14,17 +14,26 @@ Balance = Literal["blocks", "parameters", "memory"]
 
 
 def check(balance: str) -> None:
-    """Raise UserError for a balance that does not exist."""
+    """Refuse what is no balance.
+
+    Raises:
+        UserError: there is no such balance.
+    """
     if balance not in get_args(Balance):
         known = ", ".join(repr(name) for name in get_args(Balance))
         raise UserError(f"balance={balance!r}; expected one of {known}")
 
 
 def evenly(units: int, modules: int) -> list[int]:
-    """How many units each module takes, the first unit being the stem.
+    """Share out blocks evenly, later modules taking one more where K does not divide them.
 
-    Blocks are shared out evenly, later modules taking one more where K does not divide them. The
-    stem belongs to module 1, unless there are as many modules as units.
+    Args:
+        units: how many there are, the first being the stem. It belongs to module 1, unless there
+            are as many modules as units.
+        modules: K, 1 to ``units``.
+
+    Returns:
+        How many units each module takes.
     """
     if modules == units:
         return [1] * units
@@ -34,9 +43,16 @@ def evenly(units: int, modules: int) -> list[int]:
 
 
 def lightest(costs: Sequence[int], modules: int) -> list[int]:
-    """How many units each module takes so that the costliest module costs the least.
+    """Share out units so that the costliest module costs the least.
 
-    Of all ways to do that the most even one (the least sum of squares). 1 <= K <= the units.
+    Of all ways to do that it is the most even one (the least sum of squares).
+
+    Args:
+        costs: of each unit.
+        modules: K, 1 to the number of units.
+
+    Returns:
+        How many units each module takes.
     """
     most = _least_maximum(costs, modules)
     before = np.array([0, *accumulate(costs)], dtype=np.float64)

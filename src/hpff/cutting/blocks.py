@@ -13,6 +13,7 @@ def blocks_of(model: nn.Module, separating: Collection[str]) -> tuple[list[str],
     """Names of the submodules that no number of modules cuts in two.
 
     Args:
+        model: the one that is cut.
         separating: the submodules whose output separates the model.
 
     Returns:

@@ -112,6 +112,7 @@ def partition(
     """Cut ``model`` into local modules.
 
     Args:
+        model: any module; it comes back as it was.
         modules: K, or the names of the submodules after which to cut, in any order, or None for
             the finest cut: as many modules as there are blocks, the stem counted as one.
         example: a small input: a tensor, or a tuple or dict of forward's arguments.
@@ -122,6 +123,9 @@ def partition(
             module of its own. "parameters": the module with the most has as few as can be.
             "memory": the same for the bytes that a module saves for its backward, measured on
             the example.
+
+    Returns:
+        The K modules, without their features.
 
     Raises:
         UserError: K is more than the model's blocks allow; a name is unknown, does not run

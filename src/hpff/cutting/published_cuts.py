@@ -36,9 +36,16 @@ _CUTS: dict[tuple[int, ...], dict[int, str]] = {
 
 
 def published_cuts(units: Sequence[Unit], count: int) -> list[Separator] | None:
-    """The published split into ``count`` modules, for a ResNet: blocks layer1.0, layer1.1, ...
+    """The published split of a ResNet: blocks layer1.0, layer1.1, ...
 
     A transformer's is one module for each block (ViT-B: K = 12), which needs no table.
+
+    Args:
+        units: of the model, the stem first.
+        count: K.
+
+    Returns:
+        Where the first K - 1 modules end; None if nobody has published such a split.
     """
     ends: dict[str, Separator | None] = {}
     stages: dict[str, int] = {}

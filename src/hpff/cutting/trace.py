@@ -99,12 +99,20 @@ class Trace:
 
 
 def trace(model: nn.Module, example: Any) -> Trace:
-    """Run ``model`` once on ``example`` (training mode, at its own device) and read its graph.
+    """Run a model once in training mode, where it lies, and read its graph.
 
     The model comes back as it was: modes, buffers, gradients' flags and random states.
 
+    Args:
+        model: any module.
+        example: a small input: a tensor, or a tuple or dict of forward's arguments.
+
+    Returns:
+        Where the model can be cut, and what lies between the cuts.
+
     Raises:
-        UserError: the model's output carries no gradient, or is no tensor.
+        UserError: the model does not run on the example, or its output carries no gradient or is
+            no tensor.
     """
     with _undisturbed(model):
         watched = _Watched(model, example)

@@ -17,10 +17,12 @@ END = 1 << 62
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of the model; it ends at ``separator`` (the last: None).
+    """A piece of the model.
 
     Attributes:
+        name: of its block.
         shape: of its output, the batch left out.
+        separator: where it ends; None for the last.
         parameters: how many numbers it learns.
         saved: bytes that it saves for the backward, on the example.
     """
@@ -38,7 +40,15 @@ class Unit:
 
 
 def units_of(model: nn.Module, seen: Trace) -> list[Unit]:
-    """The units in order; the first is the stem, or all there is."""
+    """The units of a model.
+
+    Args:
+        model: the one that was traced.
+        seen: its trace.
+
+    Returns:
+        They in order; the first is the stem, or all there is.
+    """
     separating = {name for separator in seen.separators for name in separator.paths}
     blocks, chain = blocks_of(model, separating)
     separators = [kept for s in seen.separators if (kept := _outside(s, blocks)) is not None]

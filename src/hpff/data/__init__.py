@@ -52,7 +52,8 @@ def load(
             size, and the default for folders. The others have one of their own.
         broken: "stop" at an image that cannot be read, or "skip" it.
 
-    Raises UserError for an unknown name and for data that cannot be had or is not sound.
+    Raises:
+        UserError: there is no such name, or its data cannot be had or is not sound.
     """
     check_treatment(treatment)
     kind, colon, path = name.partition(":")
@@ -95,7 +96,21 @@ def batches(
     broken_images: Policy = "stop",
     **settings: Any,
 ) -> ImageBatches:
-    """Return `Batches` of images in memory, `StreamedBatches` of encoded ones; see there."""
+    """Return the batches of a split.
+
+    Args:
+        images: the split.
+        dataset: the one it belongs to.
+        workers: of `StreamedBatches`; for images in memory there are none.
+        broken_images: of `StreamedBatches`.
+        settings: the other arguments of `Batches`, or of `StreamedBatches`.
+
+    Returns:
+        `Batches` of images in memory, `StreamedBatches` of encoded ones.
+
+    Raises:
+        UserError: as `Batches` and `StreamedBatches` do.
+    """
     if isinstance(images, ImageSet):
         return Batches(images, dataset, **settings)
     return StreamedBatches(

@@ -15,9 +15,15 @@ PaddingMode = Literal["reflect", "zeros"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Pad each side by `padding` pixels, crop the size again at random, flip every other image.
+    """Pad each side, crop the size again at random, flip every other image.
 
-    `flip` is about the vertical axis, for each image with probability one half.
+    Attributes:
+        padding: pixels a side.
+        padding_mode: what they show.
+        flip: whether to flip about the vertical axis, each image with probability one half.
+
+    Raises:
+        UserError: a padding below 0, or a padding mode that does not exist.
     """
 
     padding: int
@@ -35,8 +41,10 @@ class Augmentation:
 class Choices:
     """What chance decided for each of N images.
 
-    `top` and `left`, int64 (N,), are the corner of its crop in the padded image, 0 to 2 * padding;
-    `flipped`, bool (N,), says whether the crop is flipped.
+    Attributes:
+        top: int64 (N,), where its crop begins in the padded image, 0 to 2 * padding.
+        left: the same from the left.
+        flipped: bool (N,), whether the crop is flipped.
     """
 
     top: Tensor
@@ -64,10 +72,17 @@ def draw(augmentation: Augmentation, count: int, generator: torch.Generator) -> 
 
 
 def augment(images: Tensor, choices: Choices, augmentation: Augmentation) -> Tensor:
-    """Return the crops of images (B, C, H, W) of any dtype: same shape, dtype and device.
+    """Return the crops of a batch.
 
     Nothing is padded in memory: each pixel of a crop knows where in the image it comes from.
-    Reflection needs padding < H and padding < W, which `Batches` sees to.
+
+    Args:
+        images: (B, C, H, W) of any dtype.
+        choices: for these B images, on their device.
+        augmentation: reflection needs padding < H and padding < W, which `Batches` sees to.
+
+    Returns:
+        The crops, of the images' shape, dtype and device.
     """
     height, width = images.shape[2:]
     y = choices.top[:, None] + torch.arange(height, device=images.device) - augmentation.padding

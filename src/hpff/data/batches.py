@@ -35,11 +35,20 @@ class ImageBatches(Protocol):
         Order, crops and flips of the whole pass are drawn in this call, from the generator alone:
         the same generator state gives the same images, whatever the batch size, the number of
         workers and the device.
+
+        Args:
+            generator: on the CPU or on the device.
         """
 
 
 class Normalization:
-    """From bytes (B, C, H, W) to normalized float32 on the same device."""
+    """From bytes (B, C, H, W) to normalized float32 on the same device.
+
+    Args:
+        dataset: whose mean and deviation are used.
+        device: of the images.
+        channels_last: whether the result lies in memory with the channels last.
+    """
 
     def __init__(self, dataset: Dataset, device: torch.device, *, channels_last: bool) -> None:
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -56,9 +65,21 @@ class Normalization:
 class Batches:
     """`ImageBatches` of a split in memory, which is kept on the device as bytes.
 
-    With `image_size`, images are resized to that many pixels a side, bilinear with antialiasing.
-    Raises UserError for a batch size below 1, for one that leaves no batch at all, and for images
-    too small for the reflection that augments them.
+    Args:
+        images: the split.
+        dataset: the one it belongs to: how it is normalized and augmented.
+        batch_size: B.
+        device: where the images are kept and the batches made.
+        shuffle: whether each pass has an order of its own.
+        augment: whether images are cropped and flipped at random.
+        drop_last: whether a last, smaller batch is left out.
+        channels_last: whether the batches lie in memory with the channels last.
+        image_size: pixels a side that images are resized to, bilinear with antialiasing; None: as
+            they are.
+
+    Raises:
+        UserError: a batch size below 1 or one that leaves no batch at all, or images too small for
+            the reflection that augments them.
     """
 
     def __init__(
@@ -129,7 +150,11 @@ def batch_count(images: int, batch_size: int, *, drop_last: bool) -> int:
 
 
 def check_batch_size(batch_size: int, count: int, *, drop_last: bool) -> None:
-    """Raise UserError for a batch size below 1 and for one that leaves no batch at all."""
+    """Refuse a batch size that cannot be.
+
+    Raises:
+        UserError: it is below 1, or leaves no batch at all of `count` images.
+    """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; expected 1 or more")
     if drop_last and batch_size > count:

@@ -13,6 +13,7 @@ class BrokenImages:
     """Stop at the first broken image, or leave such images out and remember them.
 
     Attributes:
+        policy: "stop" or "skip".
         found: name to reason of each image that was left out, in the order they were found.
     """
 
@@ -21,7 +22,15 @@ class BrokenImages:
         self.found: dict[str, str] = {}
 
     def add(self, where: str, reason: str) -> None:
-        """Take in a broken image; raises UserError, naming it, under the policy "stop"."""
+        """Take in a broken image.
+
+        Args:
+            where: its name.
+            reason: what is wrong with it.
+
+        Raises:
+            UserError: the policy is "stop"; the message names the image.
+        """
         if self.policy == "stop":
             raise UserError(
                 f"{where}: {reason}; mend or delete it, or leave such images out with "

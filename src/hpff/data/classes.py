@@ -17,10 +17,17 @@ _ALIASES = {"automobile": "car", "aeroplane": "airplane", "plane": "airplane"}
 
 
 def shared_classes(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
-    """Return their class to ours for each class that both have by name.
+    """Match the classes that both have by name.
 
     Case, and blanks for `_` and `-`, do not matter; an automobile is a car. So CIFAR-10 and STL-10
     share nine classes: all but the frog and the monkey.
+
+    Args:
+        theirs: names of their classes, in order.
+        ours: names of ours.
+
+    Returns:
+        Their number of each shared class to ours.
     """
     known = {_plain(name): index for index, name in enumerate(ours)}
     found = {index: known.get(_plain(name)) for index, name in enumerate(theirs)}
@@ -30,7 +37,12 @@ def shared_classes(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]
 def with_classes(
     images: ImageSet | EncodedSet, classes: Mapping[int, int]
 ) -> ImageSet | EncodedSet:
-    """Return the images of the classes that are keys, labeled with what these lead to."""
+    """Return the images of some classes under other labels.
+
+    Args:
+        images: of all classes.
+        classes: the old label of each class that stays, to its new one.
+    """
     new = torch.full((int(images.labels.max()) + 1,), -1, dtype=torch.int64)
     for old, label in classes.items():
         if old < len(new):

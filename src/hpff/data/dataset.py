@@ -16,9 +16,18 @@ class Dataset:
     """The two splits, and how they are normalized and augmented.
 
     Images of one size are held in memory (`ImageSet`); images of any size are decoded when they are
-    wanted (`EncodedSet`), and then `augmentation` is a `ResizedCrop`. `mean` and `std` hold one
-    value a channel, for pixels scaled to 0..1. `broken` names the images that were left out because
-    they cannot be read, with the reasons.
+    wanted (`EncodedSet`), and then `augmentation` is a `ResizedCrop`.
+
+    Attributes:
+        name: as `load` takes it.
+        train: the training split.
+        test: the test split.
+        num_classes: how many classes there are; labels are 0 to num_classes - 1.
+        class_names: one a class.
+        mean: one value a channel, for pixels scaled to 0..1.
+        std: the deviation, likewise.
+        augmentation: of training images.
+        broken: name to reason of the images that were left out because they cannot be read.
     """
 
     name: str

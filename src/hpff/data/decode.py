@@ -27,9 +27,16 @@ class BrokenImageError(UserError):
 
 @contextmanager
 def opened(encoded: bytes) -> Iterator[Any]:
-    """Give the PIL image, not yet decoded; what goes wrong inside is a BrokenImageError.
+    """Open an image without decoding it.
 
-    Bytes that are no image, and pixels of more than 8 bits, are refused.
+    Args:
+        encoded: a file of one of the common formats.
+
+    Yields:
+        The PIL image. What goes wrong inside is a BrokenImageError, too.
+
+    Raises:
+        BrokenImageError: the bytes are no image, or its pixels have more than 8 bits.
     """
     if not encoded:
         raise BrokenImageError(
@@ -51,11 +58,19 @@ def opened(encoded: bytes) -> Iterator[Any]:
 
 
 def decode(encoded: bytes, shape: Shape | None) -> Pixels:
-    """Return the image's pixels as (H, W, C), with C = 1 for a gray image and 3 for any other.
+    """Decode an image.
 
-    A gray image turns into RGB where shape, the (H, W, C) that is wanted, has 3 channels. Raises
-    BrokenImageError as `opened` does, and UserError for another shape than the wanted one; neither
-    says which image it is.
+    Args:
+        encoded: as `opened` takes it.
+        shape: the (H, W, C) that is wanted; None: any.
+
+    Returns:
+        Its pixels (H, W, C), with C = 1 for a gray image and 3 for any other. A gray image turns
+        into RGB where `shape` has 3 channels.
+
+    Raises:
+        BrokenImageError: as `opened` does.
+        UserError: the image has another shape. Neither message says which image it is.
     """
     with opened(encoded) as image:
         gray = image.mode in _GRAY_MODES

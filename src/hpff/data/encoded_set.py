@@ -43,7 +43,11 @@ class Source(Protocol):
     """Where encoded images are."""
 
     def read(self, index: int) -> bytes:
-        """Return the image's bytes; raises OSError where they cannot be had."""
+        """Return the image's bytes.
+
+        Raises:
+            OSError: they cannot be had.
+        """
 
     def where(self, index: int) -> str:
         """Name the image, for messages."""
@@ -68,7 +72,13 @@ class Files:
 
 @dataclass(frozen=True, eq=False)
 class EncodedSet:
-    """N images of a source: their labels and their places in it, both int64 (N,)."""
+    """N images of a source.
+
+    Attributes:
+        source: where they are.
+        labels: int64 (N,).
+        places: int64 (N,), their numbers in the source.
+    """
 
     source: Source
     labels: Tensor
@@ -83,7 +93,11 @@ class EncodedSet:
         return len(self.labels)
 
     def read(self, index: int) -> bytes:
-        """Return the bytes of an image; a BrokenImageError where they cannot be had."""
+        """Return the bytes of an image.
+
+        Raises:
+            BrokenImageError: they cannot be had.
+        """
         try:
             return self.source.read(int(self.places[index]))
         except OSError as error:
@@ -95,15 +109,24 @@ class EncodedSet:
         return self.source.where(int(self.places[index]))
 
     def subset(self, n: int, seed: int = 0) -> EncodedSet:
-        """Return n images, chosen as `ImageSet.subset` chooses them."""
+        """Return n images, chosen as `ImageSet.subset` chooses them.
+
+        Raises:
+            UserError: n is below 1 or above the number of images.
+        """
         chosen = class_by_class(self.labels, n, seed)
         return EncodedSet(self.source, self.labels[chosen], self.places[chosen])
 
     def decoded(self, shape: Shape | None, broken: BrokenImages) -> ImageSet:
-        """Return all images in memory; shape is the (H, W, C) of every image, None if unknown.
+        """Return all images in memory.
 
-        Raises UserError, naming the image, for one of another shape and for what `broken` does
-        not let pass.
+        Args:
+            shape: (H, W, C) of every image; None: that of the first.
+            broken: what becomes of images that cannot be read.
+
+        Raises:
+            UserError: an image has another shape, or `broken` does not let it pass; the message
+                names the image. Or none can be read.
         """
         images = np.empty((0,), dtype=np.uint8)
         kept: list[int] = []

@@ -24,8 +24,17 @@ def load_folder(folder: Path, treatment: str, broken: Policy, name: str | None =
     """Return the data set of folder/train/CLASS/IMAGE and folder/test (or val)/CLASS/IMAGE.
 
     The classes are the names of the folders in train/, sorted. Files that have no suffix of an
-    image format, and hidden ones, are no images. Raises UserError for a folder that is not laid
-    out so, for a class without training images, and for a test class that train/ does not have.
+    image format, and hidden ones, are no images.
+
+    Args:
+        folder: that of train/.
+        treatment: see `treatment_of`; "auto" is "imagenet".
+        broken: what to do about images that cannot be read.
+        name: of the data set; by default "folder:" and the folder.
+
+    Raises:
+        UserError: the folder is not laid out so, a class has no training images, or a test class
+            is not in train/.
     """
     train_folder, test_folder = _splits(folder)
     classes = _subfolders(train_folder)

@@ -12,9 +12,14 @@ from hpff.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """N images, uint8 (N, C, H, W), and their labels, int64 (N,), on one device.
+    """N images and their labels, on one device.
 
-    Raises UserError when shapes, types or lengths are others.
+    Attributes:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,).
+
+    Raises:
+        UserError: shapes, types or lengths are others.
     """
 
     images: Tensor
@@ -48,17 +53,28 @@ class ImageSet:
         """Return n images, as many of each class as there are, give or take one.
 
         After a shuffle by the seed, the classes take turns; a class that runs out leaves its turns
-        to the others. So subset(m) is the start of subset(n) for m < n. Raises UserError for an n
-        below 1 or above the number of images.
+        to the others. So subset(m) is the start of subset(n) for m < n.
+
+        Raises:
+            UserError: n is below 1 or above the number of images.
         """
         chosen = class_by_class(self.labels.cpu(), n, seed).to(self.labels.device)
         return ImageSet(self.images[chosen], self.labels[chosen])
 
 
 def class_by_class(labels: Tensor, n: int, seed: int) -> Tensor:
-    """Return the indices of n labels, shuffled by the seed, so that the classes take turns.
+    """Choose n labels, shuffled by the seed, so that the classes take turns.
 
-    Raises UserError for an n below 1 or above the number of labels.
+    Args:
+        labels: int64 (N,), on the CPU.
+        n: how many to choose.
+        seed: of the shuffle.
+
+    Returns:
+        Their indices, int64 (n,).
+
+    Raises:
+        UserError: n is below 1 or above the number of labels.
     """
     if not 1 <= n <= len(labels):
         raise UserError(f"a subset of {n} images was asked for; expected 1 to {len(labels)}")

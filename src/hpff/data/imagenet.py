@@ -15,7 +15,9 @@ _ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_d
 def load_imagenet(root: Path, broken: Policy) -> Dataset:
     """Return ImageNet from root/imagenet/train/CLASS/IMAGE and root/imagenet/val/CLASS/IMAGE.
 
-    Raises UserError where it is not there: what to fetch, where to put it, how to unpack it.
+    Raises:
+        UserError: it is not there; the message says what to fetch, where to put it and how to
+            unpack it.
     """
     folder = root / "imagenet"
     if not (folder / "train").is_dir():

@@ -21,9 +21,18 @@ def build_dataset(
 ) -> Dataset:
     """Return the data set under a treatment.
 
-    Under "imagenet" the images stay encoded; under any other they are of one size and are decoded
-    into memory here. Raises UserError, naming the image, for one that does not fit, and for a
-    broken one under the policy "stop".
+    Args:
+        name: of the data set.
+        train: the training split.
+        test: the test split.
+        class_names: one a class.
+        treatment: see `treatment_of`. Under "imagenet" the images stay encoded; under any other
+            they are of one size and are decoded into memory here.
+        broken: what to do about images that cannot be read.
+
+    Raises:
+        UserError: an image does not fit, or is broken under the policy "stop"; the message names
+            it.
     """
     if treatment == "imagenet":
         return _dataset(name, train, test, class_names, PUBLISHED[treatment], {})

@@ -23,8 +23,14 @@ def load_parquet(folder: Path, treatment: str, broken: Policy) -> Dataset:
     The classes are those that the files' metadata names; without it, as many as there are
     different labels in the training split. Encoded images are held in memory.
 
-    Raises UserError, naming the file and where there is one the row, for what `read_shard` and
-    `build_dataset` refuse, for an empty or missing split, and for a label that is no class.
+    Args:
+        folder: that of the files.
+        treatment: see `treatment_of`.
+        broken: what to do about images that cannot be read.
+
+    Raises:
+        UserError: `read_shard` or `build_dataset` refuses something, a split is empty or missing,
+            or a label is no class; the message names the file and where there is one the row.
     """
     train, test = _read_split(folder, "train"), _read_split(folder, "test")
     names = train[0].class_names or _number_classes(train)

@@ -15,7 +15,18 @@ DIGITS = tuple(str(digit) for digit in range(10))
 
 @dataclass(frozen=True)
 class PublishedDataset:
-    """A data set's published facts: (C, H, W) as a model sees it, classes, counts, treatment."""
+    """A data set's published facts.
+
+    Attributes:
+        title: its name as people write it.
+        shape: (C, H, W) of an image as a model sees it.
+        num_classes: how many classes there are.
+        train: number of training images.
+        test: number of test images.
+        treatment: a key of `PUBLISHED`.
+        source: where it comes from.
+        class_names: one a class, where they are known without the data.
+    """
 
     title: str
     shape: tuple[int, int, int]
@@ -56,8 +67,11 @@ PUBLISHED_DATASETS = {
 def blank(name: str, image_size: int | None = None) -> Dataset:
     """Return a data set of the paper with its published sizes, but without what its images show.
 
-    Under torch's FakeTensorMode it takes no memory. ImageNet's images are of image_size, 224 by
-    default. KeyError for a name that is not in PUBLISHED_DATASETS.
+    Under torch's FakeTensorMode it takes no memory.
+
+    Args:
+        name: a key of `PUBLISHED_DATASETS`.
+        image_size: pixels a side of ImageNet's images, 224 by default.
     """
     outline = PUBLISHED_DATASETS[name]
     treatment = PUBLISHED[outline.treatment]

@@ -29,6 +29,12 @@ class ResizedCrop:
 
     Training: a part of 8 to 100 % of the area and of ratio 3/4 to 4/3, resized, and flipped every
     other time. Tests: the shorter side resized to `size` · 256 / 224, and the middle. Bilinear.
+
+    Attributes:
+        size: pixels a side, 1 or more.
+
+    Raises:
+        UserError: the size is below 1.
     """
 
     size: int = 224
@@ -38,7 +44,11 @@ class ResizedCrop:
             raise UserError(f"image_size is {self.size}; expected 1 or more pixels")
 
     def train(self, encoded: bytes, seed: int) -> Pixels:
-        """Return the part of the image that the seed decides, (size, size, 3)."""
+        """Return the part of the image that the seed decides, (size, size, 3).
+
+        Raises:
+            BrokenImageError: as `opened` does.
+        """
         chance = random.Random(seed)
         with opened(encoded) as image:
             box = random_box(image.width, image.height, chance)
@@ -48,7 +58,11 @@ class ResizedCrop:
         return np.ascontiguousarray(pixels[:, ::-1]) if chance.random() < 0.5 else pixels
 
     def test(self, encoded: bytes) -> Pixels:
-        """Return the middle of the resized image, (size, size, 3)."""
+        """Return the middle of the resized image, (size, size, 3).
+
+        Raises:
+            BrokenImageError: as `opened` does.
+        """
         shorter = max(self.size, int(self.size * _TEST_RESIZE))
         with opened(encoded) as image:
             short = min(image.size)
@@ -63,9 +77,17 @@ def _rgb(image: Any) -> Any:
 
 
 def random_box(width: int, height: int, chance: random.Random) -> Box:
-    """Return (left, top, right, bottom) of a random part of an image.
+    """Choose a part of an image at random.
 
     After ten parts that do not fit, it is the middle, with the nearest ratio that is allowed.
+
+    Args:
+        width: of the image.
+        height: of the image.
+        chance: what decides.
+
+    Returns:
+        Left, top, right and bottom of the part.
     """
     for _ in range(_TRIES):
         area = width * height * chance.uniform(*_AREA)

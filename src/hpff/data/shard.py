@@ -24,9 +24,13 @@ _LARGEST_LABEL = 2**63 - 1
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """What one file holds: N encoded images, int64 (N,) labels, maybe the classes' names.
+    """What one file holds; its rows are counted from 0 in every message.
 
-    An image that is null has no bytes. Rows are counted from 0 in every message.
+    Attributes:
+        path: of the file.
+        images: N encoded images; one that is null has no bytes.
+        labels: int64 (N,).
+        class_names: one a class, where the file's metadata tells them.
     """
 
     path: Path
@@ -41,9 +45,10 @@ class Shard:
 def read_shard(path: Path) -> Shard:
     """Return what the file holds.
 
-    Raises UserError, naming the file and where there is one the row, for a file that is missing,
-    cut short or not Parquet, for a column that is missing or of another type, and for a label that
-    is null or negative.
+    Raises:
+        UserError: the file is missing, cut short or not Parquet, a column is missing or of another
+            type, or a label is null or negative; the message names the file and where there is one
+            the row.
     """
     with _readable(path):
         file = pq.ParquetFile(path)

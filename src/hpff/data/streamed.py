@@ -42,9 +42,26 @@ class _Decoded:
 class StreamedBatches:
     """`ImageBatches` of a split of encoded images, by torch's DataLoader.
 
-    A broken image stops the run or is left out of its batch, as the policy says; a training batch
-    that is left with fewer than two images is passed over. `workers` None is a process for each
-    core this one may use, at most 16; 0 is this process itself. Raises UserError as `Batches` does.
+    A training batch that is left with fewer than two images is passed over.
+
+    Args:
+        images: the split.
+        dataset: the one it belongs to: how it is normalized and cropped.
+        batch_size: B.
+        device: of the batches.
+        shuffle: whether each pass has an order of its own.
+        augment: whether images are cropped and flipped at random, or cut to their middle.
+        drop_last: whether a last, smaller batch is left out.
+        channels_last: whether the batches lie in memory with the channels last.
+        image_size: pixels a side; None: as the data set says.
+        workers: processes that read images; None: one for each core this one may use, at most 16;
+            0: this process itself.
+        broken_images: "stop" the run at an image that cannot be read, or "skip" it: leave it out
+            of its batch.
+
+    Raises:
+        UserError: a batch size below 1 or one that leaves no batch at all. During a pass, an image
+            cannot be read, no batch is left, or a worker ends.
     """
 
     def __init__(

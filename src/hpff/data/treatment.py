@@ -18,7 +18,13 @@ Numbers = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Treatment:
-    """Augmentation, and one mean and deviation a channel, for pixels scaled to 0..1."""
+    """How images are augmented and normalized.
+
+    Attributes:
+        augmentation: of training images.
+        mean: one value a channel, for pixels scaled to 0..1.
+        std: the deviation, likewise.
+    """
 
     augmentation: Augmentation | ResizedCrop
     mean: Numbers
@@ -42,9 +48,14 @@ _CIFAR_SHAPE = (3, 32, 32)
 def treatment_of(images: ImageSet, name: str) -> Treatment:
     """Return the treatment of that name for images that are in memory.
 
-    "plain" has the statistics of these images, and crops of images padded with zeros by an eighth
-    of the shorter side, without flips. "auto" is "cifar" for images of 3x32x32, otherwise "plain".
-    Raises UserError for images of another number of channels than the treatment's.
+    Args:
+        images: the training split.
+        name: a key of `PUBLISHED`; or "plain", which has the statistics of these images, and crops
+            of images padded with zeros by an eighth of the shorter side, without flips; or "auto",
+            which is "cifar" for images of 3x32x32 and otherwise "plain".
+
+    Raises:
+        UserError: the treatment is for another number of channels.
     """
     if name == "auto":
         name = "cifar" if images.shape == _CIFAR_SHAPE else "plain"
@@ -62,7 +73,11 @@ def treatment_of(images: ImageSet, name: str) -> Treatment:
 
 
 def check_treatment(name: str) -> None:
-    """Raise UserError for a name that is none of a treatment."""
+    """Refuse a name that is none of a treatment.
+
+    Raises:
+        UserError: there is no such treatment.
+    """
     if name not in get_args(TreatmentName):
         raise UserError(
             f'treatment is "{name}"; expected one of {", ".join(get_args(TreatmentName))}'
@@ -70,9 +85,11 @@ def check_treatment(name: str) -> None:
 
 
 def channel_statistics(images: ImageSet) -> tuple[Numbers, Numbers]:
-    """Return each channel's mean and standard deviation, for pixels scaled to 0..1.
+    """Measure each channel, for pixels scaled to 0..1.
 
-    A channel that never changes gets the deviation 1.
+    Returns:
+        The means and the standard deviations, one a channel; a channel that never changes gets the
+        deviation 1.
     """
     channels = images.shape[0]
     counts = torch.zeros(channels, 256, dtype=torch.int64)

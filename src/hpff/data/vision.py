@@ -26,10 +26,15 @@ def default_root() -> Path:
 
 
 def load_vision(name: str, root: Path | None = None) -> Dataset:
-    """Return the data set, one of NAMES, downloaded if need be.
+    """Return the data set, downloaded if need be; of SVHN the split without the extra images.
 
-    Of SVHN the training split without the extra images. Raises UserError where it is neither in
-    root nor to be downloaded: what to fetch, and where to put it.
+    Args:
+        name: one of `NAMES`.
+        root: where downloads are kept; None: `default_root()`.
+
+    Raises:
+        UserError: it is neither in `root` nor to be downloaded; the message says what to fetch,
+            and where to put it.
     """
     root = root or default_root()
     outline = PUBLISHED_DATASETS[name]

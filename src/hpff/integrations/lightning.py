@@ -64,6 +64,10 @@ class LocalLearning(LightningModule):
         """The model's inputs and the targets in a batch of ``(inputs, targets)``.
 
         Override it for batches of another form.
+
+        Returns:
+            What the model takes (a tensor, or a tuple or dict of forward's arguments), and the
+            targets (B,).
         """
         inputs, targets = batch
         return inputs, targets
@@ -80,7 +84,11 @@ class LocalLearning(LightningModule):
         return [optimizer], [self._make_scheduler(optimizer)]
 
     def on_fit_start(self) -> None:
-        """Refuse more than one process."""
+        """Refuse more than one process.
+
+        Raises:
+            UserError: the Trainer has more than one.
+        """
         if self.trainer.world_size > 1:
             raise UserError(
                 f"the Trainer has {self.trainer.world_size} processes; LocalLearning trains on "

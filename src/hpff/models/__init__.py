@@ -27,9 +27,13 @@ def create(name: str, num_classes: int = 10, *, in_channels: int = 3, **settings
     Args:
         name: ``resnet32`` and its like (CIFAR ResNets), ``torchvision/NAME``, ``timm/NAME``, or
             NAME alone: torchvision's model of that name, or if it has none timm's.
+        num_classes: size of the output, (B, num_classes).
         in_channels: of the images; other than 3 only where the family allows it.
         settings: further arguments of the family, such as ``width=8``, or where a model's images
             have one size ``image_size=32`` (torchvision) and ``img_size=32`` (timm).
+
+    Returns:
+        The model, on the CPU and in training mode.
 
     Raises:
         UserError: there is no such model, or it does not take these arguments.
@@ -51,7 +55,10 @@ def create(name: str, num_classes: int = 10, *, in_channels: int = 3, **settings
 
 
 def resolve(name: str) -> tuple[str, str]:
-    """Where a model's name leads: "hpff", "torchvision" or "timm", and its name there.
+    """Where a model's name leads.
+
+    Returns:
+        "hpff", "torchvision" or "timm", and the model's name there.
 
     Raises:
         UserError: there is no such model.
@@ -71,7 +78,10 @@ def resolve(name: str) -> tuple[str, str]:
 
 
 def image_size(name: str) -> tuple[int, int, int]:
-    """Shape (C, H, W) of the images that a model was made for.
+    """The images that a model was made for.
+
+    Returns:
+        Their (C, H, W).
 
     Raises:
         UserError: there is no such model.
@@ -87,9 +97,15 @@ def image_size(name: str) -> tuple[int, int, int]:
 
 
 def sized(name: str, height: int, width: int) -> dict[str, Any]:
-    """Settings for ``create`` with which a model takes images of another size than its own.
+    """What lets a model take images of another size than its own.
 
-    Most models need none.
+    Args:
+        name: as :func:`create` takes it.
+        height: of the images.
+        width: of the images.
+
+    Returns:
+        Further arguments of :func:`create`; most models need none.
 
     Raises:
         UserError: there is no such model.

@@ -1,4 +1,7 @@
-"""ResNets for small images (He et al., CVPR 2016, section 4.2), as local learning trains them.
+"""ResNets for small images, as local learning trains them.
+
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2,
+https://arxiv.org/abs/1512.03385.
 
 As in the public codes of InfoPro, AugLocal and HPFF, a shortcut that changes shape is a 1×1
 convolution with BatchNorm, and convolutions start from N(0, 2 / (k² · C_out)).
@@ -18,7 +21,13 @@ DEPTHS = (20, 32, 44, 56, 110, 1202)
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut. Maps (B, C_in, H, W) to (B, C, H/stride, W/stride)."""
+    """Two 3×3 convolutions and a shortcut. Maps (B, C_in, H, W) to (B, C, H/stride, W/stride).
+
+    Args:
+        in_channels: C_in.
+        channels: C.
+        stride: of the first convolution, and of the shortcut.
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -34,6 +43,7 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H/stride, W/stride) from maps (B, C_in, H, W)."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         out += self.shortcut(x)
@@ -44,15 +54,17 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """A stem, three stages of (depth - 2) / 6 basic blocks, global average pooling, a classifier.
 
+    The weights lie in memory with the channels last, so that all features do: that is faster on
+    CPUs, and on GPUs in 16 bits. ``model.to(memory_format=torch.contiguous_format)`` changes it.
+
     Args:
         depth: number of weight layers, 6n + 2.
+        num_classes: size of the output.
+        in_channels: of the images.
         width: channels of the first stage; the next two have twice and four times as many.
 
-    Raises UserError for a size that is not a whole number of at least 1.
-
-    Takes float images (B, in_channels, H, W), gives logits (B, num_classes). The weights lie in
-    memory with the channels last, so that all features do: that is faster on CPUs, and on GPUs in
-    16 bits. ``model.to(memory_format=torch.contiguous_format)`` changes it.
+    Raises:
+        UserError: a size is not a whole number of at least 1.
     """
 
     def __init__(
@@ -74,6 +86,7 @@ class CifarResNet(nn.Module):
         self.fc = nn.Linear(4 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, num_classes) of float images (B, in_channels, H, W)."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(self.avgpool(x).flatten(1))
