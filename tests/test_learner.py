@@ -6,13 +6,17 @@ import copy
 import gc
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from naive.rule import flat_gradients, random_chain
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from hpff import LocalLearner, check_gradients, models
@@ -247,6 +251,12 @@ def test_training_learns() -> None:
         ({"patch_mode": "some"}, "patch_mode: is 'some', expected auto or together or one-by-one"),
         ({"cascade_weight": -1}, "cascade_weight: is -1, expected a number above 0"),
         ({"num_classes": 0}, "num_classes is 0, expected"),
+        ({"num_classes": 11}, "num_classes is 11, but the model's output has 10"),
+        ({"num_classes": 3}, "num_classes is 3, but the model's output has 10"),
+        ({"criterion": "ce"}, "criterion is 'ce', expected a function of logits and targets"),
+        ({"criterion": None}, "criterion is null, expected a function"),
+        ({"example": IMAGES[:0]}, "the example (0×3×16×16) holds no samples"),
+        ({"example": (IMAGES[:0],)}, "the example (0×3×16×16) holds no samples"),
     ],
 )
 def test_wrong_arguments_are_named(settings: dict[str, object], message: str) -> None:
@@ -258,15 +268,60 @@ def test_wrong_arguments_are_named(settings: dict[str, object], message: str) ->
 
 def test_models_that_cannot_be_cut_are_refused() -> None:
     model = models.create("resnet20", width=2)
+    frozen = copy.deepcopy(model).requires_grad_(False)
     cases = [
         ("not a model", "expected a torch.nn.Module"),
         (torch.compile(model, backend="eager"), "compile"),
         (LocalLearner(model, modules=2, example=IMAGES[:2], num_classes=10), "already"),
         (nn.Flatten(), "no parameters"),
+        (frozen, "every parameter of the model is frozen"),
+        (nn.DataParallel(model), "the model is wrapped by DataParallel.*the plain model"),
+        (nn.Sequential(nn.DataParallel(model)), "submodule '0' is wrapped by DataParallel"),
     ]
     for wrong, message in cases:
         with pytest.raises(UserError, match=message):
             LocalLearner(wrong, modules=2, example=IMAGES[:2], num_classes=10)
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process alone."""
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+def test_models_of_several_devices_are_refused_with_what_works() -> None:
+    model = models.create("resnet20", width=2)
+    sharded = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+    wrapped = {
+        "DistributedDataParallel": DistributedDataParallel(copy.deepcopy(model)),
+        "FSDPModule": sharded,
+    }
+    for name, wrong in wrapped.items():
+        with pytest.raises(UserError, match=f"wrapped by {name}.*all_reduce") as caught:
+            LocalLearner(wrong, modules=2, example=IMAGES[:2], num_classes=10)
+        assert "\n" not in str(caught.value)
+
+    learner = LocalLearner(model, modules=2, example=IMAGES[:2], num_classes=10)
+
+    def reduce(j: int) -> None:
+        for parameter in learner.module_parameters[j - 1]:
+            distributed.all_reduce(parameter.grad.div_(1))
+
+    learner.backward(IMAGES, TARGETS, on_module_done=reduce)
+
+
+def test_inputs_that_wait_for_a_gradient_are_refused() -> None:
+    learner = small()
+    images = IMAGES.clone().requires_grad_()
+    for inputs in (images, (images,), 2 * images):
+        with pytest.raises(UserError, match="the inputs require gradients"):
+            learner.backward(inputs, TARGETS)
+    assert all(parameter.grad is None for parameter in learner.parameters())
 
 
 def test_a_forward_that_changes_its_way_is_noticed() -> None:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from hpff.cutting.balance import Balance
 from hpff.cutting.partition import Partition, partition
-from hpff.cutting.trace import is_compiled
 from hpff.engine.auxiliary_builder import AuxiliaryBuilder, PatchMode
 from hpff.engine.level_weights import AuxiliaryWeight
 from hpff.engine.parameters import backbone_parameters, module_parameters
@@ -21,6 +20,13 @@ from hpff.engine.recomputation import Recompute
 from hpff.engine.step import HookedStep, Losses
 from hpff.errors import UserError
 from hpff.features import Given
+from hpff.learner_arguments import (
+    check_classes,
+    check_example,
+    check_inputs,
+    check_model,
+    check_task,
+)
 from hpff.methods import Criterion, Method
 from hpff.settings import LocalSettings
 
@@ -40,7 +46,7 @@ class LocalLearner(nn.Module):
         modules: K, or the names of the submodules after which to cut; None: one for each block.
         example: one small input: a tensor, or a tuple or dict of forward's arguments. Give it two
             samples or more where the model has BatchNorm.
-        num_classes: of the task.
+        num_classes: of the task; as many as the model's output has.
         criterion: the task's loss, ``criterion(logits, targets)`` -> scalar.
         features: what the outputs at the cuts are, where it is found wrong (``learner.partition``
             shows it): "map", "map-last" (B, H, W, C), "tokens", "sequence", "sequence-first"
@@ -77,8 +83,11 @@ class LocalLearner(nn.Module):
         features: Given = None,
     ) -> None:
         super().__init__()
-        _check_model(model)
-        _check_num_classes(num_classes)
+        if isinstance(model, LocalLearner):
+            raise UserError("the model is a LocalLearner already; give the model inside, .model")
+        check_model(model)
+        check_task(num_classes, criterion)
+        check_example(example)
         self.settings = LocalSettings(
             method=method,  # type: ignore[arg-type]  # a name is read too
             modules=modules,  # type: ignore[arg-type]
@@ -128,6 +137,7 @@ class LocalLearner(nn.Module):
         settings, local = self.settings, self.method.local
         modules = settings.modules if local else 1
         cut = partition(self.model, modules, self.example, balance=settings.balance)
+        check_classes(self.num_classes, cut)
         self.reach = reach_of(
             settings.cascade if local else 1,
             cut,
@@ -207,8 +217,10 @@ class LocalLearner(nn.Module):
                 optimizer step, and free them.
 
         Raises:
-            UserError: the model did not run through its cuts as it did on the example.
+            UserError: the model did not run through its cuts as it did on the example; the inputs
+                require gradients, which nothing gives them.
         """
+        check_inputs(inputs)
         torch.clear_autocast_cache()  # an optimizer may have stepped since
         step = HookedStep(
             self.model,
@@ -235,22 +247,3 @@ class LocalLearner(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.settings.label()}, modules={len(self.partition)}"
-
-
-def _check_model(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise UserError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    if isinstance(model, LocalLearner):
-        raise UserError("the model is a LocalLearner already; give the model inside, .model")
-    if is_compiled(model):
-        raise UserError(
-            "the whole model is compiled, and cannot be cut; give the plain model, with its "
-            "blocks compiled one by one"
-        )
-    if not any(p.is_floating_point() for p in model.parameters()):
-        raise UserError("the model has no parameters: nothing can be trained")
-
-
-def _check_num_classes(number: object) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise UserError(f"num_classes is {number!r}, expected a whole number of at least 1")

@@ -179,7 +179,7 @@ def test_separate_decoders_are_those_of_hpffs_code() -> None:
 def test_separate_decoders_are_exact_and_fit_every_map() -> None:
     images = torch.rand(6, 3, 24, 24, dtype=torch.float64)
     learner = LocalLearner(
-        models.create("resnet20", width=4).double(),
+        models.create("resnet20", 3, width=4).double(),
         modules=5,
         example=images[:2],
         num_classes=3,
@@ -197,7 +197,7 @@ def test_separate_decoders_and_pff_exclude_each_other() -> None:
     images = torch.rand(2, 3, 16, 16)
     with pytest.raises(UserError, match="decoders is 2 with PFF's patches 2; expected patches 1"):
         LocalLearner(
-            models.create("resnet20", width=4),
+            models.create("resnet20", 3, width=4),
             modules=5,
             example=images,
             num_classes=3,
@@ -222,7 +222,7 @@ def test_gradcheck(task: str) -> None:
 def test_exact_with_every_head(head: str) -> None:
     images = torch.rand(6, 3, 16, 16, dtype=torch.float64)
     learner = LocalLearner(
-        models.create("resnet20", width=4).double(),
+        models.create("resnet20", 3, width=4).double(),
         modules=4,
         example=images[:2],
         num_classes=3,
@@ -237,7 +237,7 @@ def test_exact_with_every_head(head: str) -> None:
 def test_exact_at_both_levels_with_patches(k: int, independent: bool, n: int, task: str) -> None:
     images = torch.rand(6, 3, 16, 16, dtype=torch.float64)
     learner = LocalLearner(
-        models.create("resnet20", width=4).double(),
+        models.create("resnet20", 3, width=4).double(),
         modules=5,
         example=images[:2],
         num_classes=3,
@@ -252,7 +252,7 @@ def test_exact_at_both_levels_with_patches(k: int, independent: bool, n: int, ta
 def test_works_under_autocast() -> None:
     images = torch.rand(6, 3, 16, 16)
     learner = LocalLearner(
-        models.create("resnet20", width=4),
+        models.create("resnet20", 3, width=4),
         modules=5,
         example=images[:2],
         num_classes=3,

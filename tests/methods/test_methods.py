@@ -246,7 +246,7 @@ def test_a_learner_tells_how_many_units_precede() -> None:
 
     for modules, expected in ((16, list(range(15))), (8, [1, 3, 5, 7, 9, 11, 13])):
         seen.clear()
-        model = models.create("resnet32", width=4)
+        model = models.create("resnet32", 3, width=4)
         example = torch.zeros(2, 3, 16, 16)
         LocalLearner(model, modules=modules, example=example, num_classes=3, method=Notes())
         assert list(seen.values()) == expected
@@ -309,7 +309,7 @@ def test_the_page_on_adding_a_method_is_true(tmp_path: Path) -> None:
 def test_every_method_works_in_bfloat16(method: str, patches: int, patch_mode: str) -> None:
     images, targets = torch.rand(8, 3, 16, 16), torch.arange(8) % 3
     learner = LocalLearner(
-        models.create("resnet20", width=4),
+        models.create("resnet20", 3, width=4),
         modules=4,
         example=images[:2],
         num_classes=3,

@@ -85,7 +85,7 @@ def test_gradcheck() -> None:
 def test_exact_at_both_levels_with_patches(k: int, independent: bool, n: int) -> None:
     images, targets = torch.rand(6, 3, 16, 16, dtype=torch.float64), TARGETS
     learner = LocalLearner(
-        models.create("resnet20", width=4).double(),
+        models.create("resnet20", 3, width=4).double(),
         modules=5,
         example=images[:2],
         num_classes=3,

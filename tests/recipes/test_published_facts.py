@@ -253,7 +253,7 @@ def test_the_default_weights_of_the_levels() -> None:
     """Ours, so pinned: what a step reduces where nothing is said of weights."""
     facts = FACTS["level_weights"]
     images = torch.rand(4, 3, 16, 16)
-    model = models.create("resnet20", width=4)
+    model = models.create("resnet20", 3, width=4)
     learner = LocalLearner(model, modules=5, example=images, num_classes=3)
     losses = learner.backward(images, torch.tensor([0, 1, 2, 0]))
     independent, cascade = (sum(level) for level in (losses.independent, losses.cascade))

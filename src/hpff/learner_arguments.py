@@ -1,0 +1,99 @@
+"""What a learner refuses: models, tasks and inputs with which training would go wrong unseen."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from hpff.cutting.partition import Partition
+from hpff.cutting.trace import is_compiled
+from hpff.errors import UserError, shown
+from hpff.torch_support.model_io import tensors_in
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise UserError for what cannot be cut or trained."""
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    _check_no_parallel_wrapper(model)
+    if is_compiled(model):
+        raise UserError(
+            "the whole model is compiled, and cannot be cut; give the plain model, with its "
+            "blocks compiled one by one"
+        )
+    trainable = [p for p in model.parameters() if p.is_floating_point()]
+    if not trainable:
+        raise UserError("the model has no parameters: nothing can be trained")
+    if not any(p.requires_grad for p in trainable):
+        raise UserError(
+            "every parameter of the model is frozen: nothing can be trained; set requires_grad of "
+            "those that are to learn"
+        )
+
+
+def check_task(num_classes: object, criterion: object) -> None:
+    """Raise UserError for a number of classes that is none, and a loss that cannot be called."""
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        raise UserError(f"num_classes is {num_classes!r}, expected a whole number of at least 1")
+    if not callable(criterion):
+        raise UserError(
+            f"criterion is {shown(criterion)}, expected a function of logits and targets that "
+            "gives a scalar, such as torch.nn.functional.cross_entropy"
+        )
+
+
+def check_example(example: object) -> None:
+    """Raise UserError for an example without samples."""
+    for _, tensor in tensors_in(example):
+        if tensor.ndim and not len(tensor):
+            shape = "×".join(map(str, tensor.shape))
+            raise UserError(f"the example ({shape}) holds no samples; give it two or more")
+        return
+
+
+def check_classes(num_classes: int, cut: Partition) -> None:
+    """Raise UserError where the model's logits (B, C) on the example are of other classes."""
+    shape = cut[-1].output_shape
+    if len(shape) == 1 and shape[0] != num_classes:
+        raise UserError(
+            f"num_classes is {num_classes}, but the model's output has {shape[0]}; expected the "
+            "same number: give the model a last layer for the task's classes"
+        )
+
+
+def check_inputs(inputs: Any) -> None:
+    """Raise UserError for inputs that wait for a gradient: local backwards end at the first cut."""
+    if any(tensor.requires_grad for tensor in _tensors(inputs)):
+        raise UserError(
+            "the inputs require gradients, which backward does not give; detach them, or compute "
+            "them inside the model"
+        )
+
+
+def _tensors(inputs: Any) -> Iterator[Tensor]:
+    for _, tensor in tensors_in(inputs):
+        yield tensor
+
+
+def _check_no_parallel_wrapper(model: nn.Module) -> None:
+    """Wrappers reduce gradients in the forward or backward that a learner replaces by its own."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # there if anything is wrapped by it
+    names = ("FullyShardedDataParallel", "FSDPModule")
+    kinds = (DataParallel, DistributedDataParallel, *(getattr(fsdp, n) for n in names if fsdp))
+    for name, module in model.named_modules():
+        if isinstance(module, kinds):
+            where = f"its submodule {name!r}" if name else "the model"
+            raise UserError(
+                f"{where} is wrapped by {_wrapper(module, kinds)}, whose gradients local backwards "
+                "would leave different on each device; give LocalLearner the plain model, and "
+                "after backward (or in on_module_done, for learner.module_parameters[j - 1]) call "
+                "torch.distributed.all_reduce(parameter.grad.div_(world_size)) for each parameter"
+            )
+
+
+def _wrapper(module: nn.Module, kinds: tuple[type, ...]) -> str:
+    return next(kind.__name__ for kind in kinds if isinstance(module, kind))
