@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -171,6 +172,22 @@ def test_features_are_free_once_the_next_module_is_done() -> None:
     learner.backward(x, torch.arange(6))
     assert [tensor.shape for tensor in handed_on] == [x.shape] * 3
     assert [tensor.untyped_storage().nbytes() for tensor in handed_on] == [4] * 3
+
+
+@pytest.mark.parametrize("recompute", ["never", "once", "repeatedly"])
+def test_a_step_leaves_nothing_to_the_garbage_collector(recompute: Recompute) -> None:
+    images, targets = torch.randn(IMAGES), torch.arange(6)
+    learner = LocalLearner(
+        resnet(), modules=4, example=images[:2], num_classes=10, recompute=recompute
+    )
+    learner.backward(images, targets)
+    gc.collect()
+    gc.disable()
+    try:
+        learner.backward(images, targets)
+        assert gc.collect() < 20
+    finally:
+        gc.enable()
 
 
 def test_it_says_what_it_does_not_go_with() -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 # They move running statistics, arguments 3 and 4, though their schemas do not say so.
 _MOVES_STATISTICS = {"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"}
@@ -63,7 +63,7 @@ class Operation:
 
     def replace(self, view_of: Callable[[Tensor], View | None]) -> None:
         """Put views into the place of tensors."""
-        self.arguments, self.keywords = tree_map_only(
+        self.arguments, self.keywords = mapped(
             Tensor, lambda t: view_of(t) or t, (self.arguments, self.keywords)
         )
         leaves = tree_leaves((self.arguments, self.keywords))
@@ -78,7 +78,7 @@ class Operation:
         given = {value: whole[value] for value in self.reads}
         for value in self.changes:
             given[value] = given[value].clone() if value in needed else given[value]
-        arguments, keywords = tree_map_only(
+        arguments, keywords = mapped(
             View, lambda view: view.of(given[view.value]), (self.arguments, self.keywords)
         )
         if self.function.overloadpacket.__name__ in _MOVES_STATISTICS:
@@ -88,6 +88,20 @@ class Operation:
             leaves = tree_leaves(self.function(*arguments, **keywords))
         whole |= {value: whole_of(leaves[place]) for place, value in self.makes.items()}
         whole |= {after: given[before] for before, after in self.changes.items()}
+
+
+def mapped(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:
+    """An operation's arguments with ``function`` applied to those of a kind.
+
+    Each call of PyTorch's own ``tree_map`` leaves a cycle for the garbage collector.
+    """
+    if isinstance(tree, kind):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {key: mapped(kind, function, value) for key, value in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(mapped(kind, function, value) for value in tree)
+    return tree
 
 
 def whole_of(tensor: Tensor) -> Tensor:

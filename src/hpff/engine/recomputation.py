@@ -25,9 +25,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
-from hpff.engine.operation import Operation, Random, Value, View, random_state, whole_of
+from hpff.engine.operation import (
+    Operation,
+    Random,
+    Value,
+    View,
+    mapped,
+    random_state,
+    whole_of,
+)
 from hpff.engine.phase import Phase
 from hpff.errors import UserError
 from hpff.torch_support.autocast import autocast_off
@@ -162,7 +170,7 @@ class Tape(TorchDispatchMode):
         for tensor in changed:
             self._adopt(tensor)
         random = random_state(func, given, kwargs)
-        noted = tree_map_only(Tensor, lambda t: self._view(t) or t, (args, kwargs))
+        noted = mapped(Tensor, lambda t: self._view(t) or t, (args, kwargs))
         elsewhere = {_address(tensor) for tensor in given if self._view(tensor) is None}
         output = func(*args, **kwargs)
         makes = {
