@@ -37,33 +37,60 @@ class FeatureKind(ABC):
 
     Methods see one of two forms, whatever the layout: maps (B, C, H, W), which PFF cuts into n×n
     patches, or vectors (B, D), where a sequence gives n of them, one for each piece.
-    All shapes are of outputs, the batch left out; ``sides`` are those of the images, if any.
+
+    Attributes:
+        kind: its name.
     """
 
     kind: ClassVar[str]
 
     @abstractmethod
     def features_shape(self, shape: Shape, sides: Sides | None) -> Shape:
-        """What the methods see, uncut: (C, H, W) or (D,)."""
+        """What the methods see, uncut.
+
+        Args:
+            shape: of the output, the batch left out.
+            sides: of the images; None if there are none.
+
+        Returns:
+            (C, H, W) or (D,).
+        """
 
     @abstractmethod
     def features(
         self, output: Tensor, pieces: int, sides: Sides | None, mask: Tensor | None
     ) -> Tensor:
-        """The output as maps (B, C, H, W), as vectors (B, D), or as pieces (B, n, D) with n > 1.
+        """The output as methods read it.
 
         Args:
             output: (B, *shape).
             pieces: n; maps come uncut.
+            sides: of the images; None if there are none.
             mask: (B, L), True for the tokens of a sequence that are no padding; None: all are.
+
+        Returns:
+            Maps (B, C, H, W), vectors (B, D), or pieces (B, n, D) with n > 1.
         """
 
     def shared(self, output: Tensor) -> Tensor | None:
-        """(B, C), what is added to what methods read at each position of maps; None: nothing."""
+        """What is added to what methods read at each position of maps.
+
+        Args:
+            output: (B, *shape).
+
+        Returns:
+            (B, C), or None for nothing.
+        """
         return None
 
     def pieces(self, wanted: int, smallest: int, shape: Shape) -> int:
-        """The n in force where the form is vectors; maps are cut by their sides."""
+        """The n in force where methods see vectors; maps are cut by their sides.
+
+        Args:
+            wanted: the n asked for.
+            smallest: how many tokens a piece has at least, unless n is 1.
+            shape: of the output, the batch left out.
+        """
         return 1
 
 

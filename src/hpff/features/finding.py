@@ -43,6 +43,8 @@ class Finder:
     """Finds the features of a model's outputs, or takes what the user says.
 
     Args:
+        model: the one whose outputs they are.
+        example: a small input of it.
         sides: of the example's images, if its input is such.
         shapes: of the outputs of all its blocks, the batch left out.
         given: a kind's name or a :class:`FeatureKind` for all cuts, or by the cut's name.
@@ -64,7 +66,15 @@ class Finder:
         self._given = given
 
     def at(self, cut: str, shape: Shape) -> FeatureKind:
-        """The features of the output of the submodule ``cut``."""
+        """The features of one output.
+
+        Args:
+            cut: name of the submodule that returns it.
+            shape: of the output, the batch left out.
+
+        Raises:
+            UserError: the kind that was given does not fit the shape.
+        """
         given = self._given.get(cut) if isinstance(self._given, Mapping) else self._given
         return self._find(shape) if given is None else self._as_given(given, cut, shape)
 

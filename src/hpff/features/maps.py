@@ -12,7 +12,11 @@ from hpff.features.base import Facts, FeatureKind, Shape, Sides, is_grid
 
 @dataclass(frozen=True)
 class Maps(FeatureKind):
-    """Maps (B, C, H, W), or (B, H, W, C) as in Swin."""
+    """Maps (B, C, H, W), or (B, H, W, C) as in Swin.
+
+    Args:
+        channels_last: whether they are (B, H, W, C).
+    """
 
     kind: ClassVar[str] = "map"
 
@@ -43,6 +47,10 @@ def channels_are_last(shape: Shape, facts: Facts) -> bool | None:
 
     The two sides are those that the images' aspect fits; if that leaves it open, the channels are
     the first or the last axis, whichever has the size of a bias or a normalization of the model.
+
+    Args:
+        shape: three dimensions, the batch left out.
+        facts: of the model.
     """
     a, b, c = shape
     first, last = is_grid(b, c, facts.sides), is_grid(a, b, facts.sides)

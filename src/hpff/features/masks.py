@@ -13,11 +13,18 @@ PADDING = ("padding_mask", "pad_mask")
 
 
 def mask_of(model: nn.Module, inputs: Any) -> Tensor | None:
-    """The mask (B, L), True for the tokens that are no padding; None if the inputs hold none.
+    """Find the padding mask among a model's inputs.
 
     It is found by its name: an argument of the model called ``attention_mask`` (or one of
     ``VALID``), where 0 marks padding, or whose name ends in ``padding_mask`` or ``pad_mask``, where
     0 marks the others.
+
+    Args:
+        model: whose ``forward`` names its arguments.
+        inputs: a tensor, or a tuple or dict of forward's arguments.
+
+    Returns:
+        The mask (B, L), True for the tokens that are no padding; None if the inputs hold none.
     """
     for name, value in _named(model, inputs).items():
         if not isinstance(value, Tensor) or value.ndim != 2:

@@ -21,6 +21,9 @@ class Sequences(FeatureKind):
     those that are no padding, as adaptive pooling does: of c tokens, piece p = 0..n-1 has those
     from ⌊p·c/n⌋ up to ⌈(p+1)·c/n⌉. So padding changes nothing, and no piece is empty; a sample
     without any token gives zeros. More dimensions of positions than one are taken in a row.
+
+    Args:
+        channels_first: whether they are (B, D, L).
     """
 
     kind: ClassVar[str] = "sequence"
@@ -51,7 +54,15 @@ class Sequences(FeatureKind):
 
 
 def membership(valid: Tensor, pieces: int) -> Tensor:
-    """Which token belongs to which piece, (B, n, L), for tokens that ``valid`` (B, L) marks."""
+    """Which token belongs to which piece.
+
+    Args:
+        valid: (B, L), True for the tokens that are shared out.
+        pieces: n.
+
+    Returns:
+        Truth values (B, n, L).
+    """
     count = valid.sum(1)[:, None, None]
     rank = (valid.cumsum(1) - 1)[:, None]
     piece = torch.arange(pieces, device=valid.device)[:, None]

@@ -61,7 +61,15 @@ class Tokens(FeatureKind):
 
 
 def grid_of(positions: int, sides: Sides | None) -> Sides | None:
-    """The grid of so many positions that the images' aspect fits; None if there is none."""
+    """The grid that the images' aspect fits.
+
+    Args:
+        positions: h·w.
+        sides: of the images; None if there are none.
+
+    Returns:
+        (h, w), or None if there is no such grid.
+    """
     if sides is None:
         return None
     grids = [

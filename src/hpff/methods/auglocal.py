@@ -16,7 +16,10 @@ _DEPTHS = {"resnet32": 2, "resnet110": 3, "resnet34": 4}
 
 
 class AugLocal(Method):
-    """AugLocal (Ma et al., ICLR 2024): layers chosen evenly from the rest of the network.
+    """AugLocal: layers chosen evenly from the rest of the network.
+
+    Ma et al., "Scaling Supervised Local Learning with Augmented Auxiliary Networks", ICLR 2024,
+    https://arxiv.org/abs/2402.17318.
 
     The auxiliary network of a module is a chain of residual blocks with the widths of blocks that
     follow it, chosen evenly, then global average pooling and a linear classifier; the loss is the
@@ -27,6 +30,9 @@ class AugLocal(Method):
         pyramid: whether chains shrink, from ``depth`` blocks at the first module to about half at
             the last. False is the public code's way on ImageNet: ``depth`` blocks everywhere, and
             no BatchNorm before the classifier.
+
+    Raises:
+        UserError: a setting is out of range.
     """
 
     def __init__(self, depth: int = 2, pyramid: bool = True) -> None:

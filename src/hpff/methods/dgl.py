@@ -13,7 +13,10 @@ from hpff.methods.base import AuxiliaryContext, Method
 
 
 class DGL(Method):
-    """DGL (Belilovsky et al., ICML 2020): an "MLP-SR" classifier and cross-entropy.
+    """DGL: an "MLP-SR" classifier and cross-entropy.
+
+    Belilovsky et al., "Decoupled Greedy Learning of CNNs", ICML 2020,
+    https://arxiv.org/abs/1901.08164.
 
     Maps are average-pooled to a quarter of their sides before anything is learned, so an
     auxiliary network costs little beside its module.
@@ -22,6 +25,9 @@ class DGL(Method):
         hidden_layers: hidden layers of the classifier's MLP. The default, 2 without bias, is the
             DGL baseline for CIFAR ResNets of AugLocal's code; DGL's own code has 3 with bias.
         hidden_bias: whether these layers have a bias.
+
+    Raises:
+        UserError: a setting is out of range.
     """
 
     def __init__(self, hidden_layers: int = 2, hidden_bias: bool = False) -> None:

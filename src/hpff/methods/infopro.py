@@ -49,7 +49,10 @@ _PUBLISHED: dict[tuple[str, str], dict[int, _Weights]] = {
 
 
 class InfoPro(Method):
-    """InfoPro (Wang et al., ICLR 2021): reconstruct the input, and classify or contrast.
+    """InfoPro: reconstruct the input, and classify or contrast.
+
+    Wang et al., "Revisiting Locally Supervised Learning: an Alternative to End-to-end Training",
+    ICLR 2021, https://arxiv.org/abs/2101.10832.
 
     The loss is λ1 · BCE(decoder(features), image in [0, 1]) + λ2 · task. Both λ are linear in the
     module's index, from module 1 to module K - 1. Under PFF each patch of the features
@@ -69,8 +72,12 @@ class InfoPro(Method):
         decoders: n of HPFF's public code: the map is cut into n×n patches for n² separate decoders
             alone, whose cross-entropies are summed; the task's head sees the whole map. Where n×n
             patches do not fit a map, n is the largest below that does. Needs PFF off.
-        mean, std: of the images' normalization, for each channel, which is undone before they are
+        mean: of the images' normalization, for each channel, which is undone before they are
             compared. By default the images are taken to be in [0, 1] already.
+        std: the deviation, likewise.
+
+    Raises:
+        UserError: a setting is out of range.
     """
 
     needs_images: ClassVar[bool] = True
@@ -249,11 +256,15 @@ def _parts(maps: Tensor, n: int) -> Sequence[Tensor]:
 
 
 def supervised_contrast(vectors: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """The supervised contrastive loss (Khosla et al., 2020, L_out) with one view of each sample.
+    """The supervised contrastive loss L_out with one view of each sample.
+
+    Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020,
+    https://arxiv.org/abs/2004.11362.
 
     Args:
         vectors: (B, F), made unit vectors here.
         targets: (B,) class indices. A sample alone in its class contributes 0.
+        temperature: what similarities are divided by.
 
     Returns:
         A scalar, the mean over all B samples.

@@ -13,7 +13,10 @@ from hpff.methods.base import AuxiliaryContext, Method, check_indices
 
 
 class PredSim(Method):
-    """PredSim (Nøkland and Eidnes, ICML 2019): prediction and similarity matching.
+    """PredSim: prediction and similarity matching.
+
+    Nøkland and Eidnes, "Training Neural Networks with Local Error Signals", ICML 2019,
+    https://arxiv.org/abs/1901.06656.
 
     The loss is (1 - β) · criterion(prediction) + β · mean squared difference between the
     features' similarity matrix and the labels'. Under PFF both the predictions and the similarity
@@ -23,6 +26,9 @@ class PredSim(Method):
         beta: β.
         feature_size: D; features are average-pooled until no more than D numbers are left for
             the prediction. AugLocal's code has 512 for CIFAR ResNets, the original 2048 or 4096.
+
+    Raises:
+        UserError: a setting is out of range.
     """
 
     def __init__(self, beta: float = 0.99, feature_size: int = 512) -> None:

@@ -29,7 +29,14 @@ def call_model(model: Callable[..., Any], inputs: Any) -> Any:
 
 
 def logits_of(output: Any) -> Tensor:
-    """The tensor that the loss is taken of."""
+    """The tensor that the loss is taken of.
+
+    Args:
+        output: of a model: a tensor, or an object or a mapping with one as ``logits``.
+
+    Raises:
+        UserError: there is none.
+    """
     logits = output.get("logits") if isinstance(output, Mapping) else output
     logits = getattr(output, "logits", logits)
     if not isinstance(logits, Tensor):
@@ -57,7 +64,13 @@ def tensor_at(output: Any, path: Path) -> Tensor | None:
 
 
 def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
-    """The output with ``new`` wherever ``old`` was, and every other tensor detached."""
+    """The output with one tensor exchanged, and every other tensor detached.
+
+    Args:
+        output: of a model or a submodule.
+        old: the tensor that goes, found by identity.
+        new: what takes its place.
+    """
     if isinstance(output, Tensor):
         return new if output is old else output.detach() if output.requires_grad else output
     items = [(key, value, replaced(value, old, new)) for key, value in _items(output)]
