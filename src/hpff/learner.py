@@ -208,6 +208,8 @@ class LocalLearner(nn.Module):
     ) -> Losses:
         """One forward and all local backwards; adds to every parameter's ``.grad``.
 
+        Meanwhile other threads may use the model, but not step it: their calls are its own.
+
         Args:
             inputs: what the model takes: a tensor, or a tuple or dict of its arguments.
             targets: (B,) class indices, or whatever the criterion takes.

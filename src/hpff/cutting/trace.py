@@ -22,6 +22,7 @@ from hpff.cutting.autograd_graph import Call, Graph, Leak, Value
 from hpff.errors import UserError
 from hpff.torch_support.autocast import autocast_off
 from hpff.torch_support.model_io import Path, call_model, logits_of, tensors_in
+from hpff.torch_support.modes import modes_restored
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,9 @@ class _Watched:
         self._probe = torch.zeros((), requires_grad=True)
         self.reads = _Reads()
         self._saved = _SavedBytes([*model.parameters(), *model.buffers(), *tree_leaves(example)])
+        hooks = _hooks(model, self._before, self._after)
         try:
-            with _hooks(model, self._before, self._after), self._saved.counted(), self.reads:
+            with modes_restored(), hooks, self._saved.counted(), self.reads:
                 output = call_model(model, example)
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)

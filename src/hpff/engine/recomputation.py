@@ -115,11 +115,15 @@ class Tape(TorchDispatchMode):
         self._kept: dict[Value, Tensor] = {}
         self._demand = _Demand()
 
-    @contextmanager
-    def recording(self) -> Iterator[None]:
-        """What runs inside is noted, and what autograd saves of it is left to the tape."""
-        with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack), self:
-            yield
+    def start(self) -> None:
+        """From now on, what runs is noted, and what autograd saves of it is left to the tape."""
+        torch._C._autograd._push_saved_tensors_default_hooks(self._pack, self._unpack)
+        self.__enter__()  # type: ignore[no-untyped-call]
+
+    def stop(self) -> None:
+        """What runs is not noted any more; after ``start``, and only once."""
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        torch._C._autograd._pop_saved_tensors_default_hooks()
         present = self._demand.present
         self._demand.present = {v: whole for v, whole in present.items() if self._uses[v]}
 

@@ -19,10 +19,12 @@ from hpff.engine.phase import Phase
 from hpff.engine.reach import Reach
 from hpff.engine.recomputation import FreedTensors, Recompute, Tape
 from hpff.engine.schedule import Step
+from hpff.engine.stepping import Stepping
 from hpff.errors import UserError
 from hpff.features import mask_of
 from hpff.torch_support.group_norm import has_group_norm, without_channels_last
 from hpff.torch_support.model_io import call_model, logits_of, replaced, tensor_at
+from hpff.torch_support.modes import modes_restored
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,6 @@ class HookedStep:
         self._busy = False
         self._freed = FreedTensors()
         self._tape: Tape | None = None
-        self._recording = ExitStack()
         self._compiled = any(is_compiled(module) for module in model.modules())
         if self._compiled and recompute != "never":
             raise UserError("compiled blocks cannot be recomputed; use recompute='never'")
@@ -102,6 +103,20 @@ class HookedStep:
             scale: factor of every gradient.
             on_done: called with j when the gradients of module j are final.
         """
+        self._stepping = Stepping(self._model)
+        try:
+            self._stepping.begin()
+            return self._run(inputs, targets, scale, on_done)
+        finally:
+            self._stepping.end()
+
+    def _run(
+        self,
+        inputs: Any,
+        targets: Tensor,
+        scale: float | Tensor,
+        on_done: Callable[[int], None],
+    ) -> Losses:
         self._image = image_of(inputs)
         self._mask = mask_of(self._model, inputs)
         self._targets = targets
@@ -122,17 +137,19 @@ class HookedStep:
         try:
             reused = self._compiled and any(self._reach.carried_through)
             compiling = _compiling_for_reuse() if reused else nullcontext()
-            with _hooked(cuts, self._hook), compiling, torch.enable_grad(), self._recording:
+            with modes_restored(), _hooked(cuts, self._hook), compiling, torch.enable_grad():
                 self._record(None)
                 self._finish(logits_of(call_model(self._model, inputs)))
             return self._result()
         finally:
             # This object and its step refer to each other: let go of the last tensors.
-            del self._step, self._start, self._image, self._tape, self._recording
+            del self._step, self._start, self._image, self._tape
             self._phase.set("", 0)
 
     def _hook(self, name: str, returned: Any) -> Any:
         """Take a cut submodule's output and give the next module its input."""
+        if self._stepping.is_elsewhere():
+            return returned
         module = self._partition[self._next]
         if self._busy:
             raise UserError(
@@ -153,7 +170,7 @@ class HookedStep:
             )
         self._next += 1
         self._busy = True
-        self._recording.close()
+        self._stop_recording()
         if self._compiled and self._reach.carried_through[module.index - 1]:
             _refuse_donation(output)
         features = self._networks.features(module.index, output, self._image, self._mask)
@@ -175,7 +192,7 @@ class HookedStep:
             )
         weights = self._networks.weights
         share = weights.for_modules("cascade") / weights.for_modules("final")
-        self._recording.close()
+        self._stop_recording()
         self._logits = logits.detach()
         self._busy = True
         self._step.finish(self._start, logits, carried_share=share, tape=self._tape)
@@ -185,7 +202,11 @@ class HookedStep:
         if self._recompute != "never":
             once = self._recompute == "once"
             self._tape = Tape(start, self._freed, self._phase, once=once)
-            self._recording.enter_context(self._tape.recording())
+            self._tape.start()
+
+    def _stop_recording(self) -> None:
+        if self._tape is not None:
+            self._tape.stop()
 
     def _result(self) -> Losses:
         weights = self._networks.weights
