@@ -117,3 +117,13 @@ def test_bad_workloads_are_refused(settings: dict[str, object], words: str) -> N
     with pytest.raises(UserError) as caught:
         memory.plan(Workload(**{"model": "resnet20", **settings}), batch=8, ways=[Way()])
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("method", "modules"), [("dgl", 4), ("infopro", 10)])
+def test_patches_never_take_more_memory_and_save_infopros(method: str, modules: int) -> None:
+    """As they are taken by default: patch_mode "auto". See the paper's table of PFF."""
+    workload = Workload("resnet20", modules=modules)
+    whole, *cut = (Rehearsal(workload, Way(method, patches=n)).peak(256) for n in (1, 2, 4))
+    assert all(peak <= 1.0001 * whole for peak in cut)  # but for the patches' own statistics
+    if method == "infopro":
+        assert cut[1] < cut[0] < 0.95 * whole

@@ -156,18 +156,16 @@ class _AtModule:
         )
 
     def _too_much(self, fusion: PatchFusion, features: Tensor, module: LocalModule) -> bool:
-        """Whether all patches' graphs take more than the step takes elsewhere anyway.
+        """Whether all patches' graphs might take more than the step takes without patches.
 
-        That is a backward through the widest module, and what more graphs hold at another module.
-        The backward takes about four tensors of its output's size: the gradient that comes in, the
-        one that goes out, the shortcut's, and one between two layers.
+        Without them it takes at some module at least what graphs hold there and, in the module's
+        backward, two gradients of its output's size: one that comes in and one that goes out.
         """
         modules = self.partition[:-1]
-        widest = max(m.output_bytes for m in modules)
-        room = max(self._held(m) for m in modules) - self._held(module)
+        certain = max(self._held(m) + 2 * m.output_bytes for m in modules)
         samples = module.output_bytes / (math.prod(module.output_shape) * module.dtype.itemsize)
-        needed = self._graph_bytes(fusion, features) / len(features)
-        return bool(needed * samples > 4 * widest + room)
+        needed = self._graph_bytes(fusion, features) / len(features) * samples
+        return bool(self._held(module) + needed > certain)
 
     def _graph_bytes(self, fusion: PatchFusion, features: Tensor) -> int:
         """What all patches' graphs save; networks that look alike are run once."""
