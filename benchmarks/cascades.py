@@ -28,7 +28,7 @@ from short_runs import error_of
 from hpff import models
 from hpff.cutting.partition import Partition
 from hpff.engine.reach import within
-from hpff.memory import Way, Workload, plan
+from hpff.memory import Strategy, Workload, plan
 from hpff.recipes import files as recipe_files
 
 HERE = Path(__file__).parent
@@ -59,11 +59,11 @@ def memory_table() -> str:
     rows = []
     for network, modules in NETWORKS.items():
         workload = Workload(network, modules)
-        cut = plan(workload, batch=2, ways=[Way("dgl")]).partition
+        cut = plan(workload, batch=2, strategies=[Strategy.of("dgl")]).partition
         for rule in RULES:
             chosen = lengths(rule, cut)
-            way = Way("dgl", cascade=chosen, patches=2)
-            size = gib(peak(plan(workload, batch=1024, ways=[way]).rows[0]))
+            strategy = Strategy.of("dgl", cascade=chosen, patches=2)
+            size = gib(peak(plan(workload, batch=1024, strategies=[strategy]).rows[0]))
             passes = sum(length - 1 for length in chosen) / len(cut)
             name = f"{network}, K = {modules}"
             rows.append((name, rule, size, f"{passes:.2f}", max(chosen)))
@@ -74,7 +74,7 @@ def error_table(out: Path, seeds: Sequence[int]) -> str:
     rows = []
     base = recipe_files.load(str(HERE / "cifar10_short.yaml"))
     workload = Workload(lambda: models.create("resnet20", width=8), modules=10)
-    cut = plan(workload, batch=2, ways=[Way("dgl")]).partition
+    cut = plan(workload, batch=2, strategies=[Strategy.of("dgl")]).partition
     for rule in RULES:
         chosen = lengths(rule, cut)
         errors = [

@@ -15,19 +15,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 from memory_tables import gib, peak, table, write
 from public_order import public_order_peak
 
-from hpff.memory import BEST, Row, Way, Workload, plan
+from hpff.memory import BEST, Row, Strategy, Workload, plan
 
 HEADER = ("network", "method", "peak, GiB", "of bp", "working, GiB")
 BATCH = 1024
-HPFF = Way("dgl", cascade=2, patches=2)
-LEAN = (replace(HPFF, recompute="once"), replace(HPFF, recompute="repeatedly"))
-ALL = (Way(), Way(segment=BEST), Way("dgl"), Way("dgl", cascade=2), HPFF, *LEAN)
+HPFF = Strategy.of("dgl", cascade=2, patches=2)
+LEAN = (HPFF.with_settings(recompute="once"), HPFF.with_settings(recompute="repeatedly"))
+ALL = (
+    Strategy.of(),
+    Strategy.of(segment=BEST),
+    Strategy.of("dgl"),
+    Strategy.of("dgl", cascade=2),
+    HPFF,
+    *LEAN,
+)
 NETWORKS = {"resnet32": 16, "resnet110": 55}
 DEEP = {"resnet1202": 601}
 
@@ -40,25 +46,27 @@ def main() -> None:
     lines = [line for name, modules in NETWORKS.items() for line in rows(name, modules, ALL)]
     if given.deep:
         for name, modules in DEEP.items():
-            lines += rows(name, modules, (Way(), HPFF))
+            lines += rows(name, modules, (Strategy.of(), HPFF))
     made = table(HEADER, lines)
     print(made)
     if given.write:
         write(__file__, __doc__, made)
 
 
-def rows(network: str, modules: int, ways: Sequence[Way]) -> list[tuple[str, ...]]:
+def rows(network: str, modules: int, strategies: Sequence[Strategy]) -> list[tuple[str, ...]]:
     name = f"{network}, K = {modules}"
     observe = partial(print, name, file=sys.stderr)
-    found = plan(Workload(network, modules), batch=BATCH, ways=ways, observe=observe).rows
-    peaks = {str(row.way): peak(row) for row in found}
-    working = {str(row.way): gib(peak(row) - held(row)) for row in found}
+    found = plan(
+        Workload(network, modules), batch=BATCH, strategies=strategies, observe=observe
+    ).rows
+    peaks = {str(row.strategy): peak(row) for row in found}
+    working = {str(row.strategy): gib(peak(row) - held(row)) for row in found}
     if network in NETWORKS:
         peaks["dgl+hpff, public order"] = public_order_peak(2 * modules, BATCH)
     backprop = peaks["bp"]
     return [
-        (name, way, gib(size), f"{size / backprop:.2f}", working.get(way, ""))
-        for way, size in peaks.items()
+        (name, strategy, gib(size), f"{size / backprop:.2f}", working.get(strategy, ""))
+        for strategy, size in peaks.items()
     ]
 
 

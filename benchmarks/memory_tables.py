@@ -16,8 +16,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def peak(row: Row) -> int:
-    """Bytes; a way of training that cannot be planned is a fault of the benchmark."""
-    assert row.peak is not None, f"{row.way}: {row.fault}"
+    """Bytes; a strategy of training that cannot be planned is a fault of the benchmark."""
+    assert row.peak is not None, f"{row.strategy}: {row.fault}"
     return row.peak
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hpff.memory import Workload, bench, default_ways, plan
+from hpff.memory import Workload, bench, default_strategies, plan
 from hpff.runs import machine
 
 HERE = Path(__file__).parent
@@ -28,14 +28,14 @@ def main() -> None:
     lines = ["| network | method | peak, GiB | of bp | step over bp |", "| --- |" + " --- |" * 4]
     for network, modules in NETWORKS.items():
         workload = Workload(network, modules)
-        planned = plan(workload, batch=1024, ways=default_ways()).rows
-        ways = [row.way for row in planned]
-        measured = bench(workload, batch=64, ways=ways, rounds=given.rounds).rows
+        planned = plan(workload, batch=1024, strategies=default_strategies()).rows
+        strategies = [row.strategy for row in planned]
+        measured = bench(workload, batch=64, strategies=strategies, rounds=given.rounds).rows
         base = planned[0].peak or 1
         for row, time in zip(planned, measured, strict=True):
             peak = row.peak or 0
             lines.append(
-                f"| {network}, K = {modules} | {row.way} | {peak / 2**30:.2f} "
+                f"| {network}, K = {modules} | {row.strategy} | {peak / 2**30:.2f} "
                 f"| {peak / base:.2f} | {time.quartiles()[1]:.2f} |"
             )
     table = "\n".join(lines)

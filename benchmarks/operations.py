@@ -10,17 +10,16 @@ ends there, and one of weight gradients, which goes through c - 1 of them again.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpff import LocalLearner, models
-from hpff.memory import Way
+from hpff.memory import Strategy
 
-HPFF = Way("dgl", cascade=2, patches=2)
-LEAN = (replace(HPFF, recompute="once"), replace(HPFF, recompute="repeatedly"))
-WAYS = (Way(), Way("dgl"), Way("dgl", cascade=2), HPFF, *LEAN)
+HPFF = Strategy.of("dgl", cascade=2, patches=2)
+LEAN = (HPFF.with_settings(recompute="once"), HPFF.with_settings(recompute="repeatedly"))
+STRATEGIES = (Strategy.of(), Strategy.of("dgl"), Strategy.of("dgl", cascade=2), HPFF, *LEAN)
 
 
 def main() -> None:
@@ -33,16 +32,12 @@ def main() -> None:
     base = 0
     print("| method | convolutions, GFLOP | matrix products, GFLOP | over BP |")
     print("| --- | ---: | ---: | ---: |")
-    for way in WAYS:
-        learner = LocalLearner(
+    for strategy in STRATEGIES:
+        learner = LocalLearner.from_settings(
             models.create(given.network),
-            modules=given.modules,
+            strategy.with_settings(modules=given.modules).settings,
             example=images[:2],
             num_classes=10,
-            method=way.method,
-            cascade=way.cascade,
-            patches=way.patches,
-            recompute=way.recompute,
         )
         with FlopCounterMode(display=False) as counter:
             learner.backward(images, targets)
@@ -51,7 +46,7 @@ def main() -> None:
         convolutions = sum(n for name, n in found.items() if "convolution" in str(name))
         base = base or total
         print(
-            f"| {way} | {convolutions / 1e9:.2f} | {(total - convolutions) / 1e9:.2f} "
+            f"| {strategy} | {convolutions / 1e9:.2f} | {(total - convolutions) / 1e9:.2f} "
             f"| {total / base:.3f} |"
         )
 

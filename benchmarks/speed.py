@@ -10,23 +10,22 @@ benchmarks/speed.md. `hpff bench resnet32 --batch 64` measures the same for ever
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from hpff.memory import Bench, Way, Workload, bench
+from hpff.memory import Bench, Strategy, Workload, bench
 from hpff.runs import machine
 
 HERE = Path(__file__).parent
-HPFF = Way("dgl", cascade=2, patches=2)
-WAYS = (
-    Way(),
-    Way("dgl"),
-    Way("dgl", cascade=2),
+HPFF = Strategy.of("dgl", cascade=2, patches=2)
+STRATEGIES = (
+    Strategy.of(),
+    Strategy.of("dgl"),
+    Strategy.of("dgl", cascade=2),
     HPFF,
-    replace(HPFF, recompute="once"),
-    replace(HPFF, recompute="repeatedly"),
+    HPFF.with_settings(recompute="once"),
+    HPFF.with_settings(recompute="repeatedly"),
 )
 
 
@@ -42,7 +41,7 @@ def main() -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     workload = Workload(given.network, given.modules)
-    made = bench(workload, batch=given.batch, ways=WAYS, rounds=given.rounds)
+    made = bench(workload, batch=given.batch, strategies=STRATEGIES, rounds=given.rounds)
     text = table(made)
     print(text)
     if given.write:
@@ -57,9 +56,8 @@ def table(made: Bench) -> str:
     lines = ["| method | step, ms (median) | over bp | quartiles |", "| --- | --- | --- | --- |"]
     for row in made.rows:
         low, middle, high = row.quartiles()
-        lines.append(
-            f"| {row.way} | {1e3 * row.step_seconds:.1f} | {middle:.2f} | {low:.2f} to {high:.2f} |"
-        )
+        step = f"{1e3 * row.step_seconds:.1f}"
+        lines.append(f"| {row.strategy} | {step} | {middle:.2f} | {low:.2f} to {high:.2f} |")
     return "\n".join(lines)
 
 

@@ -17,9 +17,15 @@ from functools import partial
 from memory_tables import gib, peak, table, write
 
 from hpff import models
-from hpff.memory import Way, Workload, plan
+from hpff.memory import Strategy, Workload, plan
 
-WAYS = (Way(), Way(segment=1), Way("dgl"), Way("dgl", 2, 1), Way("dgl", 2, 2))
+STRATEGIES = (
+    Strategy.of(),
+    Strategy.of(segment=1),
+    Strategy.of("dgl"),
+    Strategy.of("dgl", 2, 1),
+    Strategy.of("dgl", 2, 2),
+)
 NETWORKS = {
     "ViT-B/16": ("timm/vit_base_patch16_224", {}),
     "ViT-B/4": ("timm/vit_base_patch16_224", {"patch_size": 4}),
@@ -34,14 +40,14 @@ def main() -> None:
     lines = []
     for network, (name, settings) in NETWORKS.items():
         build = partial(models.create, name, img_size=32, **settings)
-        found = plan(Workload(build, modules=12), batch=1024, ways=WAYS)
+        found = plan(Workload(build, modules=12), batch=1024, strategies=STRATEGIES)
         backprop = peak(found.rows[0])
         tokens = found.partition[0].output_shape[0]
         patches = found.partition[0].patches
         for row in found.rows:
-            n = patches if row.way.patches > 1 else ""
+            n = patches if row.strategy.settings.patches > 1 else ""
             size = peak(row)
-            lines.append((network, tokens, row.way, n, gib(size), f"{size / backprop:.2f}"))
+            lines.append((network, tokens, row.strategy, n, gib(size), f"{size / backprop:.2f}"))
     made = table(("network", "tokens", "method", "n", "peak, GiB", "of BP"), lines)
     print(made)
     if given.write:

@@ -13,10 +13,10 @@ TINY = ["resnet20", "--modules", "3", "--image", "3,8,8", "--batch", "4", "--rou
 
 
 def test_bench_measures_what_the_plan_says(hpff: Hpff) -> None:
-    ways = ["--methods", "dgl", "--recompute", "repeatedly"]
-    measured = json.loads(hpff("bench", *TINY, *ways, "--device", "cpu", "--json").out)
+    strategies = ["--methods", "dgl", "--recompute", "repeatedly"]
+    measured = json.loads(hpff("bench", *TINY, *strategies, "--device", "cpu", "--json").out)
     options = TINY[: TINY.index("--rounds")]
-    planned = json.loads(hpff("plan", *options, *ways, "--json").out)
+    planned = json.loads(hpff("plan", *options, *strategies, "--json").out)
     assert measured["rows"][-1]["label"] == "dgl+hpff recompute=repeatedly"
     assert measured["machine"]["torch"]
     assert [row["peak_bytes"] for row in measured["rows"]] == [

@@ -79,7 +79,7 @@ def test_plan_has_rows_of_lean_training_where_asked(hpff: Hpff) -> None:
         (["resnet20", "--cascade", "most"], ["--cascade: is 'most'", "or auto"]),
         (["resnet20", "--recompute", "yes"], ["--recompute: is 'yes'", "once"]),
         (["resnet20", "--recompute", "once,once"], ["--recompute: is 'once,once'"]),
-        (["resnet20", "--patches", "0"], ["patches 0"]),
+        (["resnet20", "--patches", "0"], ["patches: is 0"]),
         (["resnet20", "--optimizer", "lion"], ["optimizer is 'lion'", "adamw"]),
         (["resnet20", "--precision", "fp16"], ["precision is 'fp16'", "bf16"]),
         (["resnet20", "--budget", "16"], ["--budget: is '16'", "16GB"]),

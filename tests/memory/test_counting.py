@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hpff import LocalLearner, models
-from hpff.memory import AllocationCounter, Way, Workload, plan
+from hpff.memory import AllocationCounter, Strategy, Workload, plan
 
 GIB = 2**30
 
@@ -29,19 +27,23 @@ def test_counter_follows_storages_to_their_death() -> None:
     assert (counter.current, counter.peak) == (400, 800)
 
 
-def peaks(network: str, modules: int, *ways: Way) -> list[float]:
+def peaks(network: str, modules: int, *strategies: Strategy) -> list[float]:
     """Planned peaks in GiB at batch 1024."""
-    rows = plan(Workload(network, modules), batch=1024, ways=ways).rows
+    rows = plan(Workload(network, modules), batch=1024, strategies=strategies).rows
     return [(row.peak or 0) / GIB for row in rows]
 
 
 def test_deep_network_trains_in_a_ninth_of_the_memory_and_recomputed_takes_half_of_that() -> None:
-    hpff = Way("dgl", cascade=2, patches=2)
-    bp, usual = peaks("resnet110", 55, Way(), hpff)
+    hpff = Strategy.of("dgl", cascade=2, patches=2)
+    bp, usual = peaks("resnet110", 55, Strategy.of(), hpff)
     assert bp >= 8.0
     assert usual <= 0.85
     usual, once, repeatedly = peaks(
-        "resnet32", 16, hpff, replace(hpff, recompute="once"), replace(hpff, recompute="repeatedly")
+        "resnet32",
+        16,
+        hpff,
+        hpff.with_settings(recompute="once"),
+        hpff.with_settings(recompute="repeatedly"),
     )
     assert usual <= 0.80
     assert once <= 0.55

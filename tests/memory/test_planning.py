@@ -1,4 +1,4 @@
-"""The plan of a step is what a real step allocates, in every way of training."""
+"""The plan of a step is what a real step allocates, in every strategy of training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 from hpff import memory, models
 from hpff.errors import UserError
-from hpff.memory import BEST, Way, Workload
+from hpff.memory import BEST, Strategy, Workload
 from hpff.memory.planning import Rehearsal, count
 from hpff.memory.steps import TrainingStep
 
@@ -17,21 +17,21 @@ def small() -> nn.Module:
 
 
 SMALL = Workload(small, modules=4, image=(3, 32, 32))
-WAYS = [
-    Way(),
-    Way(segment=1),
-    Way(segment=3),
-    Way("dgl"),
-    Way("dgl", cascade=2),
-    Way("dgl", cascade=2, patches=2),
-    Way("dgl", cascade=3, patches=2),
-    Way("dgl", cascade=2, patches=2, recompute="repeatedly"),
-    Way("infopro", recompute="repeatedly"),
-    Way("dgl", cascade=2, patches=2, recompute="once"),
-    Way("predsim", cascade=2, patches=2),
-    Way("infopro"),
-    Way("infopro", cascade=2, patches=2),
-    Way("auglocal", cascade=2, patches=2),
+STRATEGIES = [
+    Strategy.of(),
+    Strategy.of(segment=1),
+    Strategy.of(segment=3),
+    Strategy.of("dgl"),
+    Strategy.of("dgl", cascade=2),
+    Strategy.of("dgl", cascade=2, patches=2),
+    Strategy.of("dgl", cascade=3, patches=2),
+    Strategy.of("dgl", cascade=2, patches=2, recompute="repeatedly"),
+    Strategy.of("infopro", recompute="repeatedly"),
+    Strategy.of("dgl", cascade=2, patches=2, recompute="once"),
+    Strategy.of("predsim", cascade=2, patches=2),
+    Strategy.of("infopro"),
+    Strategy.of("infopro", cascade=2, patches=2),
+    Strategy.of("auglocal", cascade=2, patches=2),
 ]
 OTHERS = [
     Workload(small, modules=4, image=(3, 32, 32), precision="bf16"),
@@ -40,21 +40,23 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
-def test_plan_is_what_a_real_step_allocates(way: Way) -> None:
-    assert_plan_is_real(SMALL, way)
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_plan_is_what_a_real_step_allocates(strategy: Strategy) -> None:
+    assert_plan_is_real(SMALL, strategy)
 
 
 @pytest.mark.parametrize("workload", OTHERS, ids=["bf16", "adamw", "timm"])
-@pytest.mark.parametrize("way", [Way(), Way(segment=1), Way("infopro", 2, 2)], ids=str)
-def test_plan_is_real_for_other_workloads(workload: Workload, way: Way) -> None:
-    assert_plan_is_real(workload, way)
+@pytest.mark.parametrize(
+    "strategy", [Strategy.of(), Strategy.of(segment=1), Strategy.of("infopro", 2, 2)], ids=str
+)
+def test_plan_is_real_for_other_workloads(workload: Workload, strategy: Strategy) -> None:
+    assert_plan_is_real(workload, strategy)
 
 
-def assert_plan_is_real(workload: Workload, way: Way) -> None:
+def assert_plan_is_real(workload: Workload, strategy: Strategy) -> None:
     """Every allocation of a step on the CPU is in the plan, and every release, when it comes."""
-    planned = Rehearsal(workload, way).run(8)
-    real = count(TrainingStep(workload.build(), workload, way), 8, workload.image)
+    planned = Rehearsal(workload, strategy).run(8)
+    real = count(TrainingStep(workload.build(), workload, strategy), 8, workload.image)
     assert planned.curve() == real.curve()
     assert real.curve()[0] == real.curve()[-1]
     assert planned.peak == real.peak == max(real.curve())
@@ -63,8 +65,8 @@ def assert_plan_is_real(workload: Workload, way: Way) -> None:
 
 
 def test_plan_says_whose_memory_it_is() -> None:
-    row = memory.plan(SMALL, batch=64, ways=[Way("dgl", 2, 2)]).rows[0]
-    parameters = sum(p.numel() for p in Rehearsal(SMALL, row.way).step.trained.parameters())
+    row = memory.plan(SMALL, batch=64, strategies=[Strategy.of("dgl", 2, 2)]).rows[0]
+    parameters = sum(p.numel() for p in Rehearsal(SMALL, row.strategy).step.trained.parameters())
     assert row.alive_of("parameters") == row.alive_of("optimizer") == 4 * parameters
     assert row.alive_of("inputs") == 64 * (4 * 3 * 32 * 32 + 8)
     doing, module = row.moment.rsplit(" ", 1)
@@ -75,16 +77,18 @@ def test_plan_says_whose_memory_it_is() -> None:
 
 
 def test_checkpointing_takes_its_best_segment() -> None:
-    (row,) = memory.plan(SMALL, batch=64, ways=[Way(segment=BEST)]).rows
-    peaks = {n: Rehearsal(SMALL, Way(segment=n)).peak(64) for n in (1, 2, 3, 4, 9)}
-    assert row.peak == min(peaks.values()) == peaks[row.way.segment]
+    (row,) = memory.plan(SMALL, batch=64, strategies=[Strategy.of(segment=BEST)]).rows
+    peaks = {n: Rehearsal(SMALL, Strategy.of(segment=n)).peak(64) for n in (1, 2, 3, 4, 9)}
+    assert row.peak == min(peaks.values()) == peaks[row.strategy.segment]
 
 
 def test_largest_batch_fits_and_the_next_does_not() -> None:
     budget = 40 * 2**20
-    made = memory.plan(SMALL, batch=64, budget=budget, ways=[Way(), Way("predsim", 2, 2)])
+    made = memory.plan(
+        SMALL, batch=64, budget=budget, strategies=[Strategy.of(), Strategy.of("predsim", 2, 2)]
+    )
     for row in made.rows:
-        rehearsal = Rehearsal(SMALL, row.way)
+        rehearsal = Rehearsal(SMALL, row.strategy)
         assert row.largest_batch is not None
         assert rehearsal.peak(row.largest_batch) <= budget < rehearsal.peak(row.largest_batch + 1)
 
@@ -94,7 +98,9 @@ def test_a_way_that_cannot_be_is_a_row_that_says_why() -> None:
         return nn.Sequential(nn.Flatten(), nn.Linear(48, 9), nn.ReLU(), nn.Linear(9, 10))
 
     workload = Workload(vectors, modules=2, image=(3, 4, 4))
-    rows = memory.plan(workload, batch=8, ways=[Way(), Way("dgl"), Way("infopro")]).rows
+    rows = memory.plan(
+        workload, batch=8, strategies=[Strategy.of(), Strategy.of("dgl"), Strategy.of("infopro")]
+    ).rows
     assert rows[0].peak is not None
     assert rows[1].peak is not None
     assert rows[2].peak is None
@@ -115,7 +121,9 @@ def test_a_way_that_cannot_be_is_a_row_that_says_why() -> None:
 )
 def test_bad_workloads_are_refused(settings: dict[str, object], words: str) -> None:
     with pytest.raises(UserError) as caught:
-        memory.plan(Workload(**{"model": "resnet20", **settings}), batch=8, ways=[Way()])
+        memory.plan(
+            Workload(**{"model": "resnet20", **settings}), batch=8, strategies=[Strategy.of()]
+        )
     assert words in str(caught.value)
 
 
@@ -123,7 +131,7 @@ def test_bad_workloads_are_refused(settings: dict[str, object], words: str) -> N
 def test_patches_never_take_more_memory_and_save_infopros(method: str, modules: int) -> None:
     """As they are taken by default: patch_mode "auto". See the paper's table of PFF."""
     workload = Workload("resnet20", modules=modules)
-    whole, *cut = (Rehearsal(workload, Way(method, patches=n)).peak(256) for n in (1, 2, 4))
+    whole, *cut = (Rehearsal(workload, Strategy.of(method, patches=n)).peak(256) for n in (1, 2, 4))
     assert all(peak <= 1.0001 * whole for peak in cut)  # but for the patches' own statistics
     if method == "infopro":
         assert cut[1] < cut[0] < 0.95 * whole

@@ -160,9 +160,9 @@ def plan(
 ) -> None:
     """Peak memory of a training step by every method, without a device and without using it."""
     from hpff.cli.plan import plan as command
-    from hpff.cli.workload import Given
+    from hpff.cli.workload import WorkloadOptions
 
-    given = Given(
+    given = WorkloadOptions(
         model=model,
         modules=modules,
         balance=balance,
@@ -203,9 +203,9 @@ def bench(
 ) -> None:
     """Measured step time and peak memory by every method, side by side in one run."""
     from hpff.cli.bench import bench as command
-    from hpff.cli.workload import Given
+    from hpff.cli.workload import WorkloadOptions
 
-    given = Given(
+    given = WorkloadOptions(
         model=model,
         modules=modules,
         balance=balance,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpff.cli.tables import print_json, show_table
-from hpff.cli.workload import Given, bar, described
+from hpff.cli.workload import WorkloadOptions, bar, described
 from hpff.errors import UserError
 from hpff.memory import Bench, Measured
 from hpff.memory import bench as measure
@@ -11,18 +11,18 @@ from hpff.runs import machine
 from hpff.training.setup import choose_device
 
 
-def bench(given: Given, *, rounds: int, device: str, compiled: bool, json: bool) -> None:
+def bench(given: WorkloadOptions, *, rounds: int, device: str, compiled: bool, json: bool) -> None:
     """Column, and show the table and the machine."""
     workload = given.workload()
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device: is {device!r}, expected auto, cpu or cuda")
     chosen = choose_device(device).type
-    ways = given.ways()
-    with bar(len(ways) * (rounds + 1)) as observe:
+    strategies = given.strategies()
+    with bar(len(strategies) * (rounds + 1)) as observe:
         made = measure(
             workload,
             batch=given.batch,
-            ways=ways,
+            strategies=strategies,
             rounds=rounds,
             device=chosen,
             compiled=compiled,
@@ -38,14 +38,14 @@ def bench(given: Given, *, rounds: int, device: str, compiled: bool, json: bool)
     )
     for row in made.rows:
         if row.fault:
-            print(f"{row.way}: not possible: {row.fault}")
+            print(f"{row.strategy}: not possible: {row.fault}")
     print("Machine: " + ", ".join(f"{key} {value}" for key, value in machine.describe().items()))
 
 
 def _cells(row: Measured, first: Measured) -> list[str]:
     low, middle, high = row.quartiles()
     return [
-        str(row.way),
+        str(row.strategy),
         f"{1000 * row.step_seconds:.1f}",
         f"{middle:.2f}",
         f"{low:.2f} to {high:.2f}",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpff.cli.tables import print_json, show_table
-from hpff.cli.workload import Given, bar, described
+from hpff.cli.workload import WorkloadOptions, bar, described
 from hpff.errors import UserError
 from hpff.memory import Plan, Row
 from hpff.memory import plan as plan_memory
@@ -20,7 +20,9 @@ for _power, _letter in enumerate("kMGT", start=1):
 _PICTURES = ("png", "svg", "pdf")
 
 
-def plan(given: Given, budget_text: str | None, picture: Path | None, *, json: bool) -> None:
+def plan(
+    given: WorkloadOptions, budget_text: str | None, picture: Path | None, *, json: bool
+) -> None:
     """Plan, and show the cut, the table, and perhaps the picture."""
     workload = given.workload()
     budget = None if budget_text is None else _bytes(budget_text)
@@ -28,9 +30,11 @@ def plan(given: Given, budget_text: str | None, picture: Path | None, *, json: b
         raise UserError(f"--plot: is {picture}, expected a name that ends in .png, .svg or .pdf")
     if picture is not None and not picture.parent.is_dir():
         raise UserError(f"--plot: is {picture}, expected a folder that exists")
-    ways = given.ways()
-    with bar(len(ways) + 1) as observe:
-        made = plan_memory(workload, batch=given.batch, ways=ways, budget=budget, observe=observe)
+    strategies = given.strategies()
+    with bar(len(strategies) + 1) as observe:
+        made = plan_memory(
+            workload, batch=given.batch, strategies=strategies, budget=budget, observe=observe
+        )
     if picture is not None:
         from hpff.memory.picture import draw
 
@@ -54,16 +58,16 @@ def _show(made: Plan) -> None:
     header = ["method", "peak", "of bp", "held", "activations", "auxiliary", "backward"]
     if made.budget is not None:
         header.append("largest batch")
-    base = next((row.peak for row in made.rows if row.peak and str(row.way) == "bp"), None)
+    base = next((row.peak for row in made.rows if row.peak and str(row.strategy) == "bp"), None)
     done = [row for row in made.rows if row.peak is not None]
     show_table(header, [_cells(row, base, size) for row in done], _caption(made, unit, size))
     print("The worst moment, and the largest parts of what is alive then:")
     for row in done:
         parts = (f"{_owner(owner)} {size(bytes_)}" for owner, bytes_ in row.alive[:5])
-        print(f"  {row.way}: {row.moment}: {', '.join(parts)}")
+        print(f"  {row.strategy}: {row.moment}: {', '.join(parts)}")
     for row in made.rows:
         if row.fault:
-            print(f"  {row.way}: not possible: {row.fault}")
+            print(f"  {row.strategy}: not possible: {row.fault}")
 
 
 def _caption(made: Plan, unit: str, size: Callable[[int], str]) -> str:
@@ -86,7 +90,7 @@ def _owner(owner: Owner) -> str:
 def _cells(row: Row, base: int | None, size: Callable[[int], str]) -> list[str]:
     assert row.peak is not None
     cells = [
-        str(row.way),
+        str(row.strategy),
         size(row.peak),
         f"{row.peak / base:.2f}" if base else "-",
         size(row.alive_of("parameters", "buffers", "gradients", "optimizer", "inputs")),

@@ -13,11 +13,11 @@ from hpff import models
 from hpff.engine.reach import Cascade
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
-from hpff.memory import Way, Workload, default_ways
+from hpff.memory import Strategy, Workload, default_strategies
 
 
 @dataclass(frozen=True)
-class Given:
+class WorkloadOptions:
     """What the command line said of a workload."""
 
     model: str
@@ -47,10 +47,10 @@ class Given:
             step_per_module=self.step_per_module,
         )
 
-    def ways(self) -> list[Way]:
-        """The ways to train: backprop, with checkpointing, and the methods that were chosen."""
+    def strategies(self) -> list[Strategy]:
+        """Backprop, with and without checkpointing, and the methods that were chosen."""
         chosen = {} if self.methods is None else {"methods": _split(self.methods, "--methods")}
-        return default_ways(
+        return default_strategies(
             cascade=_cascade(self.cascade),
             patches=self.patches,
             recompute=_recompute(self.recompute),

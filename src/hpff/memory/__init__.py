@@ -2,8 +2,8 @@
 
 from hpff.memory.benching import Bench, Measured, bench
 from hpff.memory.counting import AllocationCounter
-from hpff.memory.planning import BEST, Plan, Row, default_ways, plan
-from hpff.memory.steps import Way, Workload
+from hpff.memory.planning import BEST, Plan, Row, default_strategies, plan
+from hpff.memory.steps import Strategy, Workload
 
 __all__ = [
     "BEST",
@@ -12,9 +12,9 @@ __all__ = [
     "Measured",
     "Plan",
     "Row",
-    "Way",
+    "Strategy",
     "Workload",
     "bench",
-    "default_ways",
+    "default_strategies",
     "plan",
 ]

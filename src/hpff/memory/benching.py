@@ -1,4 +1,4 @@
-"""Measured step time and peak memory of several ways of training, in turns in one run."""
+"""Measured step time and peak memory of several strategies of training, in turns in one run."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch import Tensor
 
 from hpff.cutting.partition import Partition
 from hpff.errors import UserError
-from hpff.memory.planning import BEST, best_segment, count, default_ways
-from hpff.memory.steps import TrainingStep, Way, Workload
+from hpff.memory.planning import BEST, best_segment, count, default_strategies
+from hpff.memory.steps import Strategy, TrainingStep, Workload
 
 _WARM_UP = 3
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a way of training took.
+    """What a strategy of training took.
 
     Attributes:
         seconds: of each round's step: forward and every backward, the optimizer left out.
-        over_first: each round's time over that of the first way in the same round.
+        over_first: each round's time over that of the first strategy in the same round.
         peak: bytes at the worst moment of a step, the optimizer's step included; None where it
             cannot be told.
         fault: why it cannot be done.
     """
 
-    way: Way
+    strategy: Strategy
     seconds: tuple[float, ...] = ()
     over_first: tuple[float, ...] = ()
     peak: int | None = None
@@ -43,14 +43,14 @@ class Measured:
         return statistics.median(self.seconds)
 
     def quartiles(self) -> tuple[float, float, float]:
-        """Of the rounds' ratios to the first way: lower, median, upper."""
+        """Of the rounds' ratios to the first strategy: lower, median, upper."""
         low, middle, high = statistics.quantiles(self.over_first, n=4)
         return low, middle, high
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Several ways side by side. ``peak_source`` is "counted" or "allocator"."""
+    """Several strategies side by side. ``peak_source`` is "counted" or "allocator"."""
 
     workload: Workload
     batch: int
@@ -72,8 +72,8 @@ class Bench:
             "peak_source": self.peak_source,
             "rows": [
                 {
-                    "label": str(row.way),
-                    **asdict(row.way),
+                    "label": str(row.strategy),
+                    **row.strategy.to_plain(),
                     "step_seconds": row.step_seconds if row.seconds else None,
                     "over_first_quartiles": row.quartiles() if row.seconds else None,
                     "seconds": row.seconds,
@@ -89,20 +89,20 @@ def bench(
     workload: Workload,
     *,
     batch: int,
-    ways: Sequence[Way] | None = None,
+    strategies: Sequence[Strategy] | None = None,
     rounds: int = 10,
     device: str = "cpu",
     compiled: bool = False,
     observe: Callable[[str], None] = lambda _: None,
 ) -> Bench:
-    """Measure steps of ``workload`` on random images; every round runs every way once.
+    """Measure steps of ``workload`` on random images; every round runs every strategy once.
 
-    On CUDA the peak is the allocator's, less what the other ways hold. On the CPU it is counted
-    in a step of its own, tensor by tensor; what compiled code allocates cannot be counted.
+    On CUDA the peak is the allocator's, less what the other strategies hold. On the CPU it is
+    counted in a step of its own, tensor by tensor; what compiled code allocates cannot be.
 
     Args:
         batch: images in a batch, 2 or more.
-        ways: as for ``plan``; the first is what the others are compared with.
+        strategies: as for ``plan``; the first is what the others are compared with.
         rounds: steps to measure, after a few that warm up; 2 or more.
         device: "cpu" or "cuda".
         compiled: backprop compiled as a whole, local methods by blocks and auxiliary networks;
@@ -110,28 +110,30 @@ def bench(
         observe: called before each piece of work.
 
     Raises:
-        UserError: the first way cannot be done.
+        UserError: the first strategy cannot be done.
     """
     if batch < 2 or rounds < 2:
         raise UserError(f"batch is {batch} and rounds {rounds}; expected 2 or more of both")
-    ways = [
-        replace(way, segment=best_segment(workload, batch)) if way.segment == BEST else way
-        for way in (default_ways() if ways is None else ways)
+    strategies = [
+        replace(strategy, segment=best_segment(workload, batch))
+        if strategy.segment == BEST
+        else strategy
+        for strategy in (default_strategies() if strategies is None else strategies)
     ]
     torch.manual_seed(0)
     images = torch.rand(batch, *workload.image, device=device)
     targets = torch.randint(workload.num_classes, (batch,), device=device)
     racers = []
-    for number, way in enumerate(ways):
-        observe(f"{way}: setting up")
-        racer = _Racer(workload, way, device, compiled=compiled)
+    for number, strategy in enumerate(strategies):
+        observe(f"{strategy}: setting up")
+        racer = _Racer(workload, strategy, device, compiled=compiled)
         racer.set_up(images, targets)
         if racer.fault and number == 0:
-            raise UserError(f"{way}: {racer.fault}")
+            raise UserError(f"{strategy}: {racer.fault}")
         racers.append(racer)
     for _ in range(rounds):
         for racer in racers:
-            observe(str(racer.way))
+            observe(str(racer.strategy))
             racer.run(images, targets)
     source = "allocator" if device == "cuda" else "counted"
     rows = tuple(racer.measured(racers[0].seconds) for racer in racers)
@@ -140,10 +142,12 @@ def bench(
 
 
 class _Racer:
-    """One way of training, and its measurements."""
+    """One strategy of training, and its measurements."""
 
-    def __init__(self, workload: Workload, way: Way, device: str, *, compiled: bool) -> None:
-        self.way = way
+    def __init__(
+        self, workload: Workload, strategy: Strategy, device: str, *, compiled: bool
+    ) -> None:
+        self.strategy = strategy
         self.fault = ""
         self.seconds: list[float] = []
         self._peak: int | None = None
@@ -151,12 +155,12 @@ class _Racer:
 
     def set_up(self, images: Tensor, targets: Tensor) -> None:
         """Build, warm up, and take the peak."""
-        if self._compiled and self.way.segment:
+        if self._compiled and self.strategy.segment:
             self.fault = "checkpointing is measured only without --compile"
             return
         try:
             model = self._workload.build().to(self._device)
-            self._step = TrainingStep(model, self._workload, self.way)
+            self._step = TrainingStep(model, self._workload, self.strategy)
             if self._compiled:
                 self._step.trained.compile()
             for _ in range(_WARM_UP):
@@ -176,11 +180,11 @@ class _Racer:
             self.seconds.append(self._timed(images, targets))
 
     def measured(self, base: Sequence[float]) -> Measured:
-        """Everything, beside the first way's seconds."""
+        """Everything, beside the first strategy's seconds."""
         if self.fault:
-            return Measured(self.way, fault=self.fault)
+            return Measured(self.strategy, fault=self.fault)
         ratios = tuple(mine / other for mine, other in zip(self.seconds, base, strict=True))
-        return Measured(self.way, tuple(self.seconds), ratios, self._peak)
+        return Measured(self.strategy, tuple(self.seconds), ratios, self._peak)
 
     def _timed(self, images: Tensor, targets: Tensor) -> float:
         began = time.perf_counter()

@@ -22,7 +22,7 @@ def draw(plan: Plan, kind: str) -> bytes:
             continue
         events = max(len(row.curve) - 1, 1)
         share = [100 * i / events for i in range(len(row.curve))]
-        axes.plot(share, [size / 2**30 for size in row.curve], label=str(row.way), linewidth=1)
+        axes.plot(share, [size / 2**30 for size in row.curve], label=str(row.strategy), linewidth=1)
     if plan.budget is not None:
         axes.axhline(plan.budget / 2**30, color="black", linestyle=":", label="budget")
     name = plan.workload.model if isinstance(plan.workload.model, str) else "model"

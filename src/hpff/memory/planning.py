@@ -19,20 +19,21 @@ from hpff.errors import UserError
 from hpff.memory.checkpointing import block_bytes, chain, likely_lengths
 from hpff.memory.counting import AllocationCounter
 from hpff.memory.ledger import Ledger, Owner
-from hpff.memory.steps import TrainingStep, Way, Workload
+from hpff.memory.steps import Strategy, TrainingStep, Workload
+from hpff.settings import BASELINE
 from hpff.torch_support.fake_tensors import FakeTensors, fake_model
 
-BEST = -1  # a way's segment that is to be found
+BEST = -1  # a strategy's segment that is to be found
 _CHECKPOINT_TRIALS = 3
 _Peak = Callable[[int], float]
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one way of training takes.
+    """What one strategy of training takes.
 
     Attributes:
-        way: how the network is trained.
+        strategy: how the network is trained.
         peak: bytes of all tensors at the worst moment of a step; None if it cannot be done.
         alive: these bytes by owner.
         moment: when that is.
@@ -43,7 +44,7 @@ class Row:
         fault: why it cannot be done.
     """
 
-    way: Way
+    strategy: Strategy
     peak: int | None = None
     alive: tuple[tuple[Owner, int], ...] = ()
     moment: str = ""
@@ -58,10 +59,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """The peak memory of a workload's step, trained in several ways.
+    """The peak memory of a workload's step, trained in several strategies.
 
     Attributes:
-        partition: the cut, with the patches of the last local way.
+        partition: the cut, with the patches of the last local strategy.
     """
 
     workload: Workload
@@ -89,8 +90,8 @@ class Plan:
             ],
             "rows": [
                 {
-                    "label": str(row.way),
-                    **asdict(row.way),
+                    "label": str(row.strategy),
+                    **row.strategy.to_plain(),
                     "peak_bytes": row.peak,
                     "moment": row.moment,
                     "alive": [
@@ -109,11 +110,11 @@ def plan(
     workload: Workload,
     *,
     batch: int,
-    ways: Sequence[Way] | None = None,
+    strategies: Sequence[Strategy] | None = None,
     budget: int | None = None,
     observe: Callable[[str], None] = lambda _: None,
 ) -> Plan:
-    """The peak memory of a step of ``workload`` in several ways, side by side.
+    """The peak memory of a step of ``workload`` in several strategies, side by side.
 
     Images, parameters, gradients and the optimizer's state are included. Everything runs under
     fake tensors: the numbers are exact and the same every time, but scratch space inside kernels
@@ -121,8 +122,8 @@ def plan(
 
     Args:
         batch: images in a batch.
-        ways: how to train; by default ``default_ways()``. A segment of ``BEST`` is found here:
-            the length that takes the least.
+        strategies: how to train; by default ``default_strategies()``. A segment of ``BEST`` is
+            found here: the length that takes the least.
         budget: bytes; then each row has its largest batch.
         observe: called with a row's label before its work begins.
 
@@ -131,66 +132,67 @@ def plan(
     """
     if batch < 2:
         raise UserError(f"batch is {batch}; expected 2 or more, as BatchNorm needs")
-    ways = default_ways() if ways is None else ways
+    strategies = default_strategies() if strategies is None else strategies
     observe("the cut")
-    cut = Rehearsal(workload, Way()).step.partition
-    for way in ways:
-        fits = not isinstance(way.cascade, int) or 1 <= way.cascade <= len(cut)
-        if not fits or way.patches < 1:
-            raise UserError(
-                f"cascade is {way.cascade} and patches {way.patches}; expected 1 to {len(cut)} "
-                "(the number of modules), and 1 or more"
-            )
+    cut = Rehearsal(workload, Strategy.of()).step.partition
+    for strategy in strategies:
+        k = strategy.settings.cascade
+        if isinstance(k, int) and k > len(cut):
+            raise UserError(f"cascade is {k}, expected 1 to {len(cut)}, the number of modules")
     rows = []
-    for way in ways:
-        observe(str(way))
-        row, partition = _row(workload, way, batch, budget)
+    for strategy in strategies:
+        observe(str(strategy))
+        row, partition = _row(workload, strategy, batch, budget)
         rows.append(row)
         cut = partition or cut
     return Plan(workload, batch, budget, cut, tuple(rows))
 
 
-def default_ways(
+def default_strategies(
     methods: Sequence[str] | None = None,
     *,
     cascade: Cascade = 2,
     patches: int = 2,
     recompute: Sequence[Recompute] = (),
-) -> list[Way]:
+) -> list[Strategy]:
     """Backprop, with and without checkpointing, and each method alone and with HPFF.
 
     Args:
         methods: names; by default all that are known.
-        recompute: for each of these, a method with HPFF comes recomputed in this way too.
+        recompute: for each of these, a method with HPFF comes recomputed in this strategy too.
 
     Raises:
         UserError: a method is unknown.
     """
-    ways = [Way(), Way(segment=BEST)]
+    strategies = [Strategy.of(), Strategy.of(segment=BEST)]
     known = [name for name, _ in known_methods.names()]
     for method in known if methods is None else methods:
         known_methods.create(method)
         if method != "bp":
-            hpff = Way(method, cascade, patches)
-            ways += [Way(method), hpff, *(replace(hpff, recompute=each) for each in recompute)]
-    return list(dict.fromkeys(ways))
+            hpff = Strategy.of(method, cascade, patches)
+            strategies += [
+                Strategy.of(method),
+                hpff,
+                *(hpff.with_settings(recompute=each) for each in recompute),
+            ]
+    return list({str(strategy): strategy for strategy in strategies}.values())
 
 
 def _row(
-    workload: Workload, way: Way, batch: int, budget: int | None
+    workload: Workload, strategy: Strategy, batch: int, budget: int | None
 ) -> tuple[Row, Partition | None]:
     """A row, and the cut with the patches that are in force for it."""
     try:
-        if way.segment == BEST:
-            way = replace(way, segment=best_segment(workload, batch))
-        rehearsal = Rehearsal(workload, way)
+        if strategy.segment == BEST:
+            strategy = replace(strategy, segment=best_segment(workload, batch))
+        rehearsal = Rehearsal(workload, strategy)
     except UserError as error:
-        if way == Way():
+        if str(strategy) == BASELINE:
             raise
-        return Row(way, fault=str(error)), None
+        return Row(strategy, fault=str(error)), None
     ledger = rehearsal.run(batch)
     row = Row(
-        way=way,
+        strategy=strategy,
         peak=ledger.peak,
         alive=tuple(sorted(ledger.at_peak().items(), key=lambda item: -item[1])),
         moment=_moment(ledger),
@@ -199,18 +201,18 @@ def _row(
     if budget is not None:
         largest = largest_batch(_peak_by_batch(rehearsal, batch, row.curve), budget)
         row = replace(row, largest_batch=largest)
-    return row, rehearsal.step.partition if way.method != "bp" else None
+    return row, rehearsal.step.partition if not strategy.settings.is_backprop else None
 
 
 class Rehearsal:
     """A training step without memory: under fake tensors, which have a shape and nothing else."""
 
-    def __init__(self, workload: Workload, way: Way) -> None:
+    def __init__(self, workload: Workload, strategy: Strategy) -> None:
         self._workload = workload
         self._mode = FakeTensors()
         model = fake_model(workload.build, self._mode)
         with self._mode:
-            self.step = TrainingStep(model, workload, way)
+            self.step = TrainingStep(model, workload, strategy)
 
     def run(self, batch: int) -> Ledger:
         """What a step on a batch takes."""
@@ -233,11 +235,11 @@ class Rehearsal:
 
 def best_segment(workload: Workload, batch: int) -> int:
     """How many blocks to recompute together for the lowest peak of backprop; 1 or more."""
-    likely = Rehearsal(workload, Way()).likely_lengths(batch)
+    likely = Rehearsal(workload, Strategy.of()).likely_lengths(batch)
     if not likely:
         raise UserError("the model has no chain of blocks that checkpointing could recompute")
     tried = likely[:_CHECKPOINT_TRIALS]
-    return min(tried, key=lambda n: Rehearsal(workload, Way(segment=n)).peak(batch))
+    return min(tried, key=lambda n: Rehearsal(workload, Strategy.of(segment=n)).peak(batch))
 
 
 def count(step: TrainingStep, batch: int, image: tuple[int, ...]) -> Ledger:

@@ -1,11 +1,11 @@
-"""Training steps to plan or to measure: one workload, trained in one way or another."""
+"""Training steps to plan or to measure: one workload, trained in one strategy or another."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,12 +17,12 @@ from hpff.cutting.balance import Balance
 from hpff.cutting.partition import Partition, partition
 from hpff.engine.phase import Phase
 from hpff.engine.reach import Cascade
-from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.memory.checkpointing import Block, chain, checkpointed, segments_of
 from hpff.memory.ledger import What
-from hpff.methods import Method
+from hpff.schema import Component
+from hpff.settings import BASELINE, LocalSettings
 
 Precision = Literal["fp32", "bf16"]
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -83,13 +83,14 @@ class Workload:
         """A model's local modules."""
         return partition(model, self.modules, example, balance=self.balance)
 
-    def method(self, name: str, modules: int) -> Method:
-        """A method, for a network by name with what was published for it and K modules."""
-        if not isinstance(self.model, str):
-            return methods.create(name)
+    def with_published(self, settings: LocalSettings, modules: int) -> LocalSettings:
+        """Settings whose method has what was published for a network by name and K modules."""
+        if not isinstance(self.model, str) or not isinstance(settings.method, Component):
+            return settings
+        name, given = settings.method.name, settings.method.settings
         data = "cifar10" if max(self.image[1:]) <= 32 else "imagenet"
-        settings = methods.published(name, network=self.model, data=data, modules=modules)
-        return methods.create(name, **settings)
+        published = methods.published(name, network=self.model, data=data, modules=modules)
+        return replace(settings, method=Component(name, {**published, **given}))
 
 
 def _is_count(value: object) -> bool:
@@ -97,34 +98,48 @@ def _is_count(value: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a workload is trained.
+class Strategy:
+    """How a workload is trained: in local modules, or by backprop, perhaps with checkpointing.
 
     Attributes:
-        method: a local method's name, or "bp" for backprop.
-        cascade, patches: k (or "auto") and n of a local method.
-        segment: backprop alone: how many blocks are recomputed together; 0 for none.
-        recompute: a local method alone: how modules are recomputed.
+        settings: of local learning; where its modules are None, the workload says them.
+        segment: of backprop: how many blocks are recomputed together; 0 for none.
     """
 
-    method: str = "bp"
-    cascade: Cascade = 1
-    patches: int = 1
+    settings: LocalSettings
     segment: int = 0
-    recompute: Recompute = "never"
+
+    @classmethod
+    def of(
+        cls,
+        method: str = BASELINE,
+        cascade: Cascade = 1,
+        patches: int = 1,
+        *,
+        segment: int = 0,
+        **settings: Any,
+    ) -> Strategy:
+        """A strategy by its method's name, k and n, and other settings of local learning."""
+        local = LocalSettings(method=method, cascade=cascade, patches=patches, **settings)  # type: ignore[arg-type]
+        return cls(local, segment)
+
+    def with_settings(self, **settings: Any) -> Strategy:
+        """The same but for some settings of local learning."""
+        return replace(self, settings=replace(self.settings, **settings))
 
     def __str__(self) -> str:
-        if self.method == "bp":
-            blocks = f" ({self.segment})" if self.segment > 0 else ""
-            return f"bp+checkpointing{blocks}" if self.segment else "bp"
-        levels = {(True, True): "+hpff", (True, False): "+hilo", (False, True): "+pff"}
-        level = levels.get((self.cascade != 1, self.patches > 1), "")
-        recompute = "" if self.recompute == "never" else f" recompute={self.recompute}"
-        return self.method + level + recompute
+        if self.segment:
+            return "bp+checkpointing" + (f" ({self.segment})" if self.segment > 0 else "")
+        recompute = self.settings.recompute
+        return self.settings.label() + ("" if recompute == "never" else f" recompute={recompute}")
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {**self.settings.to_plain(), "segment": self.segment}
 
 
 class TrainingStep:
-    """A workload trained in one way: everything that a step needs, ready to run.
+    """A workload trained in one strategy: everything that a step needs, ready to run.
 
     Args:
         model: what ``workload.build()`` gave, on the device where it is to be trained.
@@ -138,36 +153,31 @@ class TrainingStep:
 
     watched = False
 
-    def __init__(self, model: nn.Module, workload: Workload, way: Way) -> None:
+    def __init__(self, model: nn.Module, workload: Workload, strategy: Strategy) -> None:
         self._precision = workload.precision
         self.model = model.train()
         example = torch.zeros(2, *workload.image, device=next(model.parameters()).device)
-        if way.method == "bp":
-            self._prepare_backprop(workload, way, example)
+        if strategy.settings.is_backprop:
+            self._prepare_backprop(workload, strategy, example)
         else:
-            self._prepare_local(workload, way, example)
+            self._prepare_local(workload, strategy, example)
         self._make_optimizers(workload)
 
-    def _prepare_backprop(self, workload: Workload, way: Way, example: Tensor) -> None:
+    def _prepare_backprop(self, workload: Workload, strategy: Strategy, example: Tensor) -> None:
         self.trained: nn.Module = self.model
         self.partition = workload.cut(self.model, example)
         self.phase = Phase()
         self._segments: list[Sequence[Block]] = []
-        if way.segment:
-            self._segments = segments_of(chain(self.model, example), way.segment)
+        if strategy.segment:
+            self._segments = segments_of(chain(self.model, example), strategy.segment)
         self._fill: Callable[[Tensor, Tensor], object] = self._backprop
 
-    def _prepare_local(self, workload: Workload, way: Way, example: Tensor) -> None:
+    def _prepare_local(self, workload: Workload, strategy: Strategy, example: Tensor) -> None:
         cut = workload.cut(self.model, example)
-        learner = LocalLearner(
-            self.model,
-            modules=[module.cut for module in cut if module.cut] if len(cut) > 1 else 1,
-            example=example,
-            num_classes=workload.num_classes,
-            method=workload.method(way.method, len(cut)),
-            cascade=way.cascade,
-            patches=way.patches,
-            recompute=way.recompute,
+        names = tuple(module.cut for module in cut if module.cut)
+        settings = replace(workload.with_published(strategy.settings, len(cut)), modules=names or 1)
+        learner = LocalLearner.from_settings(
+            self.model, settings, example=example, num_classes=workload.num_classes
         )
         self.trained, self.partition, self.phase = learner, learner.partition, learner.phase
         done = self._step_module if workload.step_per_module else None
