@@ -11,6 +11,13 @@ from torch import Tensor, nn
 
 from hpff.cutting.balance import Balance
 from hpff.cutting.partition import Partition, partition
+from hpff.engine.arguments import (
+    check_classes,
+    check_example,
+    check_inputs,
+    check_model,
+    check_task,
+)
 from hpff.engine.auxiliary_builder import AuxiliaryBuilder, PatchMode
 from hpff.engine.level_weights import AuxiliaryWeight
 from hpff.engine.parameters import backbone_parameters, module_parameters
@@ -20,13 +27,6 @@ from hpff.engine.recomputation import Recompute
 from hpff.engine.step import HookedStep, Losses
 from hpff.errors import UserError
 from hpff.features import Given
-from hpff.learner_arguments import (
-    check_classes,
-    check_example,
-    check_inputs,
-    check_model,
-    check_task,
-)
 from hpff.methods import Criterion, Method
 from hpff.settings import LocalSettings
 
