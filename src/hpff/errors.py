@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# What ends a line, moves a terminal's cursor or turns the text around it; half a character pair.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(ValueError):
-    """Bad input: one line that says what is wrong, what was expected and what to do."""
+    """Bad input: one line a fault that says what is wrong, what was expected and what to do.
+
+    Args:
+        *lines: the faults. What they quote from recipes and files cannot break their lines.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*map(one_line, lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
+
+
+def one_line(text: str) -> str:
+    """The text with line ends, escape codes and the like written out as Python writes them."""
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -99,7 +99,7 @@ class LocalSettings:
         if not faults:
             faults = dict(faults_between(values))
         if faults:
-            raise UserError("\n".join(f"{key}: {text}" for key, text in faults.items()))
+            raise UserError(*(f"{key}: {text}" for key, text in faults.items()))
         for name, value in values.items():
             object.__setattr__(self, name, value)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from cli.conftest import TINY
 from PIL import Image
@@ -16,6 +17,7 @@ from PIL import Image
 from hpff import data
 from hpff.cli import main
 from hpff.data.classes import shared_classes
+from hpff.runs import digests
 from hpff.runs.finished_run import FinishedRun
 
 Hpff = Callable[..., Any]
@@ -193,10 +195,68 @@ def test_a_run_that_has_not_ended(hpff: Hpff, run: Path) -> None:
     assert "run: its run has not ended; go on" in hpff("evaluate", "run").err
 
 
-def test_damaged_weights(hpff: Hpff, run: Path) -> None:
-    weights = run / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-50])
-    answer = hpff("evaluate", "run")
+@pytest.mark.parametrize("name", ["model.safetensors", "recipe.yaml"])
+@pytest.mark.parametrize("command", [("evaluate",), ("export",)])
+def test_a_damaged_file(hpff: Hpff, folder: Path, run: Path, name: str, command: Any) -> None:
+    """One bit of it, in the middle: what can be read all the same is refused too."""
+    content = bytearray((run / name).read_bytes())
+    content[len(content) // 2] ^= 4
+    (run / name).write_bytes(content)
+    answer = hpff(*command, "run", *(["out"] if command == ("export",) else []))
     assert answer.code == 2
-    assert "run/model.safetensors: cannot be read as the weights of resnet20 (" in answer.err
+    assert f"run/{name}: is damaged, or of another run" in answer.err
     assert len(answer.err.splitlines()) == 1
+    assert not (folder / "out").exists()
+
+
+def test_a_damaged_report(hpff: Hpff, run: Path) -> None:
+    report = run / "report.json"
+    text = report.read_text()
+    report.write_text(text.replace('"epochs": 4', '"epochs": 5'))
+    for command in (("evaluate", "run"), ("export", "run", "out")):
+        answer = hpff(*command)
+        assert answer.code == 2
+        assert "run/report.json: is not a readable report, or it is damaged" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w * torch.inf, "conv1.weight has numbers that are not finite"),
+        (lambda w: w.double(), "conv1.weight is float64 of shape"),
+        (lambda w: w[:1].clone(), "conv1.weight is float32 of shape (1,"),
+    ],
+)
+@pytest.mark.parametrize("command", [("evaluate", "run"), ("export", "run", "out")])
+def test_weights_that_are_whole_and_wrong(
+    hpff: Hpff, run: Path, command: Any, change: Any, words: str
+) -> None:
+    path = run / "model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    name = next(name for name in sorted(weights) if name.endswith("weight"))
+    weights[name] = change(weights[name])
+    path.write_bytes(safetensors.torch.save(weights))
+    report = json.loads((run / "report.json").read_text())
+    report["files"][path.name] = digests.sha256(path.read_bytes())
+    (run / "report.json").write_bytes(digests.json_text(digests.seal_json(report)))
+    answer = hpff(*command)
+    assert answer.code == 2
+    expected = "run/model.safetensors: cannot be used as the weights of resnet20 ("
+    assert expected + words.replace("conv1.weight", name) in answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_data_that_are_not_what_they_were(
+    hpff: Hpff, folder: Path, spots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = evaluate(hpff, "spots-run")
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert evaluate(hpff, "../spots-run")["images"] == before["images"]
+    monkeypatch.chdir(folder)
+    image = next((folder / "spots" / "test").rglob("*.png"))
+    Image.new("RGB", (8, 8)).save(image)
+    answer = hpff("evaluate", "spots-run")
+    assert answer.code == 2
+    assert "different: test images themselves; to test on them as they are" in answer.err
+    assert evaluate(hpff, "spots-run", "--dataset", "folder:spots")["images"] == before["images"]

@@ -16,6 +16,7 @@ import torch
 import yaml
 from cli.conftest import environment
 from cli.test_evaluate import write_spots
+from platforms import posix_only
 
 from hpff.recipes import files as recipe_files
 from hpff.runs.finished_run import FinishedRun
@@ -114,9 +115,46 @@ def test_what_cannot_be_exported(hpff: Hpff, folder: Path) -> None:
     (folder / "file").write_text("")
     answer = hpff("export", "run", "file/out")
     assert answer.code == 2
-    assert "file/out: cannot write this folder (Not a directory)" in answer.err
+    assert "file/out: cannot write this folder (File exists)" in answer.err
     weights = folder / "run" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
-    assert "cannot be read as the weights" in hpff("export", "run", "out").err
+    assert "model.safetensors: is damaged" in hpff("export", "run", "out").err
     assert not (folder / "out").exists()
     assert [path for path in folder.iterdir() if path.name.endswith(".tmp")] == []
+
+
+@posix_only
+def test_what_a_killed_export_left_is_gone_after_the_next(
+    hpff: Hpff, hpff_process: Hpff, folder: Path
+) -> None:
+    """Killed when all is written but the name."""
+    assert hpff("train", "tiny.yaml", "--out", "run").code == 0
+    script = (
+        "import os; from pathlib import Path; from hpff.cli import main\n"
+        "Path.rename = lambda *_: os.kill(os.getpid(), 9)\n"
+        "main(['export', 'run', 'hub/out'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment(), check=False)
+    assert done.returncode == -9
+    (left,) = (folder / "hub").iterdir()
+    assert (left / "out" / "model.safetensors").exists()
+    assert hpff("export", "run", "hub/other").code == 0
+    assert [path.name for path in (folder / "hub").iterdir()] == ["other"]
+
+
+@posix_only
+def test_names_from_a_data_set_cannot_write_into_the_card(hpff: Hpff, folder: Path) -> None:
+    odd = ["a\n# Title", "b`*_<script>|", "c\x1b[31m", "[d](javascript:x)"]
+    write_spots(folder / "spots", {name: place for place, name in enumerate(odd)}, 32)
+    changes = ["method=bp", "data=folder:spots", "treatment=plain", "batch_size=8", "subset=null"]
+    assert hpff("train", "tiny.yaml", *changes, "--out", "run").code == 0
+    assert hpff("export", "run", "out").code == 0
+    card = (folder / "out" / "README.md").read_text()
+    assert "\n# Title" not in card
+    assert "\x1b" not in card
+    listed = next(line for line in card.splitlines() if line.startswith("Classes, in order: "))
+    assert r"b\`\*\_\<script\>\|, " in listed
+    assert r"\[d\](javascript:x)" in listed
+    assert r"a\\n# Title" in listed
+    config = json.loads((folder / "out" / "config.json").read_text())
+    assert sorted(config["class_names"]) == sorted(odd)

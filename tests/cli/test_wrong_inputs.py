@@ -258,10 +258,21 @@ def test_a_truncated_checkpoint(hpff: Hpff, folder: Path, cut_run: Path, share: 
     assert "run/checkpoint.pt: is truncated, damaged" in message
 
 
-def test_a_checkpoint_with_a_pickle_inside(hpff: Hpff, folder: Path, cut_run: Path) -> None:
-    torch.save({"format": "hpff checkpoint 1", "learner": Path("evil")}, cut_run / "checkpoint.pt")
+def test_a_flipped_bit_in_a_checkpoint(hpff: Hpff, folder: Path, cut_run: Path) -> None:
+    """In the middle, among the weights, where torch reads it without a word."""
+    path = cut_run / "checkpoint.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 64
+    path.write_bytes(content)
+    torch.load(path, weights_only=True)
     message = refused(hpff, folder, "train", "tiny.yaml", "--out", "run", "--resume")
-    assert "run/checkpoint.pt: holds a pickle that could run code" in message
+    assert "run/checkpoint.pt: is truncated, damaged" in message
+
+
+def test_a_checkpoint_with_a_pickle_inside(hpff: Hpff, folder: Path, cut_run: Path) -> None:
+    torch.save({"format": "hpff checkpoint 2", "learner": Path("evil")}, cut_run / "checkpoint.pt")
+    message = refused(hpff, folder, "train", "tiny.yaml", "--out", "run", "--resume")
+    assert "run/checkpoint.pt: is truncated, damaged or of another program" in message
 
 
 def test_a_foreign_checkpoint(hpff: Hpff, folder: Path, cut_run: Path) -> None:

@@ -60,9 +60,17 @@ def test_a_folder_of_other_things_is_refused_and_untouched(
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def leave_behind(folder: Path, name: str = "checkpoint.pt") -> None:
+    """Leave what a process killed while it wrote a file leaves."""
+    scratch = folder / f".{name}.{'0a' * 8}.tmp"
+    scratch.mkdir()
+    (scratch / "lock").touch()
+    (scratch / name).write_bytes(b"half")
+
+
 def test_what_a_killed_process_left_does_not_count(tmp_path: Path, make_recipe: Any) -> None:
     (tmp_path / ".hpff.lock").touch()
-    (tmp_path / ".checkpoint.pt.123.tmp").write_bytes(b"half")
+    leave_behind(tmp_path)
     directory = RunDirectory(tmp_path)
     with directory.in_use():
         directory.check(make_recipe(), resume=False)
@@ -91,9 +99,10 @@ def test_only_our_own_leftovers_are_deleted(tmp_path: Path, make_recipe: Any) ->
         directory.write_recipe(make_recipe())
     for name in THEIRS:
         (tmp_path / name).touch()
+    leave_behind(tmp_path)
     with directory.in_use():
         directory.check(make_recipe(), resume=True)
-    kept = {".lock", ".x.tmp", ".report.json.old.tmp", "recipe.yaml"}
+    kept = {*THEIRS, "recipe.yaml"} - {".hpff.lock"}
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
@@ -107,7 +116,7 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{}", "[]", "3", '{"epochs": "x"}', "[" * 100_000, "no"])
 def test_a_damaged_report_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "report.json").write_text(text)
-    with pytest.raises(UserError, match="is not a readable report; delete it"):
+    with pytest.raises(UserError, match="is not a readable report, or it is damaged; delete"):
         RunDirectory(tmp_path).read_report()
 
 

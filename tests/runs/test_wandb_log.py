@@ -51,7 +51,7 @@ def test_a_run_that_goes_on_is_the_same_run(
             assert not resume
         log.close()
     wandb.teardown()  # Its own process writes the rest.
-    identity = (run / "wandb_id.txt").read_text()
+    identity = json.loads((run / "wandb_id.json").read_text())["id"]
     logs = sorted((run / "wandb").glob("offline-run-*/*.wandb"))
     assert {log.name for log in logs} == {f"run-{identity}.wandb"}
     content = b"".join(log.read_bytes() for log in logs)

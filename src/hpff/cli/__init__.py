@@ -11,12 +11,15 @@ from typing import Any
 import typer
 
 from hpff.cli.app import app
-from hpff.errors import UserError
+from hpff.cli.process import lead_nowhere, steady_streams, terminable
+from hpff.errors import UserError, one_line
 
 # Typer does not export the base of its usage errors.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 _INTERRUPTED = 130
+_UNREAD = 1  # As Typer says it where it sees a closed pipe first.
+_LONGEST_SHOWN = 200
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A fault of the program itself is one line too, and code 1.
     """
+    with steady_streams(), terminable() as ended_by:
+        code = _run(arguments)
+        if code == _INTERRUPTED and ended_by:
+            return _complain(["terminated; a run goes on with --resume"], 128 + ended_by[0])
+        if code == _INTERRUPTED:  # Typer makes this code of Ctrl-C itself, without a word.
+            return _complain(["interrupted; a run goes on with --resume"], code)
+        return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(
@@ -31,18 +44,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prog_name="hpff",
             standalone_mode=False,
         )
+        sys.stdout.flush()
     except UserError as error:
-        return _complain(str(error).splitlines(), 2)
+        return _complain(error.args, 2)
     except _UsageError as error:
         message = error.format_message()
         return _complain([" ".join(message.split()) + " (see hpff --help)"], 2)
     except (KeyboardInterrupt, typer.Abort):
-        code = _INTERRUPTED
+        return _INTERRUPTED
+    except BrokenPipeError:  # Nobody reads what we print: `hpff list models | head -1`.
+        lead_nowhere(sys.stdout)
+        return _UNREAD
+    except OSError as error:
+        return _complain([_from_system(error)], 2) if error.filename else _fault(error)
     except Exception as error:  # noqa: BLE001 - the last resort: a fault of the program itself
-        return _complain(_internal(error), 1)
-    if code == _INTERRUPTED:  # Typer makes this code of Ctrl-C itself, without a word.
-        return _complain(["interrupted; a run goes on with --resume"], _INTERRUPTED)
+        return _fault(error)
     return code if isinstance(code, int) else 0
+
+
+def _from_system(error: OSError) -> str:
+    """A path that the operating system refuses: too long, not allowed, ..."""
+    name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "a file"
+    shown = name if len(name) <= _LONGEST_SHOWN else f"{name[: _LONGEST_SHOWN - 3]}..."
+    return f"{shown}: cannot be used ({error.strerror}); mend its permissions, or choose another"
+
+
+def _fault(error: Exception) -> int:
+    return _complain(_internal(error), 1)
 
 
 def _internal(error: Exception) -> list[str]:
@@ -56,5 +84,5 @@ def _internal(error: Exception) -> list[str]:
 
 def _complain(lines: Sequence[str], code: int) -> int:
     for line in lines:
-        print(f"hpff: {line}", file=sys.stderr)
+        print(f"hpff: {one_line(line)}", file=sys.stderr)
     return code

@@ -45,7 +45,7 @@ def compare(
         results.write(path, name, recipe, seeds, rows, faults)
         _show(path, name, recipe, seeds, rows, faults, json=json)
     if faults:
-        raise UserError("\n".join(faults))
+        raise UserError(*faults)
 
 
 def _show(

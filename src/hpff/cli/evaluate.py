@@ -9,7 +9,7 @@ from hpff.cli.compare import split as split_words
 from hpff.cli.tables import print_json, show_table
 from hpff.data import PUBLISHED_DATASETS
 from hpff.data.classes import Matching
-from hpff.errors import UserError
+from hpff.errors import UserError, one_line
 from hpff.experiments.transfer import transfer
 from hpff.runs.finished_run import FinishedRun
 
@@ -45,7 +45,8 @@ def evaluate(
         for name, key in (("top-1", "top1"), ("top-5", "top5"))
     ]
     show_table(("", "error, %", "accuracy, %"), rows)
-    print(f"{run} on {result.dataset} ({split}, {result.score.images} images): {result.protocol}")
+    tested = f"{result.dataset} ({split}, {result.score.images} images)"
+    print(one_line(f"{run} on {tested}: {result.protocol}"))
     if result.broken_images:
         print(f"{result.broken_images} broken images were left out")
 

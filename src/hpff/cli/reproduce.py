@@ -59,7 +59,7 @@ def reproduce(
         _show(table, results, faults)
         print(_where(work, path))
     if faults:
-        raise UserError("\n".join(faults))
+        raise UserError(*faults)
 
 
 def _train(work: Reproduction, path: Path, command: str, wandb: str | None) -> None:

@@ -10,6 +10,7 @@ from hpff.data.batches import Batches, ImageBatches
 from hpff.data.broken import BrokenImages, Policy
 from hpff.data.dataset import Dataset
 from hpff.data.encoded_set import EncodedSet
+from hpff.data.fingerprint import absolute_name, data_differences, fingerprint
 from hpff.data.image_set import ImageSet
 from hpff.data.published import PUBLISHED_DATASETS, blank
 from hpff.data.resized_crop import ResizedCrop
@@ -31,8 +32,11 @@ __all__ = [
     "ResizedCrop",
     "StreamedBatches",
     "TreatmentName",
+    "absolute_name",
     "batches",
     "blank",
+    "data_differences",
+    "fingerprint",
     "load",
     "names",
 ]

@@ -80,7 +80,7 @@ def run(
         try:
             reports[label].append(loop.go_on(changed, path, observe(label, seed)))
         except UserError as error:
-            faults += [f"{label} seed {seed}: {line}" for line in str(error).splitlines()]
+            faults += [f"{label} seed {seed}: {line}" for line in error.args]
     return [_row(label, found) for label, found in reports.items() if found], faults
 
 

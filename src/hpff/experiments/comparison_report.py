@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hpff.errors import one_line
 from hpff.experiments.comparison import Row
 from hpff.recipes.recipe import Recipe
 from hpff.runs import machine
 from hpff.runs.atomic_files import write_atomically
+from hpff.runs.markdown import escaped
 from hpff.settings import BASELINE
 
 HEADER = ("method", "test error %", "peak memory", "× BP", "step time", "× BP")
@@ -52,7 +54,7 @@ def caption(recipe: Recipe, rows: Sequence[Row]) -> str:
         "counted": "counted, tensor by tensor",
         "allocator": "the CUDA allocator's peak without the data set",
     }[rows[0].peak_memory_source]
-    return (
+    return one_line(
         f"{recipe.model.name} on {recipe.data}, {recipe.epochs} epochs, batch "
         f"{recipe.batch_size}: test error of the last epoch ({over}); peak memory of a training "
         f"step ({memory}); median step time."
@@ -86,7 +88,7 @@ def as_markdown(
     lines = [HEADER, ("---",) + ("---:",) * (len(HEADER) - 1), *cells(rows)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     where = ", ".join(f"{key} {value}" for key, value in machine.describe().items())
-    said = "\n".join(notes(recipe, seeds, rows, faults))
+    said = "\n".join(map(escaped, notes(recipe, seeds, rows, faults)))
     return f"{table}\n\n{said}\nMachine: {where}.\n"
 
 

@@ -17,6 +17,7 @@ from hpff.experiments.provenance import Setting
 from hpff.recipes import files as recipe_files
 from hpff.recipes import recipe as recipes
 from hpff.recipes.recipe import Recipe
+from hpff.runs import digests
 from hpff.runs.atomic_files import make_folder, write_atomically
 from hpff.runs.observer import Observer
 from hpff.runs.run_directory import RunDirectory
@@ -220,12 +221,15 @@ class Reproduction:
         if not self.trains or not directory.metrics.exists():
             return None
         try:
-            lines = directory.metrics.read_text(encoding="utf-8").splitlines()
+            lines = directory.read_whole(directory.metrics).decode().splitlines()
             entries = [
                 (line["epoch"], line["test_error_percent"]) for line in map(json.loads, lines)
             ]
             tested = [(int(epoch), float(error)) for epoch, error in entries if error is not None]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except UserError as error:
+            self._note(error)
+            return None
+        except (ValueError, KeyError, TypeError, RecursionError):
             self._note(
                 UserError(
                     f"{directory.metrics}: is not a readable list of epochs; delete "
@@ -252,7 +256,7 @@ class Reproduction:
         return value
 
     def _note(self, error: UserError) -> None:
-        self.faults |= dict.fromkeys(str(error).splitlines())
+        self.faults |= dict.fromkeys(error.args)
 
 
 def _checked_seed(recipe: Recipe, seed: int | None) -> Recipe:
@@ -266,16 +270,17 @@ def _checked_seed(recipe: Recipe, seed: int | None) -> Recipe:
 
 
 class _Kept:
-    """A slow measure in a file, with what it is of."""
+    """A slow measure in a file, with what it is of; one that is damaged is measured again."""
 
     def __init__(self, folder: Path, measure: str, run: Subject) -> None:
         self._file = folder / f"{measure}.json"
-        self._source = {"recipe": run.recipe.to_plain(), "data": dict(run.data)}
+        weights = run.report.get("files", {}).get("model.safetensors")
+        self._source = {"recipe": run.recipe.to_plain(), "data": dict(run.data), "weights": weights}
 
     def value(self) -> float | None:
         """The number, if it is there and of this run."""
         try:
-            content = json.loads(self._file.read_text(encoding="utf-8"))
+            content = digests.open_json(self._file.read_bytes())
             return float(content["value"]) if content["source"] == self._source else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -283,5 +288,5 @@ class _Kept:
     def keep(self, value: float | None) -> None:
         """Write the number."""
         make_folder(self._file.parent)
-        content = {"value": value, "source": self._source}
-        write_atomically(self._file, (json.dumps(content, indent=2) + "\n").encode())
+        content = digests.seal_json({"value": value, "source": self._source})
+        write_atomically(self._file, digests.json_text(content))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hpff
+from hpff.errors import one_line
 from hpff.experiments import provenance
 from hpff.experiments.columns import COLUMNS
 from hpff.experiments.paper_tables import PaperTable
@@ -72,10 +73,10 @@ def as_markdown(
     """The table, the notes and the machines of its runs."""
     columns = header(table)
     lines = [columns, ("---",) + ("---:",) * (len(columns) - 1), *cells(table, results)]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = "\n".join("| " + " | ".join(map(one_line, line)) + " |" for line in lines)
     remarks = [*notes(table, results, faults), *_machines(results)]
-    listed = "\n".join(f"- {line}" for line in remarks)
-    return f"# {table.title}\n\n    {command}\n\n{text}\n\n{listed}\n"
+    listed = "\n".join(f"- {one_line(line)}" for line in remarks)
+    return f"# {one_line(table.title)}\n\n    {one_line(command)}\n\n{text}\n\n{listed}\n"
 
 
 def write(

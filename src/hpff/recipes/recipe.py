@@ -112,7 +112,7 @@ def parse(data: object, source: str) -> Recipe:
     for key, text in cross_faults(values):
         faults.setdefault(key, text)
     if faults:
-        raise UserError("\n".join(f"{source}: {key}: {text}" for key, text in faults.items()))
+        raise UserError(*(f"{source}: {key}: {text}" for key, text in faults.items()))
     recipe: Recipe = schema.build(Recipe, {**values, "method": _in_force(values)})
     return recipe
 

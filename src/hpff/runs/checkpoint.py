@@ -5,24 +5,31 @@ from __future__ import annotations
 import dataclasses
 import io
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hpff.errors import UserError
+from hpff.runs import digests
 from hpff.runs.atomic_files import write_atomically
+from hpff.runs.checkpoint_content import fault
 
-FORMAT = "hpff checkpoint 1"
+FORMAT = "hpff checkpoint 2"
 _MEND = "delete it to start the run again from its first epoch, or put a whole copy in its place"
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run after `epoch` whole epochs."""
+    """The state of a run after `epoch` whole epochs.
+
+    Attributes:
+        data: the whole name of the run's data, and their fingerprint.
+        history: the metrics of each epoch.
+    """
 
     recipe: dict[str, Any]
+    data: dict[str, Any]
     epoch: int
     learner: dict[str, Any]
     optimizers: list[dict[str, Any]]
@@ -48,43 +55,46 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     fields = {
         field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)
     }
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **fields}, buffer)
-    write_atomically(path, buffer.getbuffer())
+    archive = io.BytesIO()
+    torch.save({"format": FORMAT, **fields}, archive)
+    digests.seal_archive(archive)
+    write_atomically(path, archive.getbuffer())
 
 
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint without running any code in it; raises UserError if it is not one of ours.
 
+    Its digest is checked before anything else, then the types and ranges of all that is in it.
     Tensors arrive on the CPU.
     """
     content = _read(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path}: is not a checkpoint of hpff train; {_MEND}")
-    del content["format"]
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise UserError(f"{path}: is not a checkpoint of this hpff; {_MEND}")
     names = {field.name for field in dataclasses.fields(Checkpoint)}
     if content.keys() != names:
         odd = ", ".join(sorted(names.symmetric_difference(map(str, content))))
         raise UserError(f"{path}: is not a whole checkpoint (missing or unknown: {odd}); {_MEND}")
+    wrong = fault(content)
+    if wrong:
+        raise UserError(f"{path}: is not a sound checkpoint ({wrong}); {_MEND}")
     return Checkpoint(**content)
 
 
 def _read(path: Path) -> Any:
     try:
-        content = io.BytesIO(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot read this checkpoint ({error.strerror})") from error
     damaged = UserError(
         f"{path}: is truncated, damaged or of another program; nothing in it was run; {_MEND}"
     )
-    if not zipfile.is_zipfile(content):  # Old-style pickles too stop here.
+    if not digests.is_whole_archive(content):
         raise damaged
-    content.seek(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # A damaged file makes torch.load raise many types.
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # A forged file makes torch.load raise many types.
         if "unsupported global" in str(error).lower():
             raise UserError(
                 f"{path}: holds a pickle that could run code, expected only tensors and plain "

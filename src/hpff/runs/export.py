@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ import yaml
 import hpff
 from hpff import models
 from hpff.errors import UserError
-from hpff.recipes import files as recipe_files
-from hpff.runs.atomic_files import write_atomically
+from hpff.runs import digests
+from hpff.runs.atomic_files import scratch_beside, write_through
 from hpff.runs.finished_run import FinishedRun
+from hpff.runs.markdown import escaped
 from hpff.runs.run_directory import RunDirectory
 
 _LOAD = 'model.load_state_dict(safetensors.torch.load_file("model.safetensors"))'
@@ -25,36 +25,36 @@ def export(run: FinishedRun, folder: Path) -> None:
     """Write weights, recipe, metrics, report, the model's facts and a card into a new folder.
 
     `model.safetensors` is the plain backbone. The folder appears whole or not at all. Raises
-    UserError if it exists, if it cannot be written, and if the weights are not sound.
+    UserError if it exists, if it cannot be written, and if a file of the run is not sound.
     """
-    if folder.exists():
-        raise UserError(f"{folder}: exists already; choose another folder")
-    run.model()  # Refuses weights that are damaged.
-    source = RunDirectory(run.path)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    run.model()  # Refuses weights that do not fit.
     try:
-        temporary.mkdir(parents=True)
-        for file in (source.weights, source.metrics, source.table, source.report, source.broken):
-            if file.exists():
-                shutil.copyfile(file, temporary / file.name)
-        for name, text in _texts(run).items():
-            write_atomically(temporary / name, text.encode())
-        temporary.rename(folder)
+        if os.path.lexists(folder):
+            raise UserError(f"{folder}: exists already; choose another folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_beside(folder) as scratch:
+            new = scratch / folder.name
+            new.mkdir()
+            for name, content in _contents(run):
+                write_through(new / name, content)
+            new.rename(folder)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot write this folder ({error.strerror or error}); make room or choose "
             "another"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _texts(run: FinishedRun) -> dict[str, str]:
-    return {
-        "recipe.yaml": recipe_files.dump(run.recipe),
-        "config.json": json.dumps(_config(run), indent=2) + "\n",
-        "README.md": card(run),
-    }
+def _contents(run: FinishedRun) -> Iterator[tuple[str, bytes]]:
+    """Each file's name and content; those of the run are the very bytes that its report means."""
+    source = RunDirectory(run.path)
+    for file in (source.recipe, source.weights, source.metrics, source.table):
+        yield file.name, source.read_whole(file)
+    for file in (source.report, source.broken):
+        if file.exists():
+            yield file.name, file.read_bytes()
+    yield "config.json", digests.json_text(_config(run))
+    yield "README.md", card(run).encode()
 
 
 def _config(run: FinishedRun) -> dict[str, Any]:
@@ -81,11 +81,13 @@ def card(run: FinishedRun) -> str:
     header = yaml.safe_dump(_header(run, dataset, accuracy), sort_keys=False)
     levels = _levels(run)
     memory = report["peak_memory_bytes"] / 2**30
-    machine = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
+    machine = escaped(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
     size = "×".join(map(str, facts.image_shape))
+    code = _code(run)
+    fence = "```" if "```" not in code else "~" * (3 + code.count("~"))
     return f"""---
 {header}---
-# {recipe.model.name} on {dataset}, trained by {levels}
+# {escaped(recipe.model.name)} on {escaped(dataset)}, trained by {levels}
 
 {accuracy:.2f} % of {report["test_images"]} test images right after the last of {report["epochs"]}
 epochs. Trained with [hpff](https://arxiv.org/abs/2407.05638) {hpff.__version__}; a training step
@@ -93,12 +95,12 @@ took {memory:.2f} GiB at batch {recipe.batch_size}.
 
 `model.safetensors` holds the plain backbone, without anything of local learning:
 
-```python
-{_code(run)}
-```
+{fence}python
+{code}
+{fence}
 
 Images are {size}, in 0..1, less the mean {_numbers(facts.mean)}, divided by {_numbers(facts.std)}.
-Classes, in order: {", ".join(facts.class_names)}.
+Classes, in order: {", ".join(map(escaped, facts.class_names))}.
 
 - `recipe.yaml`: every setting; `hpff train recipe.yaml` trains it again.
 - `metrics.csv`, `metrics.jsonl`, `report.json`: what came out, epoch by epoch and in the end.
@@ -130,10 +132,8 @@ def _levels(run: FinishedRun) -> str:
     levels = ["the independent level"] if local.independent else []
     levels += [f"cascades of {local.cascade}"] if local.has_cascades else []
     patches = f", {local.patches}×{local.patches} patches" if local.patches > 1 else ""
-    return (
-        f"{local.method_name} in {local.module_count} local modules "
-        f"({' and '.join(levels)}{patches})"
-    )
+    how = f"{' and '.join(levels)}{patches}"
+    return f"{escaped(local.method_name)} in {local.module_count} local modules ({how})"
 
 
 def _code(run: FinishedRun) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,23 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import nn
 
-from hpff import data, models
+from hpff import models
 from hpff.errors import UserError
 from hpff.recipes.recipe import Recipe
+from hpff.runs.checkpoint_content import misfit
 from hpff.runs.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the model was trained on: classes in order, (C, H, W), mean and deviation in 0..1."""
+    """What the model was trained on: classes in order, (C, H, W), mean and deviation in 0..1.
+
+    Attributes:
+        found: the data's whole name, and their fingerprint, as the run found them.
+    """
 
     name: str
+    found: Mapping[str, Any]
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...]
@@ -45,15 +52,21 @@ class FinishedRun:
                 f"{path}: holds no run (no {directory.recipe.name}); expected the folder of "
                 "`hpff train`"
             )
-        recipe = directory.read_recipe()
         if not directory.finished:
             raise UserError(f"{path}: its run has not ended; go on with it by --resume first")
         report = directory.read_report()
-        return cls(path, recipe, report, _facts(report.get("data"), recipe, directory.report))
+        directory.read_whole(directory.recipe)
+        facts = _facts(report.get("data"), directory.report)
+        return cls(path, directory.read_recipe(), report, facts)
 
     def model(self) -> nn.Module:
-        """The backbone with its trained weights, on the CPU, in eval mode."""
-        file = RunDirectory(self.path).weights
+        """The backbone with its trained weights, on the CPU, in eval mode.
+
+        Raises UserError for weights that are damaged, do not fit, or are not finite.
+        """
+        directory = RunDirectory(self.path)
+        file = directory.weights
+        content = directory.read_whole(file)
         model = models.create(
             self.recipe.model.name,
             num_classes=len(self.facts.class_names),
@@ -61,26 +74,26 @@ class FinishedRun:
             **self.recipe.model.settings,
         )
         try:
-            model.load_state_dict(safetensors.torch.load_file(file))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
+            weights = safetensors.torch.load(content)
+            wrong = misfit(weights, model.state_dict())
+            if wrong is None:
+                model.load_state_dict(weights)
+        except (SafetensorError, RuntimeError) as error:
+            wrong = " ".join(str(error).split())[:200]
+        if wrong is not None:
             raise UserError(
-                f"{file}: cannot be read as the weights of {self.recipe.model.name} ({reason}); "
+                f"{file}: cannot be used as the weights of {self.recipe.model.name} ({wrong}); "
                 "put a whole copy in its place"
-            ) from error
+            )
         return model.eval()
 
 
-def _facts(plain: Any, recipe: Recipe, report: Path) -> DataFacts:
-    """From the report, or from the data themselves for a run of before reports had them."""
-    if plain is None:
-        loaded = data.load(recipe.data, treatment=recipe.treatment, broken=recipe.broken_images)
-        shape = loaded.image_shape(recipe.image_size)
-        return DataFacts(recipe.data, loaded.class_names, shape, loaded.mean, loaded.std)
+def _facts(plain: Any, report: Path) -> DataFacts:
     try:
         channels, height, width = (int(side) for side in plain["image_shape"])
         return DataFacts(
             name=str(plain["name"]),
+            found=dict(plain["found"]),
             class_names=tuple(str(name) for name in plain["class_names"]),
             image_shape=(channels, height, width),
             mean=tuple(float(value) for value in plain["mean"]),

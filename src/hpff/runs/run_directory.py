@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -11,11 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from hpff.errors import UserError
 from hpff.recipes import files as recipe_files
 from hpff.recipes import recipe as recipes
 from hpff.recipes.recipe import Recipe
+from hpff.runs import digests
 from hpff.runs.atomic_files import is_leftover, remove_leftovers, write_atomically
+from hpff.runs.checkpoint_content import MEMORY_SOURCES
 from hpff.runs.metrics_table import as_csv
 
 _NUMBERS = (
@@ -26,7 +30,7 @@ _NUMBERS = (
     "step_seconds",
     "train_seconds",
 )
-_SOURCES = ("counted", "allocator")
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class RunDirectory:
@@ -35,7 +39,7 @@ class RunDirectory:
     `recipe.yaml` (resolved), `metrics.jsonl` and `metrics.csv` (a line an epoch), `checkpoint.pt`,
     `model.safetensors` (the plain backbone), `report.json` (written last: the run is finished),
     `tensorboard/`, `broken_images.txt` if any were left out, and `.hpff.lock`, which the operating
-    system lets go of even after kill -9.
+    system lets go of even after kill -9. The report holds the digests of the files beside it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,10 +53,8 @@ class RunDirectory:
         self.report = path / "report.json"
         self.tensorboard = path / "tensorboard"
         self._lock = path / ".hpff.lock"
-        logs = (self.metrics, self.table, self.broken)
-        files = (self.recipe, *logs, self.checkpoint, self.weights, self.report)
-        self._names = {file.name for file in files}
         self._lock_is_ours = False
+        self._digests: dict[str, str] = {}
 
     @property
     def finished(self) -> bool:
@@ -66,17 +68,17 @@ class RunDirectory:
         Folders that it made and that stayed empty are gone again afterwards. Nothing that was
         there before is touched, unless `check` has found the folder to be this run's.
         """
-        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        handle = self._open_lock()
+        made: list[Path] = []
         try:
-            self._take(handle)
+            lock = self._take(made)
             try:
                 yield
             finally:
                 if self._lock_is_ours:
-                    self._lock.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # Windows deletes no open file.
+                        self._lock.unlink()
+                lock.release()
         finally:
-            os.close(handle)
             _remove_empty(made)
 
     def check(self, recipe: Recipe, *, resume: bool) -> None:
@@ -92,11 +94,11 @@ class RunDirectory:
                 "folder with --out"
             )
         self._lock_is_ours = True
-        remove_leftovers(self.path, self._names)
+        remove_leftovers(self.path)
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Keep the resolved recipe."""
-        write_atomically(self.recipe, recipe_files.dump(recipe).encode())
+        self._write(self.recipe, recipe_files.dump(recipe).encode())
 
     def forget(self) -> None:
         """Delete what was written of a run that then could not begin."""
@@ -118,76 +120,109 @@ class RunDirectory:
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write the metrics of all epochs so far, a line each: as JSON, and as a table."""
-        write_atomically(self.table, as_csv(history).encode())
+        self._write(self.table, as_csv(history).encode())
         lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
-        write_atomically(self.metrics, lines.encode())
+        self._write(self.metrics, lines.encode())
 
     def add_broken(self, broken: Mapping[str, str]) -> None:
         """Add images that were left out to their list, `NAME: REASON`, each once."""
-        before = self.broken.read_text(encoding="utf-8") if self.broken.exists() else ""
+        exists = self.broken.exists()
+        before = self.broken.read_text(encoding="utf-8", errors="replace") if exists else ""
         lines = dict.fromkeys(before.splitlines())
         lines |= dict.fromkeys(f"{name}: {reason}" for name, reason in broken.items())
         text = "".join(f"{line}\n" for line in lines)
         if text != before:
             write_atomically(self.broken, text.encode())
 
-    def write_report(self, report: Mapping[str, Any]) -> None:
-        """Write the report that marks the run as finished."""
-        write_atomically(self.report, (json.dumps(report, indent=2) + "\n").encode())
+    def write_weights(self, content: bytes) -> None:
+        """Write the plain backbone, as safetensors."""
+        self._write(self.weights, content)
+
+    def write_report(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the report that marks the run as finished, with its digests; as it was written."""
+        whole = digests.seal_json({**report, "files": self._digests})
+        write_atomically(self.report, digests.json_text(whole))
+        return whole
 
     def read_report(self) -> dict[str, Any]:
-        """The report of a finished run."""
+        """The report of a finished run; raises UserError if it is damaged."""
         try:
-            report = json.loads(self.report.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            report = None
-        if not _is_report(report):
+            report = digests.open_json(self.report.read_bytes())
+            if _is_report(report):
+                return report
+        except (OSError, ValueError):
+            pass
+        raise UserError(
+            f"{self.report}: is not a readable report, or it is damaged; delete it and run with "
+            "--resume"
+        )
+
+    def read_whole(self, file: Path) -> bytes:
+        """A file of a finished run; raises UserError unless it is the one that its report means."""
+        digest = self.read_report()["files"].get(file.name)
+        try:
+            content = file.read_bytes()
+        except OSError as error:
             raise UserError(
-                f"{self.report}: is not a readable report; delete it and run with --resume"
+                f"{file}: cannot read this file ({error.strerror}); put a whole copy in its place"
+            ) from error
+        if digests.sha256(content) != digest:
+            raise UserError(
+                f"{file}: is damaged, or of another run (its SHA-256 is not the one in "
+                f"{self.report.name}); put a whole copy in its place, or delete "
+                f"{self.report.name} and run with --resume"
             )
-        whole: dict[str, Any] = report
-        return whole
+        return content
+
+    def finished_before(self, recipe: Recipe) -> dict[str, Any]:
+        """The report of a run of this recipe that came to its end; UserError if it is another."""
+        self._check_resumable(recipe)
+        remove_leftovers(self.path)
+        return self.read_report()
+
+    def _write(self, file: Path, content: bytes) -> None:
+        write_atomically(file, content)
+        self._digests[file.name] = digests.sha256(content)
 
     def _empty(self) -> bool:
         return all(
-            self._is_empty_lock(entry) or is_leftover(entry, self._names)
-            for entry in self.path.iterdir()
+            self._is_empty_lock(entry) or is_leftover(entry) for entry in self.path.iterdir()
         )
 
     def _is_empty_lock(self, entry: Path) -> bool:
         return entry == self._lock and entry.is_file() and entry.stat().st_size == 0
 
-    def _open_lock(self) -> int:
+    def _take(self, made: list[Path]) -> FileLock:
+        """The held lock; `made` gets the folders that did not exist, innermost first.
+
+        Its file is never what a link at its place points to, and keeps what is in it.
+        """
         try:
+            made += [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
-            return self._open_or_make_lock()
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot use this folder for a run ({error.strerror}); choose another "
-                "with --out"
-            ) from error
-
-    def _open_or_make_lock(self) -> int:
-        """A handle of the lock file, never of what a link at its place points to."""
-        flags = os.O_RDWR | os.O_NOFOLLOW
-        self._lock_is_ours = False
-        with contextlib.suppress(FileExistsError):
-            handle = os.open(self._lock, flags | os.O_CREAT | os.O_EXCL, 0o666)
-            self._lock_is_ours = True
-            return handle
-        return os.open(self._lock, flags)
-
-    def _take(self, handle: int) -> None:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.fstat(handle), self._lock.stat())
-        except OSError:  # Held, or just let go and unlinked, by another process.
-            ours = False
-        if not ours:
+            self._lock_is_ours = not os.path.lexists(self._lock)
+            lock = FileLock(self._lock)
+            lock.acquire(blocking=False)
+        except Timeout as error:
             raise UserError(
                 f"{self.path}: is in use by another hpff process; wait for it to end, or choose "
                 "another folder with --out"
-            )
+            ) from error
+        except OSError as error:
+            raise self._unusable(error) from error
+        return lock
+
+    def _unusable(self, error: OSError) -> UserError:
+        with contextlib.suppress(OSError):
+            if error.errno in _READ_ONLY and self.recipe.exists():
+                return UserError(
+                    f"{self.path}: holds a run that cannot be written to ({error.strerror}); make "
+                    "the folder writable, or copy it and --resume the copy"
+                )
+        return UserError(
+            f"{self.path}: cannot use this folder for a run ({error.strerror}); choose another "
+            "with --out"
+        )
 
     def _check_resumable(self, recipe: Recipe) -> None:
         if not self.recipe.exists():
@@ -204,8 +239,8 @@ def _is_report(report: object) -> bool:
         return False
     values = [report.get(key) for key in _NUMBERS]
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    machine = isinstance(report.get("machine"), dict)
-    return numbers and machine and report.get("peak_memory_source") in _SOURCES
+    mappings = all(isinstance(report.get(key), dict) for key in ("machine", "files"))
+    return numbers and mappings and report.get("peak_memory_source") in MEMORY_SOURCES
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -1,7 +1,8 @@
 """The TensorBoard log of a run.
 
-Written here and now: torch's SummaryWriter writes in a thread of its own, where a full disk is a
-traceback that nobody can catch.
+Written here and now. torch's SummaryWriter (with purge_step) would show the same, but writes in a
+thread of its own: on a full disk that thread prints a traceback that nobody can catch, and an epoch
+may be on the disk or not when a process is killed (seen with tensorboard 2.21, torch 2.13).
 """
 
 from __future__ import annotations

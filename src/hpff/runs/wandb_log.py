@@ -11,11 +11,12 @@ from typing import Any
 
 from hpff.errors import UserError
 from hpff.recipes.recipe import Recipe
+from hpff.runs import digests
 from hpff.runs.atomic_files import write_atomically
 from hpff.runs.metrics_table import flat
 from hpff.runs.observer import Observer
 
-_ID = "wandb_id.txt"
+_ID = "wandb_id.json"
 
 
 class WandbLog:
@@ -86,5 +87,11 @@ class WandbLog:
 def _identity(path: Path, *, new: bool) -> str:
     file = path / _ID
     if new or not file.exists():
-        write_atomically(file, uuid.uuid4().hex.encode())
-    return file.read_text(encoding="utf-8")
+        content = digests.seal_json({"id": uuid.uuid4().hex})
+        write_atomically(file, digests.json_text(content))
+    try:
+        return str(digests.open_json(file.read_bytes())["id"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{file}: is not the id of a W&B run; delete it to go on as a new run there"
+        ) from error

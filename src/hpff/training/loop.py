@@ -15,11 +15,11 @@ from hpff.errors import UserError
 from hpff.recipes.recipe import Recipe
 from hpff.runs import checkpoint as checkpoints
 from hpff.runs import machine
-from hpff.runs.atomic_files import write_atomically
 from hpff.runs.checkpoint import Checkpoint
 from hpff.runs.observer import Observer
 from hpff.runs.run_directory import RunDirectory
 from hpff.runs.tensorboard import Board
+from hpff.training import resuming
 from hpff.training.epoch import train_epoch
 from hpff.training.evaluation import evaluate
 from hpff.training.rate import rate
@@ -36,12 +36,15 @@ def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Me
     holds what it held before, or a run that `resume` goes on with.
     """
     directory = RunDirectory(path)
+    if resume and directory.finished:  # Needs no right to write there.
+        return directory.finished_before(recipe)
     with directory.in_use():
         directory.check(recipe, resume=resume)
-        if directory.finished:
-            return directory.read_report()
+        saved = resuming.saved(directory, recipe)
         parts = assemble(recipe)
-        history = _resume(parts, directory) if directory.checkpoint.exists() else []
+        found = resuming.describe(parts)
+        history = resuming.restore(parts, found, saved, directory) if saved else []
+        del saved
         directory.write_recipe(recipe)
         directory.write_metrics(history)
         try:
@@ -51,13 +54,13 @@ def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Me
                 directory.forget()
             raise
         try:
-            _train_epochs(parts, directory, history, observer)
+            _train_epochs(parts, directory, history, observer, found)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise UserError(
                 f"{path}: out of memory; try a smaller batch_size, more modules, or "
                 "precision=bf16, in another folder"
             ) from error
-        return _finish(parts, directory, history)
+        return _finish(parts, directory, history, found)
 
 
 def go_on(recipe: Recipe, path: Path, observer: Observer) -> Metrics:
@@ -68,7 +71,11 @@ def go_on(recipe: Recipe, path: Path, observer: Observer) -> Metrics:
 
 
 def _train_epochs(
-    parts: Parts, directory: RunDirectory, history: list[Metrics], observer: Observer
+    parts: Parts,
+    directory: RunDirectory,
+    history: list[Metrics],
+    observer: Observer,
+    found: Metrics,
 ) -> None:
     memory = PeakMemory(parts)
     board = Board(directory.tensorboard, first_epoch=len(history) + 1)
@@ -76,7 +83,7 @@ def _train_epochs(
         for epoch in range(len(history) + 1, parts.recipe.epochs + 1):
             metrics = _one_epoch(parts, epoch, memory, observer)
             history.append(metrics)
-            _save(parts, directory, history)
+            _save(parts, directory, history, found)
             directory.write_metrics(history)
             directory.add_broken(parts.broken)
             board.write(metrics)
@@ -111,9 +118,10 @@ def _one_epoch(parts: Parts, epoch: int, memory: PeakMemory, observer: Observer)
     }
 
 
-def _save(parts: Parts, directory: RunDirectory, history: list[Metrics]) -> None:
+def _save(parts: Parts, directory: RunDirectory, history: list[Metrics], found: Metrics) -> None:
     state = Checkpoint(
         recipe=parts.recipe.to_plain(),
+        data=found,
         epoch=len(history),
         learner=parts.learner.state_dict(),
         optimizers=parts.optimizers.state_dict(),
@@ -123,39 +131,13 @@ def _save(parts: Parts, directory: RunDirectory, history: list[Metrics]) -> None
     checkpoints.save(directory.checkpoint, state)
 
 
-def _resume(parts: Parts, directory: RunDirectory) -> list[Metrics]:
-    """Take everything back from the checkpoint; the metrics of the epochs it has done."""
-    path = directory.checkpoint
-    state = checkpoints.load(path)
-    if state.recipe != parts.recipe.to_plain():
-        raise UserError(f"{path}: is of another recipe than {directory.recipe}; put its own back")
-    try:
-        parts.learner.load_state_dict(state.learner)
-        parts.optimizers.load_state_dict(state.optimizers)
-        checkpoints.restore_random_state(state.random)
-        whole = [entry["epoch"] for entry in state.history] == [*range(1, state.epoch + 1)]
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise _misfit(path, error) from error
-    if not whole:
-        raise _misfit(path, "its epochs and its history differ")
-    return state.history
-
-
-def _misfit(path: Path, reason: object) -> UserError:
-    text = " ".join(str(reason).split())
-    return UserError(
-        f"{path}: does not fit this run ({text[:200]}); put the run's own checkpoint back, or "
-        "delete it to start the run again from its first epoch"
-    )
-
-
-def _finish(parts: Parts, directory: RunDirectory, history: list[Metrics]) -> Metrics:
+def _finish(
+    parts: Parts, directory: RunDirectory, history: list[Metrics], found: Metrics
+) -> Metrics:
     """Write the plain backbone and, last, the report that marks the run as finished."""
     state = {name: value.contiguous() for name, value in parts.learner.model.state_dict().items()}
-    write_atomically(directory.weights, safetensors.torch.save(state))
-    report = _report(parts, history)
-    directory.write_report(report)
-    return report
+    directory.write_weights(safetensors.torch.save(state))
+    return directory.write_report(_report(parts, history, found))
 
 
 def _step_seconds(history: list[Metrics]) -> float:
@@ -165,7 +147,7 @@ def _step_seconds(history: list[Metrics]) -> float:
     return seconds
 
 
-def _report(parts: Parts, history: list[Metrics]) -> Metrics:
+def _report(parts: Parts, history: list[Metrics], found: Metrics) -> Metrics:
     last = history[-1]
     tested = [e["test_error_percent"] for e in history if e["test_error_percent"] is not None]
     backbone = sum(parameter.numel() for parameter in parts.learner.model.parameters())
@@ -185,7 +167,7 @@ def _report(parts: Parts, history: list[Metrics]) -> Metrics:
         "train_seconds": sum(entry["seconds"] for entry in history),
         "backbone_parameters": backbone,
         "auxiliary_parameters": everything - backbone,
-        "data": _described(parts),
+        "data": {**_described(parts), "found": found},
         "recipe": parts.recipe.to_plain(),
         "machine": machine.describe(),
     }

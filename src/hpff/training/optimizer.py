@@ -9,6 +9,7 @@ import torch
 from torch.nn import Parameter
 
 from hpff.recipes.recipe import OptimizerRecipe
+from hpff.runs.checkpoint_content import misfit
 
 
 class ModuleOptimizers:
@@ -65,13 +66,43 @@ class ModuleOptimizers:
         return [optimizer.state_dict() for optimizer in self._optimizers]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take back what `state_dict` gave; raises ValueError if it is of other modules."""
+        """Take back what `state_dict` gave; raises ValueError if it is of others, or not sound."""
         if len(states) != len(self._optimizers):
             raise ValueError(
                 f"{len(states)} optimizer states for {len(self._optimizers)} optimizers"
             )
         for optimizer, state in zip(self._optimizers, states, strict=True):
+            _check_settings(optimizer.state_dict()["param_groups"], state["param_groups"])
+            for group in optimizer.param_groups:
+                _check_state(optimizer, group["params"], state["state"])
             optimizer.load_state_dict(state)
+
+
+def _check_settings(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
+    """Raise ValueError unless both are the same but for the rate, which each epoch sets."""
+    without_rate = [[{**group, "lr": None} for group in groups] for groups in (ours, theirs)]
+    if without_rate[0] != without_rate[1]:
+        raise ValueError("an optimizer's settings are others")
+
+
+def _check_state(
+    optimizer: torch.optim.Optimizer, parameters: list[Parameter], state: dict[int, dict[str, Any]]
+) -> None:
+    """Raise ValueError for the state of an unknown parameter, or one that does not fit its own."""
+    if not state.keys() <= set(range(len(parameters))):
+        raise ValueError("an optimizer's state is of other parameters")
+    names = _ADAMW if isinstance(optimizer, torch.optim.AdamW) else _SGD
+    for index, found in state.items():
+        parameter = parameters[index].detach()
+        expected = {name: torch.zeros(()) if name == "step" else parameter for name in names}
+        wrong = misfit(found, expected)
+        if wrong or any(found[name].min() < 0 for name in names & _NOT_NEGATIVE):
+            raise ValueError(f"an optimizer's state: {wrong or 'a number is below 0'}")
+
+
+_SGD = {"momentum_buffer"}
+_ADAMW = {"step", "exp_avg", "exp_avg_sq"}
+_NOT_NEGATIVE = {"step", "exp_avg_sq"}
 
 
 def _optimizer(parameters: Sequence[Parameter], settings: OptimizerRecipe) -> torch.optim.Optimizer:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -54,7 +53,9 @@ def assemble(
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     if dataset is None:
-        dataset = _load_data(_absolute(recipe.data), recipe.treatment, recipe.broken_images)
+        dataset = _load_data(
+            data.absolute_name(recipe.data), recipe.treatment, recipe.broken_images
+        )
     images = dataset.train
     if recipe.subset is not None:
         images = images.subset(recipe.subset, seed=recipe.seed)
@@ -70,12 +71,6 @@ def assemble(
         learner.module_parameters, recipe.optimizer, per_module=recipe.step_per_module
     )
     return Parts(recipe, device, dataset, learner, optimizers, train, test, held)
-
-
-def _absolute(name: str) -> str:
-    """`parquet:PATH` with the whole path, which stays true when the working folder changes."""
-    kind, _, path = name.partition(":")
-    return f"{kind}:{Path(path).absolute()}" if path else name
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,0 +1,98 @@
+"""What surrounds a command: its streams, which may be closed, and the wish to end it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, cast
+
+
+@contextmanager
+def steady_streams() -> Iterator[None]:
+    """Within, no message can end a run: what stderr does not take (a closed pipe) is lost.
+
+    Streams that are closed from the start lead nowhere, so that no file of a run gets their
+    numbers; a name that stdout cannot encode is written with escapes.
+    """
+    _open_closed()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+    with contextlib.redirect_stderr(cast(Any, _Steady(sys.stderr))):
+        yield
+
+
+class _Steady:
+    """A stream that goes on without an error when what it leads to is gone."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except (OSError, ValueError):
+            lead_nowhere(self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            lead_nowhere(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def lead_nowhere(stream: Any) -> None:
+    """Let what is written to the stream from now on vanish, what is still on its way too."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def terminable() -> Iterator[list[int]]:
+    """Within, SIGTERM ends the command as Ctrl-C does; the list then holds the signal's number.
+
+    A second one ends the process at once. Processes that were forked from this one die of it as
+    they would without us.
+    """
+    received: list[int] = []
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != owner:
+            os.kill(os.getpid(), number)
+            return
+        received.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # Only the main thread may.
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def _open_closed() -> None:
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # Takes the lowest number that is free.
