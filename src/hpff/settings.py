@@ -15,7 +15,7 @@ from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
 from hpff.methods import Method
 from hpff.schema import Component
-from hpff.schema.rules import FactorFromOne, PositiveFloat, PositiveInt
+from hpff.schema.rules import FactorFromOne, Patches, PositiveFloat, PositiveInt
 
 # Found by the sweep in benchmarks/level_weights.md.
 HILO_WEIGHTS = (0.1, 1.0)
@@ -58,8 +58,8 @@ class LocalSettings:
             cascade that ends there, 1 for none.
         cascade_budget: of "auto": how many times that memory may be used.
         independent: False turns the independent level off.
-        patches: n; 1 turns PFF off. Where n×n patches do not fit a map, n is the largest below
-            that divides its sides. Sequences are cut into n pieces.
+        patches: n, at most 64; 1 turns PFF off. Where n×n patches do not fit a map, n is the
+            largest below that divides its sides. Sequences are cut into n pieces.
         smallest_patch: n falls where the sides of patches would be smaller, in positions of the
             map (pieces of a sequence: shorter, on the example). The default, 2, never lowers the
             n of the published experiments; 1 allows patches of a single position.
@@ -85,7 +85,7 @@ class LocalSettings:
     cascade: PositiveInt | Literal["auto"] | tuple[PositiveInt, ...] = 2
     cascade_budget: FactorFromOne = 1.0
     independent: bool = True
-    patches: PositiveInt = 2
+    patches: Patches = 2
     smallest_patch: PositiveInt = 2
     patch_mode: PatchMode = "auto"
     independent_weight: PositiveFloat | None = None

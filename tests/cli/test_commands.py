@@ -218,12 +218,42 @@ def test_a_fault_of_our_own_is_one_line_and_its_traceback_on_demand(
     assert wanted or len(message.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["list", "recipes"], "interrupted"),
+        (["train", "demo"], "interrupted; a run goes on with --resume"),
+        (["compare", "demo"], "interrupted; a run goes on with --resume"),
+        (
+            ["reproduce", "table3"],
+            "interrupted; the same command goes on: runs that are finished are kept",
+        ),
+    ],
+)
 def test_an_interrupt_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hpff.recipes.files.names", interrupted)
-    assert main(["list", "recipes"]) == 130
-    assert capsys.readouterr().err == "hpff: interrupted; a run goes on with --resume\n"
+    monkeypatch.setattr("hpff.recipes.files.load", interrupted)
+    monkeypatch.setattr("hpff.experiments.paper_tables.load", interrupted)
+    assert main(command) == 130
+    assert capsys.readouterr().err == f"hpff: {words}\n"
+
+
+def test_no_memory_left_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9")):
+
+        def fails(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("hpff.recipes.files.names", fails)
+        assert main(["list", "recipes"]) == 2
+        assert capsys.readouterr().err.startswith("hpff: out of memory; try a smaller batch")

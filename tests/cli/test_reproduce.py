@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cli.conftest import environment
 from PIL import Image
 from platforms import posix_only
@@ -21,6 +22,8 @@ from platforms import posix_only
 from hpff.experiments import paper_tables
 from hpff.recipes import files as recipe_files
 from hpff.runs import digests
+from hpff.training import loop
+from hpff.training.setup import Parts
 
 Hpff = Callable[..., Any]
 
@@ -146,6 +149,24 @@ def test_a_run_that_fails_does_not_keep_the_others_from_going(hpff: Hpff, folder
     assert errors(folder)["tiny-dgl"] == []
     assert "Not finished: tiny-dgl" in answer.out
     assert "| tiny-dgl | – | 20.00 | – | – |" in (folder / "out/tables/table.md").read_text()
+
+
+def test_a_run_without_memory_is_named_and_the_others_go_on(
+    hpff: Hpff, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.train_epoch
+
+    def train_epoch(parts: Parts, *arguments: Any) -> Any:
+        if parts.recipe.local.label() == "dgl":
+            torch.empty(2**60, dtype=torch.uint8)
+        return real(parts, *arguments)
+
+    monkeypatch.setattr(loop, "train_epoch", train_epoch)
+    answer = reproduce(hpff)
+    assert answer.code == 2
+    (fault,) = [line for line in answer.err.splitlines() if line.startswith("hpff: ")]
+    assert "tiny-dgl/seed-0: out of memory; try a smaller batch_size" in fault
+    assert len(errors(folder)["tiny-bp"]) == len(errors(folder)["tiny-hpff"]) == 1
 
 
 def test_a_folder_with_runs_of_another_recipe(hpff: Hpff, folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -42,6 +44,40 @@ def test_where_a_name_leads(name: str, library: str) -> None:
 def test_an_unknown_name_is_answered_with_a_guess(name: str, guess: str) -> None:
     with pytest.raises(UserError, match=f"unknown model '{name}'.*{guess}"):
         models.create(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("timm/resnet18", "checkpoint_path"),
+        ("timm/resnet18", "pretrained"),
+        ("timm/resnet18", "pretrained_cfg"),
+        ("timm/resnet18", "pretrained_cfg_overlay"),
+        ("timm/resnet18", "cache_dir"),
+        ("timm/resnet18", "features_only"),
+        ("timm/resnet18", "in_chans"),
+        ("torchvision/resnet18", "weights"),
+        ("torchvision/resnet18", "weights_backbone"),
+        ("torchvision/resnet18", "progress"),
+        ("torchvision/resnet18", "norm_layer"),
+        ("resnet20", "weights"),
+        ("resnet20", "depth"),
+    ],
+)
+def test_settings_are_allowed_by_name(name: str, setting: str, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    torch.save({"foreign": torch.zeros(1)}, weights)
+    with pytest.raises(UserError, match=f"'{setting}' is no setting of a model") as caught:
+        models.create(name, **{setting: str(weights)})
+    assert "expected one of" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tag_of_timm_is_known_or_refused() -> None:
+    assert models.image_size("timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k") == (3, 384, 384)
+    with pytest.raises(UserError, match=r"resnet18 has no tag 'x'; expected .*a1_in1k") as caught:
+        models.resolve("resnet18.x")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

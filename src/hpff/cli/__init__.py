@@ -20,6 +20,7 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 _INTERRUPTED = 130
 _UNREAD = 1  # As Typer says it where it sees a closed pipe first.
 _LONGEST_SHOWN = 200
+_MEMORY = "out of memory; try a smaller batch, smaller images, a smaller model, or more modules"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if code == _INTERRUPTED and ended_by:
             return _complain(["terminated; a run goes on with --resume"], 128 + ended_by[0])
         if code == _INTERRUPTED:  # Typer makes this code of Ctrl-C itself, without a word.
-            return _complain(["interrupted; a run goes on with --resume"], code)
+            words = sys.argv[1:] if arguments is None else arguments
+            return _complain([_interrupted(words[0] if words else "")], code)
         return code
 
 
@@ -70,7 +72,20 @@ def _from_system(error: OSError) -> str:
 
 
 def _fault(error: Exception) -> int:
+    from hpff.torch_support.out_of_memory import is_out_of_memory  # torch is slow to import
+
+    if is_out_of_memory(error):
+        return _complain([_MEMORY], 2)
     return _complain(_internal(error), 1)
+
+
+def _interrupted(command: str) -> str:
+    """What is left of a command that Ctrl-C ended."""
+    if command == "reproduce":
+        return "interrupted; the same command goes on: runs that are finished are kept"
+    if command in ("train", "compare"):
+        return "interrupted; a run goes on with --resume"
+    return "interrupted"
 
 
 def _internal(error: Exception) -> list[str]:

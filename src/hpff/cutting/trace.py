@@ -23,6 +23,7 @@ from hpff.errors import UserError
 from hpff.torch_support.autocast import autocast_off
 from hpff.torch_support.model_io import Path, call_model, logits_of, tensors_in
 from hpff.torch_support.modes import modes_restored
+from hpff.torch_support.out_of_memory import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,8 @@ class _Watched:
             with modes_restored(), hooks, self._saved.counted(), self.reads:
                 output = call_model(model, example)
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(
                 f"the model does not run on the example ({_shapes(example)}): {reason}; "

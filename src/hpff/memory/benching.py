@@ -15,6 +15,7 @@ from hpff.cutting.partition import Partition
 from hpff.errors import UserError
 from hpff.memory.planning import BEST, best_segment, count, default_strategies
 from hpff.memory.steps import Strategy, TrainingStep, Workload
+from hpff.torch_support.out_of_memory import is_out_of_memory
 
 _WARM_UP = 3
 
@@ -166,7 +167,9 @@ class _Racer:
             for _ in range(_WARM_UP):
                 self._timed(images, targets)
             self._peak = self._measure_peak(images, targets)
-        except (UserError, torch.OutOfMemoryError) as error:
+        except (UserError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, UserError) and not is_out_of_memory(error):
+                raise
             self.fault = next(iter(str(error).splitlines()), "out of memory")
 
     @property

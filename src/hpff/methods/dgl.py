@@ -22,8 +22,9 @@ class DGL(Method):
     auxiliary network costs little beside its module.
 
     Args:
-        hidden_layers: hidden layers of the classifier's MLP. The default, 2 without bias, is the
-            DGL baseline for CIFAR ResNets of AugLocal's code; DGL's own code has 3 with bias.
+        hidden_layers: hidden layers of the classifier's MLP, at most 100. The default, 2 without
+            bias, is the DGL baseline for CIFAR ResNets of AugLocal's code; DGL's own code has 3
+            with bias.
         hidden_bias: whether these layers have a bias.
 
     Raises:
@@ -33,8 +34,8 @@ class DGL(Method):
     def __init__(self, hidden_layers: int = 2, hidden_bias: bool = False) -> None:
         if isinstance(hidden_layers, bool) or not isinstance(hidden_layers, int):
             raise UserError(f"dgl: hidden_layers is {hidden_layers!r}; expected a whole number")
-        if hidden_layers < 0:
-            raise UserError(f"dgl: hidden_layers is {hidden_layers}; expected 0 or more")
+        if not 0 <= hidden_layers <= 100:
+            raise UserError(f"dgl: hidden_layers is {hidden_layers}; expected 0 to 100")
         if not isinstance(hidden_bias, bool):
             raise UserError(f"dgl: hidden_bias is {hidden_bias!r}; expected true or false")
         self.hidden_layers = hidden_layers

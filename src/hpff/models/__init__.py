@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from hpff.errors import UserError, did_you_mean
 from hpff.models.cifar_resnet import DEPTHS, CifarResNet
+from hpff.models.settings import check_settings
 from hpff.torch_support import torchvision_import
+from hpff.torch_support.out_of_memory import is_out_of_memory
 
 __all__ = ["CifarResNet", "create", "image_size", "names", "resolve", "sized"]
 
@@ -29,8 +30,9 @@ def create(name: str, num_classes: int = 10, *, in_channels: int = 3, **settings
             NAME alone: torchvision's model of that name, or if it has none timm's.
         num_classes: size of the output, (B, num_classes).
         in_channels: of the images; other than 3 only where the family allows it.
-        settings: further arguments of the family, such as ``width=8``, or where a model's images
-            have one size ``image_size=32`` (torchvision) and ``img_size=32`` (timm).
+        settings: further arguments of the family that set its shape or dropout, such as
+            ``width=8``, or where a model's images have one size ``image_size=32`` (torchvision)
+            and ``img_size=32`` (timm).
 
     Returns:
         The model, on the CPU and in training mode.
@@ -39,6 +41,7 @@ def create(name: str, num_classes: int = 10, *, in_channels: int = 3, **settings
         UserError: there is no such model, or it does not take these arguments.
     """
     library, rest = resolve(name)
+    check_settings(library, settings)
     try:
         if library == "torchvision":
             return _torchvision(rest, num_classes, in_channels, settings)
@@ -48,7 +51,7 @@ def create(name: str, num_classes: int = 10, *, in_channels: int = 3, **settings
     except TypeError as error:
         raise UserError(f"model {name!r} does not take these arguments: {error}") from error
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError) as error:
-        if isinstance(error, UserError | torch.OutOfMemoryError):
+        if isinstance(error, UserError) or is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"model {name!r} cannot be built with these arguments: {reason}") from error
@@ -71,7 +74,11 @@ def resolve(name: str) -> tuple[str, str]:
         if prefix not in ("", library):
             continue
         known = list_names()
-        if rest in known or (library == "timm" and rest.partition(".")[0] in known):  # name.tag
+        if rest in known:
+            return library, rest
+        architecture, dot, tag = rest.partition(".")
+        if library == "timm" and dot and architecture in known:
+            _check_tag(architecture, tag)
             return library, rest
         near += [f"{prefix}/{each}" if prefix else each for each in known]
     raise UserError(f"unknown model {name!r}{_guess(name, near)}")
@@ -139,6 +146,15 @@ def _torchvision_names() -> list[str]:
     library = torchvision_import.torchvision("models")
     found: list[str] = library.list_models(module=library)
     return found
+
+
+def _check_tag(architecture: str, tag: str) -> None:
+    """A tag names weights, which are not loaded, and the size of the images they were made for."""
+    pretrained = torchvision_import.timm().list_models(f"{architecture}.*", pretrained=True)
+    tags = [each.partition(".")[2] for each in pretrained]
+    if tag not in tags:
+        expected = f"{architecture} alone" + (f", or with one of {', '.join(tags)}" if tags else "")
+        raise UserError(f"timm's {architecture} has no tag {tag!r}; expected {expected}")
 
 
 def _timm_names() -> list[str]:

@@ -13,6 +13,7 @@ from hpff.errors import UserError, shown
 from hpff.recipes.cross_checks import cross_faults
 from hpff.schema import Component, Values
 from hpff.schema.rules import (
+    BatchSize,
     CountFromZero,
     Fraction,
     ImageSize,
@@ -72,7 +73,7 @@ class Recipe:
         metadata={schema.INLINE: {"method": dataclasses.MISSING, "cascade": 1, "patches": 1}}
     )
     epochs: PositiveInt
-    batch_size: PositiveInt
+    batch_size: BatchSize
     optimizer: OptimizerRecipe
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     augment: bool = True

@@ -12,7 +12,17 @@ from hpff.errors import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    """yaml.safe_load that reads `1e-4` as a number and refuses a key given twice."""
+    """yaml.safe_load that reads `1e-4` as a number, and refuses aliases and keys given twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Some lines of aliases of aliases write out to gigabytes."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                problem=f"aliases such as *{event.anchor} are not read, write the value out",
+                problem_mark=event.start_mark,
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 
 from hpff.errors import UserError
 from hpff.recipes.recipe import Recipe
@@ -19,6 +18,7 @@ from hpff.runs.checkpoint import Checkpoint
 from hpff.runs.observer import Observer
 from hpff.runs.run_directory import RunDirectory
 from hpff.runs.tensorboard import Board
+from hpff.torch_support.out_of_memory import out_of_memory_as
 from hpff.training import resuming
 from hpff.training.epoch import train_epoch
 from hpff.training.evaluation import evaluate
@@ -27,6 +27,11 @@ from hpff.training.setup import Parts, assemble
 from hpff.training.step_cost import PeakMemory
 
 Metrics = dict[str, Any]
+
+_LOWER = (
+    "{path}: out of memory; try a smaller batch_size, image_size or model, more modules, or "
+    "precision=bf16, in another folder"
+)
 
 
 def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Metrics:
@@ -41,7 +46,8 @@ def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Me
     with directory.in_use():
         directory.check(recipe, resume=resume)
         saved = resuming.saved(directory, recipe)
-        parts = assemble(recipe)
+        with out_of_memory_as(_LOWER.format(path=path)):
+            parts = assemble(recipe)
         found = resuming.describe(parts)
         history = resuming.restore(parts, found, saved, directory) if saved else []
         del saved
@@ -53,13 +59,8 @@ def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Me
             if not resume:
                 directory.forget()
             raise
-        try:
+        with out_of_memory_as(_LOWER.format(path=path)):
             _train_epochs(parts, directory, history, observer, found)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise UserError(
-                f"{path}: out of memory; try a smaller batch_size, more modules, or "
-                "precision=bf16, in another folder"
-            ) from error
         return _finish(parts, directory, history, found)
 
 
