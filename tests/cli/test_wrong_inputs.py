@@ -92,7 +92,10 @@ def refused(hpff: Hpff, folder: Path, *arguments: str, faults: int = 1) -> str:
         (["train", "tiny.yaml", "model={name: timm/resnet18, depth: 1e9}"], ["at most 1000"]),
         (["train", "tiny.yaml", "model=timm/resnet18.nope"], ["no tag 'nope'", "a1_in1k"]),
         (["train", "tiny.yaml", "model=resnet²"], ["model: unknown model 'resnet²'"]),
-        (["train", "tiny.yaml", "method.method=dgl"], ["method.method: unknown key"]),
+        (
+            ["train", "tiny.yaml", "method.method=dgl"],
+            ["method: method 'dgl' has no setting 'method'"],
+        ),
         (["train", "tiny.yaml", f"epochs={'[' * 3000}"], ["epochs=[[", "nested too deeply"]),
         (["train", "tiny.yaml", "epochs=&a [*a]"], ["aliases such as *a are not read"]),
         (["train", "tiny.yaml", "patches=1000000000"], ["patches: is 1000000000", "at most 64"]),

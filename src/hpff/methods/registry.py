@@ -59,7 +59,7 @@ def register(name: str) -> Callable[[type[M]], type[M]]:
     return add
 
 
-def create(method: str | Method, **settings: Any) -> Method:
+def create(method: str | Method, /, **settings: Any) -> Method:
     """A method by name, with its settings.
 
     Raises:

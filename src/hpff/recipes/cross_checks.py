@@ -103,12 +103,6 @@ def _treatment_is_for_paths(values: Values) -> Fault:
     )
 
 
-def _method_names_itself_once(values: Values) -> Fault:
-    if "method" in values["method"].settings:
-        return "method.method", "unknown key, the method's name goes under name"
-    return None
-
-
 def _model_is_known(values: Values) -> Fault:
     """Built without memory for its weights.
 
@@ -136,7 +130,6 @@ def _fault_of_model(name: str, settings: str) -> str | None:
 
 
 _CHECKS: tuple[Callable[[Values], Fault], ...] = (
-    _method_names_itself_once,
     _modules_given,
     _warmup_fits,
     _warmup_rises,
