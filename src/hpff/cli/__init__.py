@@ -18,6 +18,11 @@ from hpff.errors import UserError, one_line
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 _INTERRUPTED = 130
+_GO_ON = {
+    "train": "; a run goes on with --resume",
+    "compare": "; a run goes on with --resume",
+    "reproduce": "; the same command goes on: runs that are finished are kept",
+}
 _UNREAD = 1  # As Typer says it where it sees a closed pipe first.
 _LONGEST_SHOWN = 200
 _MEMORY = "out of memory; try a smaller batch, smaller images, a smaller model, or more modules"
@@ -30,12 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     with steady_streams(), terminable() as ended_by:
         code = _run(arguments)
-        if code == _INTERRUPTED and ended_by:
-            return _complain(["terminated; a run goes on with --resume"], 128 + ended_by[0])
-        if code == _INTERRUPTED:  # Typer makes this code of Ctrl-C itself, without a word.
-            words = sys.argv[1:] if arguments is None else arguments
-            return _complain([_interrupted(words[0] if words else "")], code)
-        return code
+        if code != _INTERRUPTED:  # Typer makes this code of Ctrl-C itself, without a word.
+            return code
+        words = sys.argv[1:] if arguments is None else arguments
+        advice = _GO_ON.get(words[0] if words else "", "")
+        if ended_by:
+            return _complain([f"terminated{advice}"], 128 + ended_by[0])
+        return _complain([f"interrupted{advice}"], code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -77,15 +83,6 @@ def _fault(error: Exception) -> int:
     if is_out_of_memory(error):
         return _complain([_MEMORY], 2)
     return _complain(_internal(error), 1)
-
-
-def _interrupted(command: str) -> str:
-    """What is left of a command that Ctrl-C ended."""
-    if command == "reproduce":
-        return "interrupted; the same command goes on: runs that are finished are kept"
-    if command in ("train", "compare"):
-        return "interrupted; a run goes on with --resume"
-    return "interrupted"
 
 
 def _internal(error: Exception) -> list[str]:
