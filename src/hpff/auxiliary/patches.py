@@ -10,11 +10,11 @@ each, and its outputs are averaged: ŷ = Σ g(x^(k,l)) / n².
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from hpff.auxiliary.norm import use_batch_statistics
@@ -129,18 +129,28 @@ class PatchFusion(nn.Module):
         if self.together:
             side_by_side = [patches.transpose(0, 1).flatten(0, 1) for patches in cuts]
             outputs = self._apply_network(*side_by_side)
-            return tree_map(lambda out: out.unflatten(0, (count, -1)).mean(0), outputs)
+            return _each(lambda out: out.unflatten(0, (count, -1)).mean(0), outputs)
         total = None
         for each in zip(*(patches.unbind(1) for patches in cuts), strict=True):
             output = checkpoint(self._apply_network, *each, use_reentrant=False)
-            total = output if total is None else tree_map(torch.add, total, output)
-        return tree_map(lambda out: out / count, total)
+            total = output if total is None else _each(torch.add, total, output)
+        return _each(lambda out: out / count, total)
 
     def _apply_network(self, *inputs: Tensor) -> Any:
         return self.network(*(x.clone() for x in inputs) if self.overwrites else inputs)
 
     def extra_repr(self) -> str:
         return f"patches={self.patches}, together={self.together}"
+
+
+def _each(function: Callable[..., Tensor], *outputs: Any) -> Any:
+    """A function of the tensors in a network's outputs; ``tree_map`` would leave a cycle a call."""
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        return function(*outputs)
+    if isinstance(first, Mapping):
+        return {key: _each(function, *(output[key] for output in outputs)) for key in first}
+    return tuple(_each(function, *each) for each in zip(*outputs, strict=True))
 
 
 def overwrites_inputs(network: nn.Module, *inputs: Tensor) -> bool:
