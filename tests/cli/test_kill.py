@@ -59,3 +59,42 @@ def test_killed_and_resumed_until_done(
     assert all(torch.equal(killed.learner[name], unkilled.learner[name]) for name in killed.learner)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [*range(1, EPOCHS + 1)]
+
+
+def test_a_killed_comparison_goes_on(
+    folder: Path, start_process: Callable[..., Any], hpff: Callable[..., Any]
+) -> None:
+    """Killed in its second run; then each file that is read back is damaged, and refused."""
+    arguments = ["compare", "tiny.yaml", "--methods", "bp,dgl", "--out"]
+    assert hpff(*arguments, "whole").code == 0
+    process = start_process(*arguments, "cmp")
+    run = folder / "cmp" / "dgl" / "seed-0"
+    wait_for(lambda: epochs_told(run) >= 0, process)
+    time.sleep(random.Random(1).uniform(0, 0.3))
+    process.kill()
+    process.wait()
+    again = hpff(*arguments, "cmp", "--resume")
+    assert again.code == 0, again.err
+    for label in ("bp", "dgl"):
+        killed, unkilled = (
+            (folder / name / label / "seed-0" / "model.safetensors").read_bytes()
+            for name in ("cmp", "whole")
+        )
+        assert killed == unkilled
+    assert [path for path in folder.rglob(".*") if path.suffix in (".tmp", ".lock")] == []
+    flips = random.Random(2)
+    for name in ("report.json", "checkpoint.pt"):
+        before = (run / name).read_bytes()
+        damaged = bytearray(before)
+        # JSON's digits: a blank may become another blank.
+        place = before.index(b'"test_error_percent": ') + 23 if name == "report.json" else None
+        damaged[flips.randrange(len(damaged)) if place is None else place] ^= 4
+        (run / name).write_bytes(damaged)
+        answer = hpff(*arguments, "cmp", "--resume")
+        assert answer.code == 2
+        last = answer.err.splitlines()[-1]
+        assert f"cmp/dgl/seed-0/{name}: is " in last
+        (run / name).write_bytes(before)
+        if name == "report.json":
+            (run / name).unlink()
+    assert hpff(*arguments, "cmp", "--resume").code == 0
