@@ -321,7 +321,7 @@ def test_what_a_module_saves_is_what_its_graph_holds() -> None:
 
 
 def test_wrong_balance_is_named() -> None:
-    with pytest.raises(UserError, match="balance: is 'bytes', expected blocks or parameters or memory"):
+    with pytest.raises(UserError, match="balance: is 'bytes', expected blocks or parameters"):
         learner(Text(), TOKENS, balance="bytes")
 
 

@@ -475,6 +475,7 @@ def test_a_step_leaves_nothing_behind() -> None:
         gc.enable()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch 2.11's
 def test_a_model_that_recomputes_its_blocks_is_refused() -> None:
     class Recomputes(nn.Module):
         def __init__(self) -> None:

@@ -130,7 +130,7 @@ def test_networks_that_overwrite_their_input(patches: int, patch_mode: str) -> N
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hidden_layers": -1}, "expected 0 or more"),
+        ({"hidden_layers": -1}, "expected 0 to 100"),
         ({"hidden_layers": 1.5}, "expected a whole number"),
         ({"hidden_bias": "yes"}, "expected true or false"),
         ({"depth": 3}, "has no setting 'depth'"),
