@@ -20,6 +20,8 @@ from cli.conftest import Answer, command, environment
 from cli.test_wrong_inputs import refused
 from platforms import posix_only
 
+from hpff.runs.atomic_files import remove_leftovers
+
 pytestmark = posix_only
 
 Hpff = Callable[..., Any]
