@@ -232,7 +232,6 @@ def faults_between(values: schema.Values) -> Iterator[tuple[str, str]]:
             methods.create(method.name, **method.settings)
         except UserError as error:
             yield "method", str(error)
-            return
         if method.name == BASELINE:
             return
     modules, cascade = values["modules"], values["cascade"]
