@@ -102,7 +102,11 @@ class Trial:
 
     def _kill_once(self, case: Case, folder: Path) -> float:
         process = subprocess.Popen(
-            arguments(case.command), cwd=folder, env=environment(), stderr=subprocess.DEVNULL
+            arguments(case.command),
+            cwd=folder,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         # Most of an export's time is imports, so late kills are the interesting ones.
         earliest = 0.7 if case.name == "export" else 0.2
