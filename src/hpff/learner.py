@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hpff.cutting.balance import Balance
 from hpff.cutting.partition import Partition, partition
+from hpff.engine.anchors import Kept, kept_inside
 from hpff.engine.arguments import (
     check_classes,
     check_example,
@@ -53,7 +54,7 @@ class LocalLearner(nn.Module):
             (B, D, L), "vector", or a :class:`~hpff.features.FeatureKind`; or a dict of these by
             the cut's name.
         method, balance, cascade, cascade_budget, independent, patches, smallest_patch, patch_mode,
-            independent_weight, cascade_weight, auxiliary_weight, recompute: see
+            independent_weight, cascade_weight, auxiliary_weight, auxiliary_width, recompute: see
             :class:`~hpff.LocalSettings`, which ``learner.settings`` is.
 
     Raises:
@@ -77,6 +78,7 @@ class LocalLearner(nn.Module):
         independent_weight: float | None = None,
         cascade_weight: float | None = None,
         auxiliary_weight: AuxiliaryWeight = 1.0,
+        auxiliary_width: int | None = None,
         patch_mode: PatchMode = "auto",
         recompute: Recompute = "never",
         criterion: Criterion = F.cross_entropy,
@@ -101,6 +103,7 @@ class LocalLearner(nn.Module):
             independent_weight=independent_weight,
             cascade_weight=cascade_weight,
             auxiliary_weight=auxiliary_weight,
+            auxiliary_width=auxiliary_width,
             recompute=recompute,
         )
         self.model = model
@@ -153,6 +156,7 @@ class LocalLearner(nn.Module):
             features=features,
             patches=settings.patches,
             smallest_patch=settings.smallest_patch,
+            width=settings.auxiliary_width,
             patch_mode=settings.patch_mode,
             keeps_graphs=settings.recompute == "never",
         )
@@ -160,6 +164,13 @@ class LocalLearner(nn.Module):
         self.auxiliary_networks = builder.build(cut, self.reach, weights)
         self.independent_auxiliary = self.auxiliary_networks.independent
         self.cascade_auxiliary = self.auxiliary_networks.cascade
+        self._kept: Sequence[Kept] = ()
+        if settings.recompute == "blocks":
+            self._kept = kept_inside(
+                self.partition,
+                self.reach,
+                lambda j: self.auxiliary_networks.graph_bytes(j, self.example),
+            )
 
     @property
     def partition(self) -> Partition:
@@ -230,6 +241,7 @@ class LocalLearner(nn.Module):
             self.reach,
             backbone_parameters(self.model, self.partition),
             recompute=self.settings.recompute,
+            kept=self._kept,
             phase=self.phase,
         )
         return step.run(inputs, targets, scale, on_module_done or (lambda _: None))

@@ -71,9 +71,13 @@ class LocalSettings:
             ``HILO_WEIGHTS``.
         auxiliary_weight: factor of the optimizer's rate for the auxiliary networks themselves; the
             update rule has η at the modules alone. "level": the weight of their level.
-        recompute: instead of keeping modules' graphs, keep only their inputs, and recompute the
-            rest in the backwards, tensor by tensor, bit for bit the same: "once" each, or
-            "repeatedly", which takes the least memory. Not with compiled blocks.
+        auxiliary_width: how many channels of features auxiliary networks see at most: a learned
+            linear map stands before those that would see more, and they are built for so many.
+            None: all, as published. At the end of a ResNet-101's third stage DGL's network has
+            38 million weights, and with 128 channels 1.
+        recompute: instead of keeping modules' graphs, recompute them in the backwards, tensor by
+            tensor, bit for bit the same: "once", "blocks" or "repeatedly", from more memory to
+            less; see :mod:`hpff.engine.recomputation`. Not with compiled blocks.
 
     Raises:
         UserError: a value is out of its range; all that are, each with its name.
@@ -91,6 +95,7 @@ class LocalSettings:
     independent_weight: PositiveFloat | None = None
     cascade_weight: PositiveFloat | None = None
     auxiliary_weight: PositiveFloat | Literal["level"] = 1.0
+    auxiliary_width: PositiveInt | None = None
     recompute: Recompute = "never"
 
     def __post_init__(self) -> None:

@@ -45,7 +45,7 @@ def assert_recomputed_is_exact(
     torch.manual_seed(1)
     images = torch.randn(shape)
     usual = step(build, images, recompute="never", **settings)
-    for way in ("repeatedly", "once"):
+    for way in ("repeatedly", "once", "blocks"):
         recomputed = step(build, images, recompute=way, **settings)
         for name, expected in usual.items():
             assert (recomputed[name] is None) == (expected is None), name
@@ -194,7 +194,7 @@ def test_a_step_leaves_nothing_to_the_garbage_collector(recompute: Recompute) ->
 
 def test_it_says_what_it_does_not_go_with() -> None:
     with pytest.raises(
-        UserError, match="recompute: is 'yes', expected never or once or repeatedly"
+        UserError, match="recompute: is 'yes', expected never or blocks or once or repeatedly"
     ):
         LocalLearner(
             resnet(), modules=4, example=torch.zeros(IMAGES), num_classes=10, recompute="yes"

@@ -2,6 +2,7 @@
 
 from hpff.auxiliary.conv_mlp import ConvMLP
 from hpff.auxiliary.decoders import Decoder, DeepDecoder
+from hpff.auxiliary.narrowed import narrowed
 from hpff.auxiliary.norm import BatchStatisticsNorm, PatchAware
 from hpff.auxiliary.patches import PatchFusion, PatchNetwork, cut, patches_in_force
 from hpff.auxiliary.pooling import GlobalAverage
@@ -22,6 +23,7 @@ __all__ = [
     "VectorMLP",
     "cut",
     "deep_head",
+    "narrowed",
     "patches_in_force",
     "task_head",
 ]

@@ -136,6 +136,13 @@ class PatchFusion(nn.Module):
             total = output if total is None else _each(torch.add, total, output)
         return _each(lambda out: out / count, total)
 
+    def bytes_at_once(self, *inputs: Tensor) -> int:
+        """Bytes that its graph holds at a time: that of one patch, where they run one by one."""
+        if self.together or self.patches == 1:
+            return graph_bytes(self, *inputs)
+        cuts = inputs if self.pieces else [cut(maps, self.patches) for maps in inputs]
+        return graph_bytes(self.network, *(patches[:, 0].clone() for patches in cuts))
+
     def _apply_network(self, *inputs: Tensor) -> Any:
         return self.network(*(x.clone() for x in inputs) if self.overwrites else inputs)
 

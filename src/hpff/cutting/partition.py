@@ -22,6 +22,25 @@ from hpff.torch_support.model_io import Path
 
 
 @dataclass(frozen=True)
+class InnerPoint:
+    """A submodule inside a local module whose output carries everything on.
+
+    Attributes:
+        name: of the submodule.
+        path: where in what it returns the tensor lies.
+        output_bytes: of the tensor, on the example.
+        saved: bytes that the local module saves for its backward up to here, on the example.
+        is_saved: whether the tensor itself is among them.
+    """
+
+    name: str
+    path: Path
+    output_bytes: int
+    saved: int
+    is_saved: bool
+
+
+@dataclass(frozen=True)
 class LocalModule:
     """One local module.
 
@@ -44,6 +63,8 @@ class LocalModule:
         overwritten: whether the next module modifies the output in place.
         read_later: whether the output's content is read after the next module, which autograd
             does not see.
+        output_saved: whether its output is among what it saves.
+        inner: where else the module could be cut, in order.
     """
 
     index: int
@@ -62,6 +83,8 @@ class LocalModule:
     patches: int = 1
     overwritten: bool = False
     read_later: bool = False
+    output_saved: bool = False
+    inner: tuple[InnerPoint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -258,12 +281,31 @@ def _describe(
                 device=cut.device if cut else seen.output_device,
                 path=cut.paths[name] if cut and name else (),
                 saved=saved[index + 1] - saved[index],
-                output_bytes=prod(shape) * dtype.itemsize,
+                output_bytes=cut.output_bytes if cut else prod(shape) * dtype.itemsize,
                 overwritten=bool(cut and cut.overwritten),
                 read_later=_is_read_later(cuts[index : index + 2]),
+                output_saved=bool(cut and cut.is_saved),
+                inner=_inner_points(seen.separators, start, end, saved[index]),
             )
         )
     return Partition(tuple(modules))
+
+
+def _inner_points(
+    separators: Sequence[Separator], start: int, end: int, saved_before: int
+) -> tuple[InnerPoint, ...]:
+    """Between two cuts, the separators that keep their content."""
+    return tuple(
+        InnerPoint(
+            name=s.names[-1],
+            path=s.paths[s.names[-1]],
+            output_bytes=s.output_bytes,
+            saved=s.saved - saved_before,
+            is_saved=s.is_saved,
+        )
+        for s in separators
+        if start < s.time < end and not s.overwritten
+    )
 
 
 def _is_read_later(cuts: Sequence[Separator]) -> bool:

@@ -11,6 +11,7 @@ import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ class Separator:
         shape: of the tensor, the batch first.
         overwritten: whether a later operation modifies the tensor in place.
         saved: bytes that the forward up to here saves for the backward, on the example.
+        is_saved: whether the tensor itself is among them.
         operations: how many the forward does up to here.
         read_until: after how many the tensor's content is read for the last time.
     """
@@ -48,6 +50,7 @@ class Separator:
     device: torch.device
     overwritten: bool
     saved: int
+    is_saved: bool
     operations: int
     read_until: int
 
@@ -55,6 +58,11 @@ class Separator:
     def names(self) -> tuple[str, ...]:
         """The submodules, outermost last."""
         return tuple(self.paths)
+
+    @property
+    def output_bytes(self) -> int:
+        """Of the tensor."""
+        return prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -152,6 +160,7 @@ def _separator(at: list[tuple[Call, Value]], watched: _Watched) -> Separator:
         device=tensor.device,
         overwritten=tensor._version != at[-1][1].version,
         saved=at[0][0].saved,
+        is_saved=at[0][1].is_saved,
         operations=at[0][0].operations,
         read_until=watched.reads.last(tensor),
     )
@@ -199,7 +208,7 @@ class _Watched:
         call.saved = self.saved
         call.operations = self.reads.operations
         call.values = [
-            Value.of(path, tensor)
+            Value.of(path, tensor, is_saved=self._saved.has(tensor))
             for path, tensor in tensors_in(output)
             if tensor.grad_fn is not None
         ]
@@ -240,6 +249,10 @@ class _SavedBytes:
     def counted(self) -> AbstractContextManager[Any]:
         """What runs inside is counted."""
         return torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor)
+
+    def has(self, tensor: Tensor) -> bool:
+        """Whether a tensor's storage is among what was saved."""
+        return tensor.untyped_storage()._cdata in self._known
 
     def _count(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hpff.auxiliary import PatchFusion
+from hpff.auxiliary import PatchFusion, narrowed
 from hpff.auxiliary.patches import graph_bytes, overwrites_inputs
 from hpff.cutting.partition import LocalModule, Partition
 from hpff.cutting.trace import restored_state
@@ -37,7 +37,7 @@ class AuxiliaryBuilder:
     Args:
         example: one small input of the model.
         features: what the outputs at the cuts are, where it is found wrong.
-        patches, smallest_patch: see :class:`~hpff.LocalSettings`.
+        patches, smallest_patch, width: see :class:`~hpff.LocalSettings`.
         keeps_graphs: whether modules' graphs hold their content while losses are computed.
     """
 
@@ -49,6 +49,7 @@ class AuxiliaryBuilder:
     features: Given
     patches: int
     smallest_patch: int
+    width: int | None
     patch_mode: PatchMode
     keeps_graphs: bool
 
@@ -115,7 +116,11 @@ class _AtModule:
             method, module.features, output, module.patches, self.image, mask=None
         )
         context = self._context(level, module, features)
-        network = _moved(method.auxiliary(context), output)
+        network = method.auxiliary(context)
+        channels = features.shape[1 if features.ndim == 4 else -1]
+        if context.features[0] < channels:
+            network = narrowed(network, channels, context.features[0])
+        network = _moved(network, output)
         fusion = PatchFusion(
             network,
             module.patches,
@@ -129,7 +134,7 @@ class _AtModule:
         return fusion, context
 
     def _overwrites(self, network: nn.Module, context: AuxiliaryContext, like: Tensor) -> bool:
-        shapes = [context.features]
+        shapes = [_part(like, context.patches)]
         if self.given.method.needs_images and self.image is not None:
             shapes.append(context.image or tuple(self.image.shape[1:]))
         with restored_state(network):
@@ -142,10 +147,10 @@ class _AtModule:
             modules=len(self.partition),
             level=level,
             kind=module.features.kind,
-            features=_part(features, module.patches),
+            features=self._narrow(_part(features, module.patches)),
             image=_part(self.image, module.patches) if is_map and self.image is not None else (),
             following=tuple(
-                self.shape_of(shape)
+                self._narrow(self.shape_of(shape))
                 for later in self.partition[module.index :]
                 for shape in later.block_shapes
             ),
@@ -154,6 +159,10 @@ class _AtModule:
             criterion=self.given.criterion,
             preceding=sum(len(m.block_shapes) for m in self.partition[: module.index]) - 1,
         )
+
+    def _narrow(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A shape of features with no more channels than auxiliary networks may see."""
+        return (min(shape[0], self.given.width or shape[0]), *shape[1:])
 
     def _too_much(self, fusion: PatchFusion, features: Tensor, module: LocalModule) -> bool:
         """Whether all patches' graphs might take more than the step takes without patches.

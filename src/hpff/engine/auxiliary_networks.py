@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -69,6 +70,20 @@ class AuxiliaryNetworks:
         for level, at in self.contexts:
             if at == j:
                 yield self.at(level, j)
+
+    def graph_bytes(self, j: int, example: object) -> int:
+        """What the graph of a network at module j saves, for as many samples as the example has."""
+        module = self.partition[j - 1]
+        if module.cut is None:
+            return 0
+        samples = module.output_bytes // (math.prod(module.output_shape) * module.dtype.itemsize)
+        output = torch.zeros(2, *module.output_shape, dtype=module.dtype, device=module.device)
+        image = image_of(example)
+        pair = None if image is None else image[:1].expand(2, -1, -1, -1)
+        features = self.features(j, output, pair, mask=None)
+        images = [pair] if self.method.needs_images and pair is not None else []
+        needed = [network.bytes_at_once(features, *images) for network in self.at_module(j)]
+        return max(needed, default=0) * samples // 2
 
     def features(self, j: int, output: Tensor, image: Tensor | None, mask: Tensor | None) -> Tensor:
         """What the networks at module j take of its output: maps, vectors, or pieces."""

@@ -5,11 +5,16 @@ autograd saves there, the tape remembers by how it came about. When a backward a
 operations that lead to it run again, from what is there: the same kernels on the same values, with
 the same random numbers. No layer's forward is called, so running statistics move once.
 
-Two ways are offered. "repeatedly" takes the least memory: what convolutions and matrix products
-read stays from its making to its last use in the next backward; anything else goes at once, to be
-made again from those, and so does the module's output while its backward runs. So each of these
-dear operations runs three to four times more in a step. "once" lets go of a module's values only
-while other modules are at work: each operation runs once more.
+Three ways are offered:
+
+- "once" lets go of a module's values only while other modules are at work, so the graphs of one
+  module are there at a time. Each operation runs once more.
+- "blocks" keeps some outputs of blocks inside a module, its anchors, and nothing else: in a
+  backward the values between two anchors are there at a time. An operation runs once more for each
+  backward: once in the modules that no cascade is carried through, twice in the others.
+- "repeatedly" keeps, while a backward runs, what convolutions and matrix products read from its
+  making to its last use; anything else goes at once, to be made again from those, and so does the
+  module's output. Each of these dear operations runs three to four times more in a step.
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ from hpff.engine.phase import Phase
 from hpff.errors import UserError
 from hpff.torch_support.autocast import autocast_off
 
-Recompute = Literal["never", "once", "repeatedly"]
+Recompute = Literal["never", "blocks", "once", "repeatedly"]
 
 _DEAR = {
     "convolution",
@@ -91,19 +96,20 @@ class Tape(TorchDispatchMode):
     """The notes of one piece of a forward.
 
     Args:
-        start: the tensor that the piece begins from; None where it begins from the model's input.
+        start: the tensor that the piece begins from; None where the model takes none.
         freed: what must not be read any more.
         phase: told when something is recomputed.
-        once: recompute each value once, from more memory; else as often as the least takes.
+        recompute: in which way.
     """
 
     def __init__(
-        self, start: Tensor | None, freed: FreedTensors, phase: Phase, *, once: bool = False
+        self, start: Tensor | None, freed: FreedTensors, phase: Phase, recompute: Recompute
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.freed = freed
         self._phase = phase
-        self._once = once
+        self._keeps_until_backward = recompute == "once"
+        self._keeps_dear_only = recompute == "repeatedly"
         self._small = 0 if start is None else start.nbytes // _SMALL
         self._live: dict[int, tuple[weakref.ref[Any], int]] = {}  # by a storage's address
         self._versions: list[int] = []  # of each storage made on the tape
@@ -113,7 +119,9 @@ class Tape(TorchDispatchMode):
         self._read: set[int] = set()  # addresses of storages made elsewhere that were read
         self._uses: Counter[Value] = Counter()  # by a backward
         self._kept: dict[Value, Tensor] = {}
+        self._anchors: dict[Value, Tensor] = {}
         self._demand = _Demand()
+        self._is_last = False
 
     def start(self) -> None:
         """From now on, what runs is noted, and what autograd saves of it is left to the tape."""
@@ -128,9 +136,14 @@ class Tape(TorchDispatchMode):
         self._demand.present = {v: whole for v, whole in present.items() if self._uses[v]}
 
     @contextmanager
-    def backward(self) -> Iterator[None]:
-        """One backward through what was noted runs inside."""
+    def backward(self, *, last: bool = False) -> Iterator[None]:
+        """One backward through what was noted runs inside.
+
+        Args:
+            last: none comes after it, so that anchors may go as it passes them.
+        """
         self._demand.left = self._uses.copy()
+        self._is_last = last
         try:
             yield
         finally:
@@ -146,14 +159,24 @@ class Tape(TorchDispatchMode):
         if view is not None:
             self._kept[view.value] = whole_of(tensor)
 
+    def keep_graph(self) -> None:
+        """From now on, what the next backward will ask for stays until then."""
+        self._keeps_until_backward = True
+
+    def anchor(self, tensor: Tensor) -> None:
+        """Hold a tensor's content as it is now until the last backward has passed it."""
+        view = self._view(tensor)
+        if view is not None:
+            self._anchors[view.value] = whole_of(tensor)
+
     @contextmanager
     def away(self, tensor: Tensor) -> Iterator[None]:
         """Inside, a tensor made on the tape has its content only until a backward has used it.
 
-        Afterwards it is recomputed. Where values are recomputed once, nothing happens.
+        Afterwards it is recomputed. Nothing happens unless the least is to be kept.
         """
         view = self._view(tensor)
-        if self._once or view is None or view.value not in self._maker:
+        if not self._keeps_dear_only or view is None or view.value not in self._maker:
             yield
             return
         self._kept.pop(view.value, None)
@@ -186,7 +209,7 @@ class Tape(TorchDispatchMode):
         if makes or changes:
             self._read |= elsewhere
             self._note(func, noted, makes, changes, random)
-        if func.overloadpacket.__name__ in _DEAR:
+        if self._keeps_dear_only and func.overloadpacket.__name__ in _DEAR:
             views = [(view, tensor) for tensor in given if (view := self._view(tensor))]
             self._dear |= {view.value for view, _ in views}
             self._demand.present |= {view.value: whole_of(tensor) for view, tensor in views}
@@ -213,7 +236,7 @@ class Tape(TorchDispatchMode):
         if view is None or tensor.untyped_storage().nbytes() <= self._small:
             return tensor.detach()  # the tensor itself could make a cycle through the graph
         self._uses[view.value] += 1
-        if self._once:
+        if self._keeps_until_backward:
             self._demand.present[view.value] = whole_of(tensor)
         return view
 
@@ -221,6 +244,8 @@ class Tape(TorchDispatchMode):
         if isinstance(packed, Tensor):
             return packed
         value, demand = packed.value, self._demand
+        if self._is_last:
+            self._let_go_of_anchors_after(value)
         whole = self._make(value)
         demand.left[value] -= 1
         if demand.left[value] > 0:
@@ -229,9 +254,17 @@ class Tape(TorchDispatchMode):
             demand.present.pop(value, None)
         return packed.of(whole)
 
+    def _let_go_of_anchors_after(self, value: Value) -> None:
+        """A backward that asks for a value has passed what was made later."""
+        maker = self._maker.get(value)
+        place = -1 if maker is None else maker.place
+        for anchor in [a for a in self._anchors if not self._demand.left[a]]:
+            if self._maker[anchor].place > place:
+                del self._anchors[anchor]
+
     def _make(self, wanted: Value) -> Tensor:
         """A value, recomputed from the nearest ones that are there."""
-        there = {**self._kept, **self._demand.present}
+        there = {**self._kept, **self._anchors, **self._demand.present}
         if wanted in there:
             return there[wanted]
         operations, needs = self._way_to(wanted, there)
@@ -242,7 +275,7 @@ class Tape(TorchDispatchMode):
                 needs.subtract(operation.reads)
                 operation.run(whole, {value for value in whole if needs[value] or value in there})
                 for value in (*operation.reads, *operation.results()):
-                    stays = self._once or value in self._dear
+                    stays = not self._keeps_dear_only or value in self._dear
                     if stays and self._demand.left[value] and value in whole:
                         self._demand.present[value] = whole[value]
                     if not needs[value]:
@@ -303,6 +336,7 @@ class Tape(TorchDispatchMode):
         for node, version in {view.value for view in views}:
             self._versions[node] = version + 1
             self._demand.present.pop(Value(node, version), None)
+            self._anchors.pop(Value(node, version), None)
             yield Value(node, version), Value(node, version + 1)
 
 

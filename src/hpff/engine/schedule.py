@@ -111,7 +111,8 @@ class _LiveModule:
         root = _Cotangents.apply(stored, *tensors)  # type: ignore[no-untyped-call]
         del tensors
         # VJPs run in the types that their forward chose.
-        with autocast_off(root.device.type), self.tape.backward() if self.tape else nullcontext():
+        recomputing = self.tape.backward(last=not keep_graph) if self.tape else nullcontext()
+        with autocast_off(root.device.type), recomputing:
             root.backward(inputs=wanted, retain_graph=keep_graph)
 
     def _take_input_gradient(self) -> Tensor:

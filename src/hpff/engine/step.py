@@ -6,13 +6,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
+from hpff.cutting.partition import InnerPoint
 from hpff.cutting.trace import is_compiled
+from hpff.engine.anchors import START, Kept
 from hpff.engine.auxiliary_networks import AuxiliaryNetworks, image_of
 from hpff.engine.level_weights import Level
 from hpff.engine.phase import Phase
@@ -23,8 +25,10 @@ from hpff.engine.stepping import Stepping
 from hpff.errors import UserError
 from hpff.features import mask_of
 from hpff.torch_support.group_norm import has_group_norm, without_channels_last
-from hpff.torch_support.model_io import call_model, logits_of, replaced, tensor_at
+from hpff.torch_support.model_io import call_model, logits_of, replaced, tensor_at, tensors_in
 from hpff.torch_support.modes import modes_restored
+
+Place = TypeVar("Place")
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class HookedStep:
         reach: how far down the cascades train.
         parameters: for each module the backbone's parameters that it may use.
         recompute: what is recomputed instead of kept.
+        kept: what modules keep for recomputation by blocks; empty otherwise.
         phase: kept up to date.
     """
 
@@ -68,6 +73,7 @@ class HookedStep:
         parameters: Sequence[Sequence[Tensor]],
         *,
         recompute: Recompute,
+        kept: Sequence[Kept],
         phase: Phase,
     ) -> None:
         self._model = model
@@ -77,6 +83,7 @@ class HookedStep:
         self._parameters = parameters
         self._phase = phase
         self._recompute = recompute
+        self._kept = kept
         self._losses: dict[tuple[Level, int], Tensor] = {}
         self._start = torch.empty(0)
         self._next = 0
@@ -134,11 +141,17 @@ class HookedStep:
             holds={module.index for module in self._partition if module.read_later},
         )
         cuts = [(m.cut, self._model.get_submodule(m.cut)) for m in self._partition if m.cut]
+        anchors = [
+            (point, self._model.get_submodule(point.name))
+            for kept in self._kept
+            for point in kept.anchors
+        ]
         try:
             reused = self._compiled and any(self._reach.carried_through)
             compiling = _compiling_for_reuse() if reused else nullcontext()
-            with modes_restored(), _hooked(cuts, self._hook), compiling, torch.enable_grad():
-                self._record(None)
+            hooks = _hooked(cuts, self._hook), _hooked(anchors, self._keep)
+            with modes_restored(), hooks[0], hooks[1], compiling, torch.enable_grad():
+                self._record(next((tensor for _, tensor in tensors_in(inputs)), None))
                 self._finish(logits_of(call_model(self._model, inputs)))
             return self._result()
         finally:
@@ -179,6 +192,18 @@ class HookedStep:
         self._record(self._start)
         return replaced(returned, output, self._next_input(overwritten=module.overwritten))
 
+    def _keep(self, point: InnerPoint, returned: Any) -> Any:
+        """Keep the output of a submodule inside a module for its recomputation."""
+        output = tensor_at(returned, point.path)
+        if self._tape is not None and output is not None and not self._stepping.is_elsewhere():
+            self._tape.anchor(output)
+            self._keep_graph_after(point.name)
+        return returned
+
+    def _keep_graph_after(self, place: str) -> None:
+        if self._tape is not None and self._kept and self._kept[self._next].graph_after == place:
+            self._tape.keep_graph()
+
     def _next_input(self, *, overwritten: bool) -> Tensor:
         start = without_channels_last(self._start) if self._plain_maps else self._start
         return start.clone() if overwritten and start is self._start else start
@@ -200,8 +225,8 @@ class HookedStep:
     def _record(self, start: Tensor | None) -> None:
         """Where modules are recomputed, note how the next one's tensors come about."""
         if self._recompute != "never":
-            once = self._recompute == "once"
-            self._tape = Tape(start, self._freed, self._phase, once=once)
+            self._tape = Tape(start, self._freed, self._phase, self._recompute)
+            self._keep_graph_after(START)
             self._tape.start()
 
     def _stop_recording(self) -> None:
@@ -231,23 +256,23 @@ class HookedStep:
 
 @contextmanager
 def _hooked(
-    cuts: Sequence[tuple[str, nn.Module]], hook: Callable[[str, Any], Any]
+    places: Sequence[tuple[Place, nn.Module]], hook: Callable[[Place, Any], Any]
 ) -> Iterator[None]:
-    """Let ``hook`` stand at the outputs of the cut submodules, and take it away whatever happens.
+    """Let ``hook`` stand at the outputs of submodules, and take it away whatever happens.
 
     A submodule that was compiled in place would compile its hooks too, so its call is wrapped.
     """
     handles = []
     compiled: list[tuple[nn.Module, Any]] = []
     try:
-        for name, module in cuts:
+        for place, module in places:
             inner = module._compiled_call_impl
             if inner is not None:
                 compiled.append((module, inner))
-                module._compiled_call_impl = _followed(inner, name, hook)
+                module._compiled_call_impl = _followed(inner, place, hook)
             else:
                 handles.append(
-                    module.register_forward_hook(lambda _m, _a, out, name=name: hook(name, out))
+                    module.register_forward_hook(lambda _m, _a, out, place=place: hook(place, out))
                 )
         yield
     finally:
@@ -257,8 +282,8 @@ def _hooked(
             module._compiled_call_impl = inner
 
 
-def _followed(call: Any, name: str, hook: Callable[[str, Any], Any]) -> Any:
-    return lambda *args, **kwargs: hook(name, call(*args, **kwargs))
+def _followed(call: Any, place: Place, hook: Callable[[Place, Any], Any]) -> Any:
+    return lambda *args, **kwargs: hook(place, call(*args, **kwargs))
 
 
 @contextmanager
