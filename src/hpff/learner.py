@@ -54,8 +54,8 @@ class LocalLearner(nn.Module):
             (B, D, L), "vector", or a :class:`~hpff.features.FeatureKind`; or a dict of these by
             the cut's name.
         method, balance, cascade, cascade_budget, independent, patches, smallest_patch, patch_mode,
-            independent_weight, cascade_weight, auxiliary_weight, auxiliary_width, recompute: see
-            :class:`~hpff.LocalSettings`, which ``learner.settings`` is.
+            independent_weight, cascade_weight, auxiliary_weight, auxiliary_width, auxiliary_pool,
+            recompute: see :class:`~hpff.LocalSettings`, which ``learner.settings`` is.
 
     Raises:
         UserError: an argument is out of its range, or the model cannot be cut as asked.
@@ -79,6 +79,7 @@ class LocalLearner(nn.Module):
         cascade_weight: float | None = None,
         auxiliary_weight: AuxiliaryWeight = 1.0,
         auxiliary_width: int | None = None,
+        auxiliary_pool: int = 1,
         patch_mode: PatchMode = "auto",
         recompute: Recompute = "never",
         criterion: Criterion = F.cross_entropy,
@@ -104,6 +105,7 @@ class LocalLearner(nn.Module):
             cascade_weight=cascade_weight,
             auxiliary_weight=auxiliary_weight,
             auxiliary_width=auxiliary_width,
+            auxiliary_pool=auxiliary_pool,
             recompute=recompute,
         )
         self.model = model
@@ -157,6 +159,7 @@ class LocalLearner(nn.Module):
             patches=settings.patches,
             smallest_patch=settings.smallest_patch,
             width=settings.auxiliary_width,
+            pool=settings.auxiliary_pool,
             patch_mode=settings.patch_mode,
             keeps_graphs=settings.recompute == "never",
         )
@@ -169,7 +172,7 @@ class LocalLearner(nn.Module):
             self._kept = kept_inside(
                 self.partition,
                 self.reach,
-                lambda j: self.auxiliary_networks.graph_bytes(j, self.example),
+                lambda j: self.auxiliary_networks.bytes_at(j, self.example),
             )
 
     @property

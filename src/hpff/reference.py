@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
@@ -23,7 +24,7 @@ from hpff.engine.reach import within
 from hpff.errors import UserError
 from hpff.features import FeatureKind, mask_of
 from hpff.learner import LocalLearner
-from hpff.methods import AuxiliaryContext, Method
+from hpff.methods import AuxiliaryContext
 from hpff.settings import LocalSettings
 from hpff.torch_support.group_norm import has_group_norm, without_channels_last
 from hpff.torch_support.model_io import call_model, logits_of, replaced, tensor_at
@@ -189,7 +190,7 @@ class _Rule:
         shared = kind.shared(output)
         with _one_patch_at_a_time(network):
             outputs = [
-                network(_read(self._method, patch, shared).clone(), *(x.clone() for x in images))
+                network(self._read(patch, shared).clone(), *(x.clone() for x in images))
                 for patch, *images in zip(*parts, strict=True)
             ]
         fused = tree_map(lambda *each: torch.stack(each).mean(0), *outputs)
@@ -211,12 +212,14 @@ class _Rule:
             return self._sizes.for_output(kind, self._cut[j - 1].output_shape, image)
         return self._sizes.for_output(kind, tuple(output.shape[1:]), image)
 
-
-def _read(method: Method, features: Tensor, shared: Tensor | None) -> Tensor:
-    if features.ndim != 4:
-        return features
-    maps = method.read(features, 1)
-    return maps if shared is None else maps + shared[:, :, None, None]
+    def _read(self, patch: Tensor, shared: Tensor | None) -> Tensor:
+        if patch.ndim != 4:
+            return patch
+        factor = self._learner.settings.auxiliary_pool
+        while patch.shape[2] % factor or patch.shape[3] % factor:
+            factor -= 1
+        maps = self._method.read(F.avg_pool2d(patch, factor), 1)
+        return maps if shared is None else maps + shared[:, :, None, None]
 
 
 def _like(example: Any, inputs: Any) -> Any:

@@ -74,7 +74,9 @@ class LocalSettings:
         auxiliary_width: how many channels of features auxiliary networks see at most: a learned
             linear map stands before those that would see more, and they are built for so many.
             None: all, as published. At the end of a ResNet-101's third stage DGL's network has
-            38 million weights, and with 128 channels 1.
+            41 million weights, and with 128 channels 1.
+        auxiliary_pool: by which factor maps are average-pooled before a method reads them, or the
+            largest below that divides a patch's sides. 1: not at all, as published.
         recompute: instead of keeping modules' graphs, recompute them in the backwards, tensor by
             tensor, bit for bit the same: "once", "blocks" or "repeatedly", from more memory to
             less; see :mod:`hpff.engine.recomputation`. Not with compiled blocks.
@@ -96,6 +98,7 @@ class LocalSettings:
     cascade_weight: PositiveFloat | None = None
     auxiliary_weight: PositiveFloat | Literal["level"] = 1.0
     auxiliary_width: PositiveInt | None = None
+    auxiliary_pool: Patches = 1
     recompute: Recompute = "never"
 
     def __post_init__(self) -> None:

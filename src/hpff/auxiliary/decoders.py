@@ -41,11 +41,15 @@ class DeepDecoder(nn.Module):
         channels: C, of the features.
         image_channels: of the image.
         widen: factor of the hidden widths, which are 128, 32 and 12.
+        most: what these are at most; None: any.
     """
 
-    def __init__(self, channels: int, image_channels: int, widen: float = 1.0) -> None:
+    def __init__(
+        self, channels: int, image_channels: int, widen: float = 1.0, most: int | None = None
+    ) -> None:
         super().__init__()
-        first, *others = (max(1, int(width * widen)) for width in (128, 32, 12))
+        widths = [max(1, int(width * widen)) for width in (128, 32, 12)]
+        first, *others = (min(width, most or width) for width in widths)
         self.first = nn.Conv2d(channels, first, 1)
         self.enlarge = nn.ModuleList(
             UpsampledConv2d(before, after)

@@ -42,7 +42,9 @@ def task_head(
     return nn.Sequential(*layers, nn.Linear(channels, size))
 
 
-def deep_head(channels: int, size: int, widen: float = 1.0) -> nn.Sequential:
+def deep_head(
+    channels: int, size: int, widen: float = 1.0, most: int | None = None
+) -> nn.Sequential:
     """That of ImageNet: four convolutions, global average pooling, a linear layer.
 
     They are 1×1 to a quarter of C, 3×3 to 256 and 512, each at half the resolution, and 1×1 to
@@ -52,13 +54,20 @@ def deep_head(channels: int, size: int, widen: float = 1.0) -> nn.Sequential:
         channels: C.
         size: of the output.
         widen: factor of these widths.
+        most: what they are at most, the last four times that; None: any.
 
     Returns:
         The head, from maps (B, C, h, w) to (B, size).
     """
     layers: list[nn.Module] = []
-    for wanted, kernel, stride in ((channels / 4, 1, 1), (256, 3, 2), (512, 3, 2), (2048, 1, 1)):
-        width = max(1, int(widen * wanted))
+    narrow = most or 2048
+    for wanted, kernel, stride, limit in (
+        (channels / 4, 1, 1, narrow),
+        (256, 3, 2, narrow),
+        (512, 3, 2, narrow),
+        (2048, 1, 1, 4 * narrow),
+    ):
+        width = max(1, min(int(widen * wanted), limit))
         layers += _convolution(channels, width, kernel, stride)
         channels = width
     return nn.Sequential(*layers, GlobalAverage(), nn.Linear(channels, size))

@@ -31,6 +31,7 @@ class InnerPoint:
         output_bytes: of the tensor, on the example.
         saved: bytes that the local module saves for its backward up to here, on the example.
         is_saved: whether the tensor itself is among them.
+        read_later: whether its content is read after the local module.
     """
 
     name: str
@@ -38,6 +39,7 @@ class InnerPoint:
     output_bytes: int
     saved: int
     is_saved: bool
+    read_later: bool
 
 
 @dataclass(frozen=True)
@@ -285,16 +287,17 @@ def _describe(
                 overwritten=bool(cut and cut.overwritten),
                 read_later=_is_read_later(cuts[index : index + 2]),
                 output_saved=bool(cut and cut.is_saved),
-                inner=_inner_points(seen.separators, start, end, saved[index]),
+                inner=_inner_points(seen.separators, start, cut, saved[index]),
             )
         )
     return Partition(tuple(modules))
 
 
 def _inner_points(
-    separators: Sequence[Separator], start: int, end: int, saved_before: int
+    separators: Sequence[Separator], start: int, cut: Separator | None, saved_before: int
 ) -> tuple[InnerPoint, ...]:
-    """Between two cuts, the separators that keep their content."""
+    """The separators that keep their content, from one cut's time to the next cut."""
+    end = cut.time if cut else END
     return tuple(
         InnerPoint(
             name=s.names[-1],
@@ -302,6 +305,7 @@ def _inner_points(
             output_bytes=s.output_bytes,
             saved=s.saved - saved_before,
             is_saved=s.is_saved,
+            read_later=cut is not None and s.read_until > cut.operations,
         )
         for s in separators
         if start < s.time < end and not s.overwritten

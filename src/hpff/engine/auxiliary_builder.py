@@ -37,7 +37,7 @@ class AuxiliaryBuilder:
     Args:
         example: one small input of the model.
         features: what the outputs at the cuts are, where it is found wrong.
-        patches, smallest_patch, width: see :class:`~hpff.LocalSettings`.
+        patches, smallest_patch, width, pool: see :class:`~hpff.LocalSettings`.
         keeps_graphs: whether modules' graphs hold their content while losses are computed.
     """
 
@@ -50,6 +50,7 @@ class AuxiliaryBuilder:
     patches: int
     smallest_patch: int
     width: int | None
+    pool: int
     patch_mode: PatchMode
     keeps_graphs: bool
 
@@ -75,7 +76,7 @@ class AuxiliaryBuilder:
         levels = nn.ModuleDict(), nn.ModuleDict()
         contexts: dict[tuple[Level, int], AuxiliaryContext] = {}
         networks = AuxiliaryNetworks(
-            self.method, self.criterion, described, sizes, weights, *levels, contexts
+            self.method, self.criterion, described, sizes, weights, self.pool, *levels, contexts
         )
         pair = None if image is None else image[:1].expand(2, -1, -1, -1)
         alive = reach.alive if self.keeps_graphs else (lambda _: [])
@@ -113,7 +114,7 @@ class _AtModule:
         method, mode = self.given.method, self.given.patch_mode
         output = torch.zeros(2, *module.output_shape, dtype=module.dtype, device=module.device)
         features = features_of(
-            method, module.features, output, module.patches, self.image, mask=None
+            method, module.features, output, module.patches, self.image, None, self.given.pool
         )
         context = self._context(level, module, features)
         network = method.auxiliary(context)
@@ -157,6 +158,7 @@ class _AtModule:
             num_classes=self.given.num_classes,
             patches=module.patches,
             criterion=self.given.criterion,
+            width=self.given.width,
             preceding=sum(len(m.block_shapes) for m in self.partition[: module.index]) - 1,
         )
 

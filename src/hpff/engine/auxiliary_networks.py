@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpff.auxiliary import PatchFusion, patches_in_force
@@ -45,6 +46,7 @@ class AuxiliaryNetworks:
 
     Attributes:
         partition: the cut, with the features and n in force.
+        pool: by which factor maps are pooled before the method reads them.
         independent, cascade: the networks of a level, by module: "1", "2", ...
         contexts: what each was built for, by level and module.
         weights: of the levels.
@@ -55,6 +57,7 @@ class AuxiliaryNetworks:
     partition: Partition
     patch_sizes: PatchSizes
     weights: LevelWeights
+    pool: int
     independent: nn.ModuleDict
     cascade: nn.ModuleDict
     contexts: Mapping[tuple[Level, int], AuxiliaryContext]
@@ -71,8 +74,8 @@ class AuxiliaryNetworks:
             if at == j:
                 yield self.at(level, j)
 
-    def graph_bytes(self, j: int, example: object) -> int:
-        """What the graph of a network at module j saves, for as many samples as the example has."""
+    def bytes_at(self, j: int, example: object) -> int:
+        """What the losses at module j take, for as many samples as the example has."""
         module = self.partition[j - 1]
         if module.cut is None:
             return 0
@@ -83,13 +86,14 @@ class AuxiliaryNetworks:
         features = self.features(j, output, pair, mask=None)
         images = [pair] if self.method.needs_images and pair is not None else []
         needed = [network.bytes_at_once(features, *images) for network in self.at_module(j)]
-        return max(needed, default=0) * samples // 2
+        gradients = 2 * features.nbytes  # of the levels
+        return int((max(needed, default=0) + gradients) * samples // 2)
 
     def features(self, j: int, output: Tensor, image: Tensor | None, mask: Tensor | None) -> Tensor:
         """What the networks at module j take of its output: maps, vectors, or pieces."""
         kind = self.partition[j - 1].features
         n = self.fit_patches(j, output, image)
-        return features_of(self.method, kind, output, n, image, mask)
+        return features_of(self.method, kind, output, n, image, mask, self.pool)
 
     def fit_patches(self, j: int, output: Tensor, image: Tensor | None) -> int:
         """The n in force for this output of module j; its networks are set to it.
@@ -125,14 +129,22 @@ def features_of(
     pieces: int,
     image: Tensor | None,
     mask: Tensor | None,
+    pool: int,
 ) -> Tensor:
     """What auxiliary networks take of an output: of maps, what their method reads of them."""
     features = kind.features(output, pieces, sides_of(image), mask)
     if features.ndim != 4:
         return features
-    maps = method.read(features, pieces)
+    maps = method.read(_pooled(features, pool, pieces), pieces)
     shared = kind.shared(output)
     return maps if shared is None else maps + shared[:, :, None, None]
+
+
+def _pooled(maps: Tensor, factor: int, patches: int) -> Tensor:
+    """Maps average-pooled by the largest factor up to this that divides a patch's sides."""
+    sides = [side // patches for side in maps.shape[2:]]
+    factor = max(f for f in range(1, factor + 1) if all(side % f == 0 for side in sides))
+    return F.avg_pool2d(maps, factor) if factor > 1 else maps
 
 
 def image_of(inputs: object) -> Tensor | None:

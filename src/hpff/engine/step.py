@@ -126,6 +126,7 @@ class HookedStep:
     ) -> Losses:
         self._image = image_of(inputs)
         self._mask = mask_of(self._model, inputs)
+        self._inner: Tensor | None = None
         self._targets = targets
         self._scale = scale
         weights = self._networks.weights
@@ -141,22 +142,23 @@ class HookedStep:
             holds={module.index for module in self._partition if module.read_later},
         )
         cuts = [(m.cut, self._model.get_submodule(m.cut)) for m in self._partition if m.cut]
-        anchors = [
+        inner = [
             (point, self._model.get_submodule(point.name))
-            for kept in self._kept
-            for point in kept.anchors
+            for module, kept in zip(self._partition, self._kept, strict=False)
+            for point in module.inner
+            if point in kept.anchors or point == module.inner[-1]
         ]
         try:
             reused = self._compiled and any(self._reach.carried_through)
             compiling = _compiling_for_reuse() if reused else nullcontext()
-            hooks = _hooked(cuts, self._hook), _hooked(anchors, self._keep)
+            hooks = _hooked(cuts, self._hook), _hooked(inner, self._see)
             with modes_restored(), hooks[0], hooks[1], compiling, torch.enable_grad():
                 self._record(next((tensor for _, tensor in tensors_in(inputs)), None))
                 self._finish(logits_of(call_model(self._model, inputs)))
             return self._result()
         finally:
             # This object and its step refer to each other: let go of the last tensors.
-            del self._step, self._start, self._image, self._tape
+            del self._step, self._start, self._image, self._tape, self._inner
             self._phase.set("", 0)
 
     def _hook(self, name: str, returned: Any) -> Any:
@@ -184,6 +186,7 @@ class HookedStep:
         self._next += 1
         self._busy = True
         self._stop_recording()
+        self._free_inner()
         if self._compiled and self._reach.carried_through[module.index - 1]:
             _refuse_donation(output)
         features = self._networks.features(module.index, output, self._image, self._mask)
@@ -192,13 +195,21 @@ class HookedStep:
         self._record(self._start)
         return replaced(returned, output, self._next_input(overwritten=module.overwritten))
 
-    def _keep(self, point: InnerPoint, returned: Any) -> Any:
-        """Keep the output of a submodule inside a module for its recomputation."""
+    def _see(self, point: InnerPoint, returned: Any) -> Any:
+        """Keep the output of a submodule inside a module, if that is recomputed from there."""
         output = tensor_at(returned, point.path)
         if self._tape is not None and output is not None and not self._stepping.is_elsewhere():
-            self._tape.anchor(output)
+            if point in self._kept[self._next].anchors:
+                self._tape.anchor(output)
             self._keep_graph_after(point.name)
+            self._inner = None if point.read_later else output
         return returned
+
+    def _free_inner(self) -> None:
+        """Take the content of the last inner output: the model's frames may still hold it."""
+        if self._inner is not None:
+            self._freed.add(self._inner)
+            self._inner = None
 
     def _keep_graph_after(self, place: str) -> None:
         if self._tape is not None and self._kept and self._kept[self._next].graph_after == place:

@@ -33,6 +33,8 @@ class AuxiliaryContext:
         kind: of the features: ``"map"``, ``"tokens"``, ``"sequence"`` or ``"vector"``.
         preceding: how many of the network's units (its stem and its blocks) come before the one
             whose output is judged.
+        width: how many channels of features an auxiliary network sees at most (``features`` and
+            ``following`` say so already); its own hidden maps should be no wider. None: any.
     """
 
     module: int
@@ -46,6 +48,7 @@ class AuxiliaryContext:
     criterion: Criterion
     kind: str = "map"
     preceding: int = 0
+    width: int | None = None
 
 
 class Method(ABC):

@@ -157,12 +157,15 @@ class InfoPro(Method):
         count = patches_in_force(self.decoders, context.features, context.image) ** 2
         size = context.num_classes if self.task == "softmax" else self.hidden
         channels, colors = context.features[0], context.image[0]
-        decoder: type[nn.Module]
+        decoders: list[nn.Module]
         if self.head == "imagenet":
-            decoder, head = DeepDecoder, deep_head(channels, size, self.widen)
+            head = deep_head(channels, size, self.widen, context.width)
+            decoders = [
+                DeepDecoder(channels, colors, self.widen, context.width) for _ in range(count)
+            ]
         else:
-            decoder, head = Decoder, task_head(channels, self.head, self.hidden, size, self.widen)
-        decoders = [decoder(channels, colors, self.widen) for _ in range(count)]
+            head = task_head(channels, self.head, self.hidden, size, self.widen)
+            decoders = [Decoder(channels, colors, self.widen) for _ in range(count)]
         return InfoProNetwork(head, decoders, self.mean, self.std)
 
     def loss(
