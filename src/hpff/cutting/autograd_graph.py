@@ -17,24 +17,19 @@ _BEFORE = -1  # when what comes into the model was made
 
 @dataclass(frozen=True)
 class Value:
-    """A differentiable tensor that a call returned: where in the output, and how it was made.
-
-    Attributes:
-        is_saved: whether a backward had need of it when the call ended.
-    """
+    """A differentiable tensor that a call returned: where in the output, and how it was made."""
 
     path: Path
     tensor: Tensor
     node: Node
     number: int
     version: int
-    is_saved: bool
 
     @classmethod
-    def of(cls, path: Path, tensor: Tensor, *, is_saved: bool) -> Value:
+    def of(cls, path: Path, tensor: Tensor) -> Value:
         """The value as it is now; operations in place may follow."""
         assert tensor.grad_fn is not None
-        return cls(path, tensor, tensor.grad_fn, tensor.output_nr, tensor._version, is_saved)
+        return cls(path, tensor, tensor.grad_fn, tensor.output_nr, tensor._version)
 
     @property
     def time(self) -> int:

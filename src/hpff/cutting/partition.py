@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,25 +22,29 @@ from hpff.features import FeatureKind, Vectors
 from hpff.torch_support.model_io import Path
 
 
+class OperationKey(NamedTuple):
+    """An operation inside a local module: its name, and which of that name it is, from 1."""
+
+    name: str
+    number: int
+
+
 @dataclass(frozen=True)
 class InnerPoint:
-    """A submodule inside a local module whose output carries everything on.
+    """An operation after which one tensor is all that the rest of a local module needs.
 
     Attributes:
-        name: of the submodule.
-        path: where in what it returns the tensor lies.
+        leaf: which of its outputs the tensor is.
         output_bytes: of the tensor, on the example.
         saved: bytes that the local module saves for its backward up to here, on the example.
         is_saved: whether the tensor itself is among them.
-        read_later: whether its content is read after the local module.
     """
 
-    name: str
-    path: Path
+    operation: OperationKey
+    leaf: int
     output_bytes: int
     saved: int
     is_saved: bool
-    read_later: bool
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,10 @@ class LocalModule:
         overwritten: whether the next module modifies the output in place.
         read_later: whether the output's content is read after the next module, which autograd
             does not see.
-        output_saved: whether its output is among what it saves.
-        inner: where else the module could be cut, in order.
+        saves: bytes of each tensor that it saves, in order.
+        inner: where its forward could be taken up again, in order.
+        passing: submodules inside whose output is not read after the module, in order, and where
+            in what they return it lies.
     """
 
     index: int
@@ -85,8 +92,9 @@ class LocalModule:
     patches: int = 1
     overwritten: bool = False
     read_later: bool = False
-    output_saved: bool = False
+    saves: tuple[int, ...] = ()
     inner: tuple[InnerPoint, ...] = ()
+    passing: tuple[tuple[str, Path], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -262,6 +270,7 @@ def _describe(
     blocks = {unit.name for unit in units}
     bounds = [-1, *(cut.time for cut in cuts), END]
     saved = [0, *(cut.saved for cut in cuts), seen.saved]
+    totals = list(accumulate(save.size for save in seen.saves))
     modules = []
     for index, (start, end) in enumerate(pairwise(bounds)):
         cut = cuts[index] if index < len(cuts) else None
@@ -286,29 +295,51 @@ def _describe(
                 output_bytes=cut.output_bytes if cut else prod(shape) * dtype.itemsize,
                 overwritten=bool(cut and cut.overwritten),
                 read_later=_is_read_later(cuts[index : index + 2]),
-                output_saved=bool(cut and cut.is_saved),
-                inner=_inner_points(seen.separators, start, cut, saved[index]),
+                saves=tuple(
+                    save.size
+                    for save, total in zip(seen.saves, totals, strict=True)
+                    if saved[index] < total <= saved[index + 1]
+                ),
+                inner=_inner_points(seen, cuts[index - 1] if index else None, cut),
+                passing=_passing(seen.separators, start, cut),
             )
         )
     return Partition(tuple(modules))
 
 
 def _inner_points(
-    separators: Sequence[Separator], start: int, cut: Separator | None, saved_before: int
+    seen: Trace, before: Separator | None, cut: Separator | None
 ) -> tuple[InnerPoint, ...]:
-    """The separators that keep their content, from one cut's time to the next cut."""
-    end = cut.time if cut else END
+    """The points from one cut to the next."""
+    start, saved_before = (before.operations, before.saved) if before else (0, 0)
+    end = cut.operations if cut else len(seen.operations)
+    numbers: Counter[str] = Counter()
+    keys: dict[int, OperationKey] = {}
+    for time, name in enumerate(seen.operations[start:end], start=start + 1):
+        numbers[name] += 1
+        keys[time] = OperationKey(name, numbers[name])
     return tuple(
         InnerPoint(
-            name=s.names[-1],
-            path=s.paths[s.names[-1]],
-            output_bytes=s.output_bytes,
-            saved=s.saved - saved_before,
-            is_saved=s.is_saved,
-            read_later=cut is not None and s.read_until > cut.operations,
+            operation=keys[point.time],
+            leaf=point.leaf,
+            output_bytes=point.output_bytes,
+            saved=point.saved - saved_before,
+            is_saved=point.is_saved,
         )
+        for point in seen.points
+        if start < point.time <= end
+    )
+
+
+def _passing(
+    separators: Sequence[Separator], start: int, cut: Separator | None
+) -> tuple[tuple[str, Path], ...]:
+    """The submodules between two cuts whose outputs are only passed on."""
+    end, operations = (cut.time, cut.operations) if cut else (END, END)
+    return tuple(
+        (s.names[-1], s.paths[s.names[-1]])
         for s in separators
-        if start < s.time < end and not s.overwritten
+        if start < s.time < end and not s.overwritten and s.read_until <= operations
     )
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hpff.cutting.autograd_graph import Call, Graph, Leak, Value
+from hpff.cutting.operations import Operations, Point, Saved
 from hpff.errors import UserError
 from hpff.torch_support.autocast import autocast_off
 from hpff.torch_support.model_io import Path, call_model, logits_of, tensors_in
@@ -38,7 +38,6 @@ class Separator:
         shape: of the tensor, the batch first.
         overwritten: whether a later operation modifies the tensor in place.
         saved: bytes that the forward up to here saves for the backward, on the example.
-        is_saved: whether the tensor itself is among them.
         operations: how many the forward does up to here.
         read_until: after how many the tensor's content is read for the last time.
     """
@@ -50,7 +49,6 @@ class Separator:
     device: torch.device
     overwritten: bool
     saved: int
-    is_saved: bool
     operations: int
     read_until: int
 
@@ -76,6 +74,9 @@ class Trace:
         other_order: for each submodule whose output would separate the model, but does not have
             the batch first, its shape.
         saved: bytes that the whole forward saves for the backward, on the example.
+        saves: what these are, in order.
+        operations: the names of the operations that it does, in order.
+        points: the operations after which it could be taken up again from one tensor.
     """
 
     separators: tuple[Separator, ...]
@@ -89,6 +90,9 @@ class Trace:
     output_dtype: torch.dtype
     output_device: torch.device
     saved: int
+    saves: tuple[Saved, ...]
+    operations: tuple[str, ...]
+    points: tuple[Point, ...]
 
     def parameters_between(self, start: int, end: int) -> list[str]:
         """Names of the parameters that are used in the half-open interval (start, end]."""
@@ -146,6 +150,9 @@ def trace(model: nn.Module, example: Any) -> Trace:
             output_dtype=logits.dtype,
             output_device=logits.device,
             saved=watched.saved,
+            saves=tuple(watched.saves),
+            operations=tuple(watched.operations.names),
+            points=tuple(watched.operations.points(watched.saves)),
         )
 
 
@@ -160,9 +167,8 @@ def _separator(at: list[tuple[Call, Value]], watched: _Watched) -> Separator:
         device=tensor.device,
         overwritten=tensor._version != at[-1][1].version,
         saved=at[0][0].saved,
-        is_saved=at[0][1].is_saved,
         operations=at[0][0].operations,
-        read_until=watched.reads.last(tensor),
+        read_until=watched.operations.last_read(tensor),
     )
 
 
@@ -173,11 +179,12 @@ class _Watched:
         self.calls: list[Call] = []
         self._running: list[Call] = []
         self._probe = torch.zeros((), requires_grad=True)
-        self.reads = _Reads()
-        self._saved = _SavedBytes([*model.parameters(), *model.buffers(), *tree_leaves(example)])
+        apart = [*model.parameters(), *model.buffers(), *tree_leaves(example)]
+        self.operations = Operations(apart)
+        self._saved = _SavedBytes(apart, self.operations.names)
         hooks = _hooks(model, self._before, self._after)
         try:
-            with modes_restored(), hooks, self._saved.counted(), self.reads:
+            with modes_restored(), hooks, self._saved.counted(), self.operations:
                 output = call_model(model, example)
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             if is_out_of_memory(error):
@@ -194,8 +201,15 @@ class _Watched:
         """Bytes saved for the backward so far."""
         return self._saved.total
 
+    @property
+    def saves(self) -> list[Saved]:
+        """These bytes, tensor by tensor."""
+        return self._saved.all
+
     def _now(self) -> int:
+        self.operations.paused = True
         node = self._probe.view_as(self._probe).grad_fn
+        self.operations.paused = False
         assert node is not None
         return node._sequence_nr()
 
@@ -206,33 +220,13 @@ class _Watched:
         call = self._running.pop()
         call.end = self._now()
         call.saved = self.saved
-        call.operations = self.reads.operations
+        call.operations = len(self.operations.names)
         call.values = [
-            Value.of(path, tensor, is_saved=self._saved.has(tensor))
+            Value.of(path, tensor)
             for path, tensor in tensors_in(output)
             if tensor.grad_fn is not None
         ]
         self.calls.append(call)
-
-
-class _Reads(TorchDispatchMode):
-    """Notes when each storage is read for the last time, counted in operations."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.operations = 0
-        self._last: dict[int, int] = {}
-
-    def last(self, tensor: Tensor) -> int:
-        """When the storage of a tensor that is still there was read; 0 for never."""
-        return self._last.get(tensor.untyped_storage()._cdata, 0)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.operations += 1
-        for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor) and leaf.layout == torch.strided:
-                self._last[leaf.untyped_storage()._cdata] = self.operations
-        return func(*args, **(kwargs or {}))
 
 
 class _SavedBytes:
@@ -242,23 +236,23 @@ class _SavedBytes:
     not see cycles through a graph.
     """
 
-    def __init__(self, apart: Sequence[Any]) -> None:
+    def __init__(self, apart: Sequence[Any], operations: Sequence[str]) -> None:
         self.total = 0
+        self.all: list[Saved] = []
+        self._operations = operations
         self._known = {t.untyped_storage()._cdata for t in apart if isinstance(t, Tensor)}
 
     def counted(self) -> AbstractContextManager[Any]:
         """What runs inside is counted."""
         return torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor)
 
-    def has(self, tensor: Tensor) -> bool:
-        """Whether a tensor's storage is among what was saved."""
-        return tensor.untyped_storage()._cdata in self._known
-
     def _count(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in self._known:
             self._known.add(storage._cdata)
             self.total += storage.nbytes()
+            now = len(self._operations)
+            self.all.append(Saved(now, storage.nbytes(), storage._cdata))
         return tensor.detach()  # the tensor itself would make such a cycle
 
 

@@ -1,6 +1,7 @@
 """What to keep inside modules that are recomputed by blocks, so that a step takes little memory.
 
-A module keeps some of its blocks' outputs, its anchors. While a stretch between two of them is
+A module keeps some of what its blocks pass on, its anchors: tensors that are all that the rest of
+it needs. While a stretch between two of them is
 recomputed, what it saves is there, and the anchors of all modules that are alive. (For one module
 that is gradient checkpointing: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016,
 here for unequal blocks.) Where a module's first backward comes right after its forward, the graph
@@ -11,16 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from hpff.cutting.partition import InnerPoint, LocalModule, Partition
+from hpff.cutting.partition import InnerPoint, LocalModule, OperationKey, Partition
 from hpff.engine.reach import Reach
 
 Anchors = tuple[InnerPoint, ...]
 _TRIALS = 48  # stretches of a module that are tried as its longest
 _SWEEPS = 3
-START = ""
+_POINTS = 128  # of a module that are tried at most
+START = OperationKey("", 0)
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,13 @@ class Kept:
     """What a module keeps of its forward.
 
     Attributes:
-        anchors: the submodules whose outputs it keeps until its last backward.
-        graph_after: after which of these submodules it keeps everything until its next backward;
+        anchors: after which operations it keeps what they give until its last backward.
+        graph_after: after which of these operations it keeps everything until its next backward;
             ``START`` for all of it, None for nothing.
     """
 
     anchors: Anchors = ()
-    graph_after: str | None = None
+    graph_after: OperationKey | None = None
 
 
 def kept_inside(
@@ -80,34 +82,44 @@ class _Option:
     def of(cls, module: LocalModule, anchors: Anchors) -> _Option:
         held, worst_last, worst, start = 0, 0, 0, 0
         ends = [(p.saved, p.output_bytes, p.is_saved) for p in anchors]
-        for end, output, is_saved in [
-            *ends,
-            (module.saved, module.output_bytes, module.output_saved),
-        ]:
-            kept_anyway = output if is_saved else 0
-            needed = end - start - kept_anyway + 2 * output  # a gradient comes in, and one goes on
+        for end, output, is_saved in [*ends, (module.saved, module.output_bytes, True)]:
+            needed = _needed(module, start, end, output, is_saved=is_saved)
             worst, worst_last = max(worst, needed), max(worst_last, held + needed)
             held += output
             start = end
         return cls(anchors, held, held + worst, module.output_bytes + worst_last)
 
 
+def _needed(module: LocalModule, start: int, end: int, output: int, *, is_saved: bool) -> int:
+    """Bytes at the worst time of a backward through a stretch, its end's output apart.
+
+    What it saves goes in reverse order, and there are gradients of the size of what goes: one
+    comes in, and another goes on.
+    """
+    before = accumulate(module.saves, initial=0)
+    sizes = [s for s, total in zip(module.saves, before, strict=False) if start <= total < end]
+    if is_saved and output in sizes:
+        sizes.reverse()
+        sizes.remove(output)
+        sizes.reverse()
+    there = list(accumulate(sizes))
+    whole = there[-1] if there else 0
+    return max(whole + 2 * output, *(t + 2 * s for t, s in zip(there, sizes, strict=True)), 0)
+
+
 def _options(module: LocalModule) -> list[_Option]:
-    ends = _ends(module)
+    points = module.inner[:: len(module.inner) // _POINTS + 1]
+    ends = [0, *(point.saved for point in points), module.saved]
     stretches = sorted({b - a for i, a in enumerate(ends) for b in ends[i + 1 :]})
     step = max(1, len(stretches) // _TRIALS)
-    found = {_fewest(module, longest) for longest in (*stretches[::step], stretches[-1])}
+    tried = (*stretches[::step], stretches[-1])
+    found = {_fewest(points, module.saved, longest) for longest in tried}
     return [_Option.of(module, anchors) for anchors in sorted(found, key=len)]
 
 
-def _ends(module: LocalModule) -> list[int]:
-    """Bytes saved at the module's start, at each inner point, and at its end."""
-    return [0, *(point.saved for point in module.inner), module.saved]
-
-
-def _fewest(module: LocalModule, longest: int) -> Anchors:
+def _fewest(points: Anchors, saved: int, longest: int) -> Anchors:
     """The anchors with the fewest bytes of which no stretch is too long, where that can be."""
-    ends, points = _ends(module), module.inner
+    ends = [0, *(point.saved for point in points), saved]
     longest = max(longest, *(end - start for start, end in pairwise(ends)))
     cost, before = [0], [0]
     for i, end in enumerate(ends[1:], start=1):
@@ -187,7 +199,7 @@ def _kept_at_losses(chosen: Sequence[_Option], reach: Reach) -> list[int]:
     return [sum(chosen[i - 1].kept for i in reach.alive(j)) for j in range(1, count + 1)]
 
 
-def _tail(module: LocalModule, anchors: Anchors, room: int) -> str | None:
+def _tail(module: LocalModule, anchors: Anchors, room: int) -> OperationKey | None:
     """After which anchor everything fits into the room."""
-    starts = [(START, 0), *((anchor.name, anchor.saved) for anchor in anchors)]
-    return next((name for name, before in starts if module.saved - before <= room), None)
+    starts = [(START, 0), *((anchor.operation, anchor.saved) for anchor in anchors)]
+    return next((key for key, before in starts if module.saved - before <= room), None)

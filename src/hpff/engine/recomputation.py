@@ -32,6 +32,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hpff.cutting.partition import OperationKey
+from hpff.engine.anchors import START, Kept
 from hpff.engine.operation import (
     Operation,
     Random,
@@ -100,15 +102,25 @@ class Tape(TorchDispatchMode):
         freed: what must not be read any more.
         phase: told when something is recomputed.
         recompute: in which way.
+        kept: what "blocks" keeps.
     """
 
     def __init__(
-        self, start: Tensor | None, freed: FreedTensors, phase: Phase, recompute: Recompute
+        self,
+        start: Tensor | None,
+        freed: FreedTensors,
+        phase: Phase,
+        recompute: Recompute,
+        kept: Kept | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.freed = freed
         self._phase = phase
-        self._keeps_until_backward = recompute == "once"
+        kept = kept or Kept()
+        self._points = {point.operation: point.leaf for point in kept.anchors}
+        self._graph_after = kept.graph_after
+        self._numbers: Counter[str] = Counter()
+        self._keeps_until_backward = recompute == "once" or kept.graph_after == START
         self._keeps_dear_only = recompute == "repeatedly"
         self._small = 0 if start is None else start.nbytes // _SMALL
         self._live: dict[int, tuple[weakref.ref[Any], int]] = {}  # by a storage's address
@@ -159,16 +171,6 @@ class Tape(TorchDispatchMode):
         if view is not None:
             self._kept[view.value] = whole_of(tensor)
 
-    def keep_graph(self) -> None:
-        """From now on, what the next backward will ask for stays until then."""
-        self._keeps_until_backward = True
-
-    def anchor(self, tensor: Tensor) -> None:
-        """Hold a tensor's content as it is now until the last backward has passed it."""
-        view = self._view(tensor)
-        if view is not None:
-            self._anchors[view.value] = whole_of(tensor)
-
     @contextmanager
     def away(self, tensor: Tensor) -> Iterator[None]:
         """Inside, a tensor made on the tape has its content only until a backward has used it.
@@ -213,7 +215,22 @@ class Tape(TorchDispatchMode):
             views = [(view, tensor) for tensor in given if (view := self._view(tensor))]
             self._dear |= {view.value for view, _ in views}
             self._demand.present |= {view.value: whole_of(tensor) for view, tensor in views}
+        if self._points:
+            self._anchor(str(func), output)
         return output
+
+    def _anchor(self, name: str, output: Any) -> None:
+        """Hold what an operation gave until the last backward has passed it, if it is chosen."""
+        self._numbers[name] += 1
+        key = OperationKey(name, self._numbers[name])
+        leaf = self._points.get(key)
+        if leaf is None:
+            return
+        tensor = tree_leaves(output)[leaf]
+        view = self._view(tensor)
+        if view is not None:
+            self._anchors[view.value] = whole_of(tensor)
+        self._keeps_until_backward |= key == self._graph_after
 
     def _note(
         self,

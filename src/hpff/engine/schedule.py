@@ -35,19 +35,17 @@ from hpff.torch_support.autocast import autocast_off
 AuxiliaryLoss = Callable[[Level, int, Tensor], Tensor]
 
 
-class _Cotangents(torch.autograd.Function):
-    """A scalar whose backward hands out stored cotangents and keeps none of them alive."""
+class _Cotangent(torch.autograd.Function):
+    """A scalar whose backward hands out a stored cotangent and does not keep it alive."""
 
     @staticmethod
-    def forward(ctx: Any, stored: list[Tensor], *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, stored: list[Tensor], tensor: Tensor) -> Tensor:
         ctx.stored = stored
-        return tensors[0].new_empty(())
+        return tensor.new_empty(())
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
-        handed_out = tuple(ctx.stored)
-        ctx.stored.clear()
-        return (None, *handed_out)
+        return None, ctx.stored.pop()
 
 
 @dataclass
@@ -106,14 +104,26 @@ class _LiveModule:
         live = [where for where in cotangents if getattr(self, where).requires_grad]
         if not live or not wanted:
             return
-        tensors = [getattr(self, where) for where in live]
-        stored = [cotangents.pop(where) for where in live]
-        root = _Cotangents.apply(stored, *tensors)  # type: ignore[no-untyped-call]
-        del tensors
-        # VJPs run in the types that their forward chose.
         recomputing = self.tape.backward(last=not keep_graph) if self.tape else nullcontext()
-        with autocast_off(root.device.type), recomputing:
+        # VJPs run in the types that their forward chose.
+        with autocast_off(self.output.device.type), recomputing:
+            if len(live) == 2:
+                self._join(cotangents, keep_graph=keep_graph)
+                live = ["output"]
+            stored = [cotangents.pop(where) for where in live]
+            root = _Cotangent.apply(stored, getattr(self, live[0]))  # type: ignore[no-untyped-call]
             root.backward(inputs=wanted, retain_graph=keep_graph)
+
+    def _join(
+        self, cotangents: dict[Literal["output", "features"], Tensor], *, keep_graph: bool
+    ) -> None:
+        """Make of the cotangents of output and features one, of the output."""
+        given = cotangents.pop("features")
+        (joined,) = torch.autograd.grad(self.features, self.output, given, retain_graph=keep_graph)
+        del given
+        dense = 0 not in joined.stride()
+        output = cotangents.pop("output")
+        cotangents["output"] = joined.add_(output) if dense else joined + output
 
     def _take_input_gradient(self) -> Tensor:
         gradient, self.input.grad = self.input.grad, None

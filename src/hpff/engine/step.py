@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
-from hpff.cutting.partition import InnerPoint
 from hpff.cutting.trace import is_compiled
-from hpff.engine.anchors import START, Kept
+from hpff.engine.anchors import Kept
 from hpff.engine.auxiliary_networks import AuxiliaryNetworks, image_of
 from hpff.engine.level_weights import Level
 from hpff.engine.phase import Phase
@@ -25,7 +25,7 @@ from hpff.engine.stepping import Stepping
 from hpff.errors import UserError
 from hpff.features import mask_of
 from hpff.torch_support.group_norm import has_group_norm, without_channels_last
-from hpff.torch_support.model_io import call_model, logits_of, replaced, tensor_at, tensors_in
+from hpff.torch_support.model_io import Path, call_model, logits_of, replaced, tensor_at, tensors_in
 from hpff.torch_support.modes import modes_restored
 
 Place = TypeVar("Place")
@@ -126,8 +126,9 @@ class HookedStep:
     ) -> Losses:
         self._image = image_of(inputs)
         self._mask = mask_of(self._model, inputs)
-        self._inner: Tensor | None = None
+        self._passed: dict[int, list[weakref.ref[Tensor]]] = {}
         self._targets = targets
+        self._on_done = on_done
         self._scale = scale
         weights = self._networks.weights
         self._step = Step(
@@ -136,29 +137,28 @@ class HookedStep:
             loss=self._loss,
             share=lambda level: weights.for_modules(level) / weights.for_network(level),
             independent=weights.independent > 0,
-            on_done=on_done,
+            on_done=self._done,
             phase=self._phase,
             freed=self._freed,
             holds={module.index for module in self._partition if module.read_later},
         )
         cuts = [(m.cut, self._model.get_submodule(m.cut)) for m in self._partition if m.cut]
-        inner = [
-            (point, self._model.get_submodule(point.name))
-            for module, kept in zip(self._partition, self._kept, strict=False)
-            for point in module.inner
-            if point in kept.anchors or point == module.inner[-1]
+        passing = [
+            (path, self._model.get_submodule(name))
+            for module in (self._partition if self._kept else ())
+            for name, path in module.passing
         ]
         try:
             reused = self._compiled and any(self._reach.carried_through)
             compiling = _compiling_for_reuse() if reused else nullcontext()
-            hooks = _hooked(cuts, self._hook), _hooked(inner, self._see)
+            hooks = _hooked(cuts, self._hook), _hooked(passing, self._pass)
             with modes_restored(), hooks[0], hooks[1], compiling, torch.enable_grad():
                 self._record(next((tensor for _, tensor in tensors_in(inputs)), None))
                 self._finish(logits_of(call_model(self._model, inputs)))
             return self._result()
         finally:
             # This object and its step refer to each other: let go of the last tensors.
-            del self._step, self._start, self._image, self._tape, self._inner
+            del self._step, self._start, self._image, self._tape
             self._phase.set("", 0)
 
     def _hook(self, name: str, returned: Any) -> Any:
@@ -186,7 +186,7 @@ class HookedStep:
         self._next += 1
         self._busy = True
         self._stop_recording()
-        self._free_inner()
+        self._free_passed(module.index, last_only=True)
         if self._compiled and self._reach.carried_through[module.index - 1]:
             _refuse_donation(output)
         features = self._networks.features(module.index, output, self._image, self._mask)
@@ -195,25 +195,24 @@ class HookedStep:
         self._record(self._start)
         return replaced(returned, output, self._next_input(overwritten=module.overwritten))
 
-    def _see(self, point: InnerPoint, returned: Any) -> Any:
-        """Keep the output of a submodule inside a module, if that is recomputed from there."""
-        output = tensor_at(returned, point.path)
-        if self._tape is not None and output is not None and not self._stepping.is_elsewhere():
-            if point in self._kept[self._next].anchors:
-                self._tape.anchor(output)
-            self._keep_graph_after(point.name)
-            self._inner = None if point.read_later else output
+    def _pass(self, path: Path, returned: Any) -> Any:
+        """Note what a submodule inside a module passes on."""
+        output = tensor_at(returned, path)
+        if output is not None and not (self._busy or self._stepping.is_elsewhere()):
+            self._passed.setdefault(self._next, []).append(weakref.ref(output))
         return returned
 
-    def _free_inner(self) -> None:
-        """Take the content of the last inner output: the model's frames may still hold it."""
-        if self._inner is not None:
-            self._freed.add(self._inner)
-            self._inner = None
+    def _done(self, j: int) -> None:
+        self._free_passed(j)
+        self._on_done(j)
 
-    def _keep_graph_after(self, place: str) -> None:
-        if self._tape is not None and self._kept and self._kept[self._next].graph_after == place:
-            self._tape.keep_graph()
+    def _free_passed(self, j: int, *, last_only: bool = False) -> None:
+        """Take the content of what was passed on in module j: the model's frames may hold it."""
+        passed = self._passed.get(j - 1, [])
+        for reference in passed[-1:] if last_only else passed:
+            tensor = reference()
+            if tensor is not None:
+                self._freed.add(tensor)
 
     def _next_input(self, *, overwritten: bool) -> Tensor:
         start = without_channels_last(self._start) if self._plain_maps else self._start
@@ -236,8 +235,8 @@ class HookedStep:
     def _record(self, start: Tensor | None) -> None:
         """Where modules are recomputed, note how the next one's tensors come about."""
         if self._recompute != "never":
-            self._tape = Tape(start, self._freed, self._phase, self._recompute)
-            self._keep_graph_after(START)
+            kept = self._kept[self._next] if self._kept else None
+            self._tape = Tape(start, self._freed, self._phase, self._recompute, kept)
             self._tape.start()
 
     def _stop_recording(self) -> None:

@@ -1,0 +1,146 @@
+"""The operations of one forward, below autograd: what each makes, reads and changes."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_SMALL = 32  # what is smaller than a tensor by this factor does not count beside it
+
+
+class Saved(NamedTuple):
+    """A tensor's storage that a forward saves for its backward.
+
+    Attributes:
+        time: after how many operations it was saved.
+        size: in bytes.
+        address: of the storage, which lives as long as the graph.
+    """
+
+    time: int
+    size: int
+    address: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """An operation after which one tensor is all that later operations need of earlier ones.
+
+    Attributes:
+        time: how many operations have run then.
+        leaf: which of its outputs the tensor is; operations in place return what they change.
+        output_bytes: of the tensor.
+        saved: bytes that the forward up to here saves for the backward.
+        is_saved: whether the tensor itself is among them.
+    """
+
+    time: int
+    leaf: int
+    output_bytes: int
+    saved: int
+    is_saved: bool
+
+
+@dataclass
+class _Storage:
+    address: int
+    size: int
+    reference: weakref.ref[Any]
+    born: int
+    written: int
+    leaf: int
+    read: int = 0
+
+
+class Operations(TorchDispatchMode):
+    """Watches the operations that run while it is active.
+
+    Args:
+        apart: tensors that are there anyway: parameters, buffers, what the model is given.
+
+    Attributes:
+        names: of all operations so far, in order; aliases that only detach are left out.
+        paused: whether what runs now is not the forward's.
+    """
+
+    def __init__(self, apart: Iterable[Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+        self.paused = False
+        self._apart = {t.untyped_storage()._cdata for t in apart if _is_plain(t)}
+        self._last: dict[int, int] = {}
+        self._all: list[_Storage] = []
+        self._living: dict[int, _Storage] = {}  # by address
+
+    def last_read(self, tensor: Tensor) -> int:
+        """After how many operations the storage of a tensor that is still there was read."""
+        return self._last.get(tensor.untyped_storage()._cdata, 0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Fake tensors ask for their device by an operation.
+        if self.paused or func is torch.ops.aten.detach.default or func.namespace == "prim":
+            return func(*args, **(kwargs or {}))
+        self.names.append(str(func))
+        now = len(self.names)
+        for leaf in tree_leaves((args, kwargs)):
+            if _is_plain(leaf):
+                self._last[leaf.untyped_storage()._cdata] = now
+                known = self._known(leaf)
+                if known is not None:
+                    known.read = now
+        output = func(*args, **(kwargs or {}))
+        changes = func._schema.is_mutable
+        for place, leaf in enumerate(tree_leaves(output)):
+            if _is_plain(leaf) and leaf.untyped_storage()._cdata not in self._apart:
+                self._follow(leaf, place, now, changes=changes)
+        return output
+
+    def _known(self, tensor: Tensor) -> _Storage | None:
+        known = self._living.get(tensor.untyped_storage()._cdata)
+        return known if known is not None and known.reference() is not None else None
+
+    def _follow(self, tensor: Tensor, place: int, now: int, *, changes: bool) -> None:
+        known = self._known(tensor)
+        if known is None:
+            storage = tensor.untyped_storage()
+            address, size = storage._cdata, storage.nbytes()
+            made = _Storage(address, size, weakref.ref(storage), now, now, place)
+            self._living[address] = made
+            self._all.append(made)
+        elif changes:
+            known.written, known.leaf = now, place
+
+    def points(self, saves: Sequence[Saved]) -> Iterator[Point]:
+        """The operations after which one tensor is all that later ones need, in order."""
+        change = Counter[int]()  # of the bytes that are there and will be read
+        for storage in self._all:
+            if storage.read > storage.born:
+                change[storage.born] += storage.size
+                change[storage.read] -= storage.size
+        candidates = {s.written: s for s in self._all if s.read > s.written}
+        needed = 0
+        first_saved: dict[int, int] = {}
+        for save in saves:
+            first_saved.setdefault(save.address, save.time)
+        waiting = list(saves)
+        saved = 0
+        for time in range(1, len(self.names) + 1):
+            needed += change[time]
+            while waiting and waiting[0].time <= time:
+                saved += waiting.pop(0).size
+            found = candidates.get(time)
+            if found is not None and needed - found.size <= found.size // _SMALL:
+                is_saved = first_saved.get(found.address, time + 1) <= time
+                yield Point(time, found.leaf, found.size, saved, is_saved)
+
+
+def _is_plain(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.layout == torch.strided
