@@ -14,7 +14,6 @@ from hpff.data import Dataset
 from hpff.memory.counting import AllocationCounter
 from hpff.memory.machine_memory import machine_memory
 from hpff.recipes.recipe import Recipe
-from hpff.torch_support.fake_tensors import FakeTensors, fake_model
 from hpff.torch_support.out_of_memory import OutOfMemoryError
 from hpff.training.dry_run import rehearse
 from hpff.training.setup import choose_device, held_bytes, load_data
@@ -73,13 +72,11 @@ def _rough_bytes(model: str, num_classes: int, images: tuple[int, ...]) -> int |
     plain = json.loads(model)
     name = plain if isinstance(plain, str) else plain.pop("name")
     settings = {} if isinstance(plain, str) else plain
-    mode, births = FakeTensors(), _Births()
+    births = _Births()
     try:
-        with torch.random.fork_rng(devices=[]):
-            backbone = fake_model(
-                lambda: models.create(name, num_classes, in_channels=images[1], **settings), mode
-            )
-            with mode, births:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            backbone = models.create(name, num_classes, in_channels=images[1], **settings)
+            with births:
                 backbone.train()(torch.empty(images))
     except Exception:  # noqa: BLE001 - whatever it is, the run itself will say it
         return None
