@@ -51,7 +51,10 @@ def default_labels(recipe: Recipe) -> list[str]:
 def recipe_for(label: str, recipe: Recipe, seed: int) -> Recipe:
     """The recipe with a label's method, levels and patches, and a seed.
 
-    See :meth:`hpff.LocalSettings.with_label`. Raises UserError for an unknown label.
+    See :meth:`hpff.LocalSettings.with_label`.
+
+    Raises:
+        UserError: the label is unknown.
     """
     changed = dataclasses.replace(recipe, local=recipe.local.with_label(label), seed=seed)
     return recipes.parse(changed.to_plain(), label)
@@ -69,8 +72,13 @@ def run(
     """Train every label with every seed below `out`; with `resume`, finished runs are kept.
 
     A run that fails, such as one that diverges or finds too little memory, does not keep the others
-    from going. Gives the rows of all labels that have a finished run, and the messages of the runs
-    that failed. Raises UserError before any training if one of the runs cannot be on any machine.
+    from going.
+
+    Returns:
+        The rows of all labels that have a finished run, and the messages of the runs that failed.
+
+    Raises:
+        UserError: one of the runs cannot be on any machine; nothing is trained then.
     """
     _check_folder(out, resume=resume)
     runs = {(label, seed): recipe_for(label, recipe, seed) for seed in seeds for label in labels}

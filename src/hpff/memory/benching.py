@@ -102,6 +102,7 @@ def bench(
     counted in a step of its own, tensor by tensor; what compiled code allocates cannot be.
 
     Args:
+        workload: what is trained, and on what.
         batch: images in a batch, 2 or more.
         strategies: as for ``plan``; the first is what the others are compared with.
         rounds: steps to measure, after a few that warm up; 2 or more.

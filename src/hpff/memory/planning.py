@@ -121,6 +121,7 @@ def plan(
     is not in them.
 
     Args:
+        workload: what is trained, and on what.
         batch: images in a batch.
         strategies: how to train; by default ``default_strategies()``. A segment of ``BEST`` is
             found here: the length that takes the least.

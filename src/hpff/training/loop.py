@@ -38,8 +38,11 @@ _LOWER = (
 def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Metrics:
     """Run `recipe` in the folder `path`; the report, also of a run that was finished before.
 
-    The test error is that of the last epoch. Raises UserError for bad input; the folder then
-    holds what it held before, or a run that `resume` goes on with.
+    The test error is that of the last epoch.
+
+    Raises:
+        UserError: bad input; the folder then holds what it held before, or a run that `resume`
+            goes on with.
     """
     directory = RunDirectory(path)
     if resume and directory.finished:  # Needs no right to write there.

@@ -43,10 +43,15 @@ class Parts:
 def assemble(
     recipe: Recipe, dataset: Dataset | None = None, model: nn.Module | None = None
 ) -> Parts:
-    """Build everything; raises UserError for what cannot be.
+    """Build everything. Seeds torch's global generators and sets its number of threads.
 
-    A dataset takes the place of the recipe's data, a model that is on the device already that of
-    its model. Seeds torch's global generators and sets its number of threads.
+    Args:
+        recipe: what to build.
+        dataset: takes the place of the recipe's data.
+        model: takes the place of the recipe's model; it is on the device already.
+
+    Raises:
+        UserError: something cannot be built.
     """
     device = choose_device(recipe.device)
     torch.manual_seed(recipe.seed)
@@ -88,7 +93,11 @@ def held_bytes(dataset: Dataset) -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one."""
+    """The device of that name; `auto` is CUDA where there is one.
+
+    Raises:
+        UserError: it is cuda, and there is none.
+    """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise UserError("device: is cuda, but torch sees no CUDA device here; use cpu or auto")
