@@ -30,7 +30,8 @@ def check_memory(recipe: Recipe, path: Path) -> None:
     """Raise OutOfMemoryError if one step takes more memory than the machine has.
 
     An ordinary step costs a forward without numbers; only one that comes near the memory is
-    rehearsed. What cannot be rehearsed, such as a method that looks at numbers, is let through.
+    rehearsed. What cannot be rehearsed, such as a method that looks at numbers, is let through; and
+    so is a compiled step, which may take less than the eager one of a rehearsal.
 
     Args:
         recipe: its data are loaded, as training will need them.
@@ -43,7 +44,7 @@ def check_memory(recipe: Recipe, path: Path) -> None:
     device = choose_device(recipe.device)
     memory = machine_memory(device)
     dataset = load_data(recipe)
-    if memory is None or not _is_suspicious(recipe, dataset, memory):
+    if memory is None or recipe.compile or not _is_suspicious(recipe, dataset, memory):
         return
     needed = _planned(recipe, dataset)
     if needed is not None and needed > memory:
