@@ -46,7 +46,9 @@ def reference_gradients(learner: LocalLearner, inputs: Any, targets: Tensor) -> 
     Random numbers drawn inside auxiliary networks are not matched.
 
     Args:
-        inputs, targets: as for :meth:`LocalLearner.backward`.
+        learner: whose gradients; any learner, also after training.
+        inputs: as for :meth:`LocalLearner.backward`.
+        targets: likewise.
 
     Returns:
         By name as in ``learner.named_parameters()``; zeros where no loss reaches, and no entry
@@ -84,6 +86,9 @@ def check_gradients(
     prove that these settings are the paper's, nor that a method's network and loss are.
 
     Args:
+        learner: whose gradients; its own come back as they were.
+        inputs: as for :meth:`LocalLearner.backward`.
+        targets: likewise.
         tolerance: the largest difference allowed, relative to the parameter's largest gradient
             (or to a thousandth of the model's largest, where that is more). By default 1e-9 in
             float64, 1e-3 in float32 and 0.1 in shorter types or under autocast.

@@ -65,7 +65,7 @@ class LocalSettings:
             n of the published experiments; 1 allows patches of a single position.
         patch_mode: "together" (all patches in one batch), "one-by-one" (the graph of one patch at
             a time), or "auto": one by one only where all patches together would take more memory
-            than the step takes at another module anyway.
+            than the step takes without patches.
         independent_weight, cascade_weight: the levels' weights (the update rule's η, as factors of
             the optimizer's rate). By default 1 where only one level is on, otherwise
             ``HILO_WEIGHTS``.

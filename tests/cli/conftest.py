@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from cli.tiny_table import ROWS, TABLE
 from PIL import Image
 
 from hpff.cli import main
@@ -143,3 +144,14 @@ def parquet(folder: Path, write_parquet: Callable[..., None]) -> Path:
     for split in ("train", "test"):
         write_parquet(folder / "data" / f"{split}.parquet", [*range(10)] * 13)
     return folder / "data"
+
+
+@pytest.fixture
+def table(folder: Path) -> Path:
+    """Write a table of three tiny runs, and their recipes, into a folder of their own."""
+    (folder / "paper").mkdir()
+    (folder / "tiny.yaml").rename(folder / "paper" / "tiny.yaml")
+    for name, text in ROWS.items():
+        (folder / "paper" / f"{name}.yaml").write_text(text)
+    (folder / "paper" / "table.yaml").write_text(TABLE)
+    return folder / "paper" / "table.yaml"

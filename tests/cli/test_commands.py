@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from platforms import posix_only
 
 from hpff.cli import main
 from hpff.recipes import files as recipe_files
+from hpff.recipes.recipe import Recipe
+from hpff.training import loop, memory_check
+from hpff.training.setup import Parts
 
 Hpff = Callable[..., Any]
 
@@ -162,6 +166,47 @@ def test_compare_goes_on_after_a_run_that_diverges(hpff: Hpff, folder: Path) -> 
     assert alone.code == 2
     assert "bp seed 0: the loss" in alone.err
     assert not (folder / "none" / "results.json").exists()
+
+
+def test_compare_goes_on_after_a_run_that_finds_no_memory(
+    hpff: Hpff, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known before, or met in the middle: a line for each such run, and the others are there."""
+    real = loop.train_epoch
+
+    def train_epoch(parts: Parts, *arguments: Any) -> Any:
+        if parts.recipe.local.label() == "dgl":
+            torch.empty(2**60, dtype=torch.uint8)
+        return real(parts, *arguments)
+
+    def rehearse(recipe: Recipe, **_: Any) -> int:
+        return 2**40 if recipe.local.is_backprop else 1
+
+    monkeypatch.setattr(loop, "train_epoch", train_epoch)
+    monkeypatch.setattr(memory_check, "rehearse", rehearse)
+    monkeypatch.setattr(memory_check, "_known_steps", {})
+    monkeypatch.setattr(memory_check, "machine_memory", lambda _: 2**20)
+    answer = hpff("compare", "tiny.yaml", "--methods", "bp,dgl,dgl+hpff", "--out", "cmp")
+    assert answer.code == 2
+    first, second = [line for line in answer.err.splitlines() if line.startswith("hpff: ")]
+    planned = "hpff: bp seed 0: cmp/bp/seed-0: a training step takes 1,024.0 GiB, but this machine"
+    assert first.startswith(planned)
+    assert second.startswith("hpff: dgl seed 0: cmp/dgl/seed-0: out of memory; try a smaller")
+    result = json.loads((folder / "cmp" / "results.json").read_text())
+    assert [row["method"] for row in result["rows"]] == ["dgl+hpff"]
+    assert len(result["failed"]) == 2
+    assert not (folder / "cmp" / "bp").exists()
+
+
+@posix_only
+def test_nothing_is_left_of_what_no_machine_holds(hpff: Hpff, folder: Path) -> None:
+    for command, faults in (("train", 1), ("compare", 3)):
+        answer = hpff(command, "tiny.yaml", "model.width=65536", "--out", "run")
+        assert answer.code == 2
+        lines = answer.err.splitlines()
+        assert len(lines) == faults
+        assert all("run" in line and "a training step takes" in line for line in lines)
+        assert list(folder.iterdir()) == [folder / "tiny.yaml"]
 
 
 def test_compare_reports_ratios_to_backprop(hpff: Hpff, folder: Path) -> None:

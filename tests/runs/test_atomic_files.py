@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,7 +65,7 @@ def test_what_a_live_process_writes_is_left_alone_until_it_is_killed(
     write_atomically(tmp_path / "file", b"ours")
     remove_leftovers(tmp_path)
     assert (scratch / "file").read_text() == "half"
-    worker.send_signal(signal.SIGKILL)
+    worker.kill()
     worker.wait()
     remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,7 +37,7 @@ def test_a_folder_in_use_is_refused_until_its_holder_is_killed(
     directory = RunDirectory(tmp_path / "run")
     with pytest.raises(UserError, match="is in use by another hpff process"), directory.in_use():
         pass
-    holder.send_signal(signal.SIGKILL)
+    holder.kill()
     holder.wait()
     with directory.in_use():
         pass

@@ -35,7 +35,11 @@ class WorkloadOptions:
     step_per_module: bool
 
     def workload(self) -> Workload:
-        """The workload; UserError where a text does not say what it should."""
+        """The workload.
+
+        Raises:
+            UserError: a text does not say what it should.
+        """
         return Workload(
             model=self.model,
             modules=None if self.modules is None else _modules(self.modules),

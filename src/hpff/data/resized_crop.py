@@ -76,6 +76,8 @@ def _rgb(image: Any) -> Any:
     return image if image.mode == "RGB" else image.convert("RGB")  # convert() always copies.
 
 
+# Not torchvision's RandomResizedCrop.get_params: it draws from torch's global generator, which to
+# seed for each image and to restore took 50 times as long as this.
 def random_box(width: int, height: int, chance: random.Random) -> Box:
     """Choose a part of an image at random.
 

@@ -73,6 +73,7 @@ class Operation:
         """Run it again on the values in ``whole``, and put its results there.
 
         Args:
+            whole: each value's whole tensor; it holds at least what the operation reads.
             needed: values that must not be overwritten, as others need them later.
         """
         given = {value: whole[value] for value in self.reads}

@@ -57,6 +57,7 @@ def reach_of(cascade: Cascade, cut: Partition, budget: float, *, independent: bo
     Args:
         cascade: k; "auto" (see :func:`within`); or for each module how many modules the cascade
             that ends there trains, 1 where none does.
+        cut: the model's local modules.
         budget: of "auto", 1 or more.
         independent: whether the independent level trains every module anyway.
 

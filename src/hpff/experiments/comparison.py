@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,9 @@ from hpff.recipes import recipe as recipes
 from hpff.recipes.recipe import Recipe
 from hpff.runs.observer import Observer
 from hpff.settings import BASELINE
+from hpff.torch_support.out_of_memory import OutOfMemoryError, out_of_memory_as
 from hpff.training import loop
+from hpff.training.memory_check import check_memory
 from hpff.training.setup import assemble
 
 
@@ -48,7 +51,10 @@ def default_labels(recipe: Recipe) -> list[str]:
 def recipe_for(label: str, recipe: Recipe, seed: int) -> Recipe:
     """The recipe with a label's method, levels and patches, and a seed.
 
-    See :meth:`hpff.LocalSettings.with_label`. Raises UserError for an unknown label.
+    See :meth:`hpff.LocalSettings.with_label`.
+
+    Raises:
+        UserError: the label is unknown.
     """
     changed = dataclasses.replace(recipe, local=recipe.local.with_label(label), seed=seed)
     return recipes.parse(changed.to_plain(), label)
@@ -65,14 +71,19 @@ def run(
 ) -> tuple[list[Row], list[str]]:
     """Train every label with every seed below `out`; with `resume`, finished runs are kept.
 
-    A run that fails, such as one that diverges, does not keep the others from going. Gives the rows
-    of all labels that have a finished run, and the messages of the runs that failed. Raises
-    UserError before any training if one of the runs cannot be.
+    A run that fails, such as one that diverges or finds too little memory, does not keep the others
+    from going.
+
+    Returns:
+        The rows of all labels that have a finished run, and the messages of the runs that failed.
+
+    Raises:
+        UserError: one of the runs cannot be on any machine; nothing is trained then.
     """
     _check_folder(out, resume=resume)
     runs = {(label, seed): recipe_for(label, recipe, seed) for seed in seeds for label in labels}
     for label in labels:
-        assemble(runs[label, seeds[0]])
+        _check_possible(runs[label, seeds[0]], out / label)
     reports: dict[str, list[Mapping[str, Any]]] = {label: [] for label in labels}
     faults: list[str] = []
     for (label, seed), changed in runs.items():
@@ -82,6 +93,13 @@ def run(
         except UserError as error:
             faults += [f"{label} seed {seed}: {line}" for line in error.args]
     return [_row(label, found) for label, found in reports.items() if found], faults
+
+
+def _check_possible(recipe: Recipe, path: Path) -> None:
+    """Build a recipe; where memory is too small its runs will say so, one by one."""
+    with contextlib.suppress(OutOfMemoryError), out_of_memory_as(f"{path}: out of memory"):
+        check_memory(recipe, path)
+        assemble(recipe)
 
 
 def _check_folder(out: Path, *, resume: bool) -> None:

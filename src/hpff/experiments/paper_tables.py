@@ -42,7 +42,8 @@ class PaperTable:
     def select(self, patterns: list[str]) -> tuple[PaperRow, ...]:
         """The rows whose names, or the last parts of them, fit a pattern such as `*-k16-dgl*`.
 
-        Raises UserError for a pattern that fits none.
+        Raises:
+            UserError: a pattern fits none.
         """
         for pattern in patterns:
             if not any(_fits(row, pattern) for row in self.rows):
@@ -61,9 +62,12 @@ def names() -> list[tuple[str, str]]:
 
 
 def load(name: str) -> PaperTable:
-    """The packaged table of that name, or one of your own from a .yaml file; or UserError.
+    """The packaged table of that name, or one of your own from a .yaml file.
 
     Recipes that are files are found from the table's folder.
+
+    Raises:
+        UserError: there is no such table, or it has faults.
     """
     own = name.endswith((".yaml", ".yml"))
     path = Path(name) if own else recipe_files.TABLES / f"{name}.yaml"

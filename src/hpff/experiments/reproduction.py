@@ -113,11 +113,13 @@ class Result:
 class Reproduction:
     """A table's runs below the folder `out`, where tables share runs of the same recipe.
 
-    Without seeds each run has its recipe's. Raises UserError for a recipe that the scale does not
-    fit.
+    Without seeds each run has its recipe's.
 
     Attributes:
         faults: the messages of what failed: runs, and measures of finished runs.
+
+    Raises:
+        UserError: the scale does not fit a recipe.
     """
 
     def __init__(

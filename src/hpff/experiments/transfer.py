@@ -67,10 +67,16 @@ def transfer(
     is the run's class i, whatever their names. Answers are among all of the run's classes.
 
     Args:
+        run: the model, and what it was trained on.
+        dataset: a data set's name; None for the run's own.
+        split: "test" or "train".
+        matching: "name" or "position".
         class_names: the run's classes in order, for a run whose data did not name them.
         treatment: as in a recipe; by default the run's for its own data, otherwise "auto".
+        broken_images: what to do about images that cannot be read.
 
-    Raises UserError for data that cannot be had, and for classes or images that do not fit.
+    Raises:
+        UserError: the data cannot be had, or their classes or images do not fit.
     """
     names = _names(run, class_names)
     name = run.facts.name if dataset is None else dataset

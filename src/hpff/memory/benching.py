@@ -1,4 +1,4 @@
-"""Measured step time and peak memory of several strategies of training, in turns in one run."""
+"""Measured step time and peak memory of several training strategies, in turns in one run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WARM_UP = 3
 
 @dataclass(frozen=True)
 class Measured:
-    """What a strategy of training took.
+    """What a training step took by one strategy.
 
     Attributes:
         seconds: of each round's step: forward and every backward, the optimizer left out.
@@ -102,6 +102,7 @@ def bench(
     counted in a step of its own, tensor by tensor; what compiled code allocates cannot be.
 
     Args:
+        workload: what is trained, and on what.
         batch: images in a batch, 2 or more.
         strategies: as for ``plan``; the first is what the others are compared with.
         rounds: steps to measure, after a few that warm up; 2 or more.
@@ -143,7 +144,7 @@ def bench(
 
 
 class _Racer:
-    """One strategy of training, and its measurements."""
+    """A training strategy, and its measurements."""
 
     def __init__(
         self, workload: Workload, strategy: Strategy, device: str, *, compiled: bool

@@ -30,7 +30,7 @@ _Peak = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Row:
-    """What one strategy of training takes.
+    """What a training step takes by one strategy.
 
     Attributes:
         strategy: how the network is trained.
@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """The peak memory of a workload's step, trained in several strategies.
+    """The peak memory of a workload's step by several strategies.
 
     Attributes:
         partition: the cut, with the patches of the last local strategy.
@@ -114,13 +114,14 @@ def plan(
     budget: int | None = None,
     observe: Callable[[str], None] = lambda _: None,
 ) -> Plan:
-    """The peak memory of a step of ``workload`` in several strategies, side by side.
+    """The peak memory of a step of ``workload`` by several strategies, side by side.
 
     Images, parameters, gradients and the optimizer's state are included. Everything runs under
     fake tensors: the numbers are exact and the same every time, but scratch space inside kernels
     is not in them.
 
     Args:
+        workload: what is trained, and on what.
         batch: images in a batch.
         strategies: how to train; by default ``default_strategies()``. A segment of ``BEST`` is
             found here: the length that takes the least.
@@ -159,7 +160,9 @@ def default_strategies(
 
     Args:
         methods: names; by default all that are known.
-        recompute: for each of these, a method with HPFF comes recomputed in this strategy too.
+        cascade: k of HPFF.
+        patches: n of HPFF.
+        recompute: ways to recompute; each method with HPFF gets one more strategy for each.
 
     Raises:
         UserError: a method is unknown.

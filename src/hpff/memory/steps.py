@@ -1,4 +1,4 @@
-"""Training steps to plan or to measure: one workload, trained in one strategy or another."""
+"""Training steps to plan or to measure: a workload, and the strategy by which it is trained."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Strategy:
 
 
 class TrainingStep:
-    """A workload trained in one strategy: everything that a step needs, ready to run.
+    """A workload trained by one strategy: everything that a step needs, ready to run.
 
     Args:
         model: what ``workload.build()`` gave, on the device where it is to be trained.

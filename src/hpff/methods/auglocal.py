@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from hpff.auxiliary import GlobalAverage
-from hpff.errors import UserError
+from hpff.errors import UserError, shown
 from hpff.methods.base import AuxiliaryContext, Method
 from hpff.models.cifar_resnet import BasicBlock
 
@@ -26,7 +26,8 @@ class AugLocal(Method):
     task's.
 
     Args:
-        depth: d, blocks of the first chain. With d = 1 a BatchNorm stands before the classifier.
+        depth: d, blocks of the first chain, at most 1000. With d = 1 a BatchNorm stands before the
+            classifier.
         pyramid: whether chains shrink, from ``depth`` blocks at the first module to about half at
             the last. False is the public code's way on ImageNet: ``depth`` blocks everywhere, and
             no BatchNorm before the classifier.
@@ -36,8 +37,10 @@ class AugLocal(Method):
     """
 
     def __init__(self, depth: int = 2, pyramid: bool = True) -> None:
-        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
-            raise UserError(f"auglocal: depth is {depth!r}; expected 1 or more")
+        if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= 1000:
+            raise UserError(
+                f"auglocal: depth is {shown(depth)}; expected a whole number from 1 to 1000"
+            )
         if not isinstance(pyramid, bool):
             raise UserError(f"auglocal: pyramid is {pyramid!r}; expected true or false")
         self.depth = depth

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpff.auxiliary import ConvMLP, VectorMLP
-from hpff.errors import UserError
+from hpff.errors import UserError, shown
 from hpff.methods.base import AuxiliaryContext, Method
 
 
@@ -35,7 +35,7 @@ class DGL(Method):
         if isinstance(hidden_layers, bool) or not isinstance(hidden_layers, int):
             raise UserError(f"dgl: hidden_layers is {hidden_layers!r}; expected a whole number")
         if not 0 <= hidden_layers <= 100:
-            raise UserError(f"dgl: hidden_layers is {hidden_layers}; expected 0 to 100")
+            raise UserError(f"dgl: hidden_layers is {shown(hidden_layers)}; expected 0 to 100")
         if not isinstance(hidden_bias, bool):
             raise UserError(f"dgl: hidden_bias is {hidden_bias!r}; expected true or false")
         self.hidden_layers = hidden_layers

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpff.auxiliary import Decoder, DeepDecoder, cut, deep_head, patches_in_force, task_head
-from hpff.errors import UserError
+from hpff.errors import UserError, shown
 from hpff.methods.base import AuxiliaryContext, Method, check_indices
 
 # (λ1, λ2) of the first and of the last module, by data set, network and K.
@@ -63,7 +63,7 @@ class InfoPro(Method):
             contrastive loss on unit vectors).
         head: XcYf, X convolutions and Y linear layers: 0c1f to 2c3f; or ``"imagenet"``, the
             head and the decoder of the paper's experiments on ImageNet.
-        hidden: F, width of the linear layers but a classifying last.
+        hidden: F, width of the linear layers but a classifying last, at most 65536.
         widen: factor of the widths of the head's hidden layers and of the decoder's.
         reconstruction: λ1 of the first and of the last module.
         classification: λ2 of the first and of the last module. The defaults of both are those
@@ -71,7 +71,7 @@ class InfoPro(Method):
         temperature: of the contrastive loss.
         decoders: n of HPFF's public code: the map is cut into n×n patches for n² separate decoders
             alone, whose cross-entropies are summed; the task's head sees the whole map. Where n×n
-            patches do not fit a map, n is the largest below that does. Needs PFF off.
+            patches do not fit a map, n is the largest below that does. At most 64; needs PFF off.
         mean: of the images' normalization, for each channel, which is undone before they are
             compared. By default the images are taken to be in [0, 1] already.
         std: the deviation, likewise.
@@ -103,10 +103,10 @@ class InfoPro(Method):
             )
         if not _is_number(widen) or not 0.1 <= widen <= 100:
             raise UserError(f"infopro: widen is {widen!r}; expected a number from 0.1 to 100")
-        for name, value in (("hidden", hidden), ("decoders", decoders)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        for name, value, most in (("hidden", hidden, 65536), ("decoders", decoders, 64)):
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
                 raise UserError(
-                    f"infopro: {name} is {value!r}; expected a whole number of at least 1"
+                    f"infopro: {name} is {shown(value)}; expected a whole number from 1 to {most}"
                 )
         if not _is_number(temperature) or temperature <= 0:
             raise UserError(f"infopro: temperature is {temperature!r}; expected a number above 0")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hpff.errors import UserError
+from hpff.errors import UserError, shown
 from hpff.methods.base import AuxiliaryContext, Method, check_indices
 
 
@@ -25,7 +25,8 @@ class PredSim(Method):
     Args:
         beta: β.
         feature_size: D; features are average-pooled until no more than D numbers are left for
-            the prediction. AugLocal's code has 512 for CIFAR ResNets, the original 2048 or 4096.
+            the prediction; at most 1000000. AugLocal's code has 512 for CIFAR ResNets, the
+            original 2048 or 4096.
 
     Raises:
         UserError: a setting is out of range.
@@ -34,8 +35,12 @@ class PredSim(Method):
     def __init__(self, beta: float = 0.99, feature_size: int = 512) -> None:
         if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta <= 1:
             raise UserError(f"predsim: beta is {beta!r}; expected a number from 0 to 1")
-        if isinstance(feature_size, bool) or not isinstance(feature_size, int) or feature_size < 1:
-            raise UserError(f"predsim: feature_size is {feature_size!r}; expected 1 or more")
+        known = isinstance(feature_size, int) and not isinstance(feature_size, bool)
+        if not known or not 1 <= feature_size <= 10**6:
+            raise UserError(
+                f"predsim: feature_size is {shown(feature_size)}; expected a whole number from 1 "
+                "to 1000000"
+            )
         self.beta = float(beta)
         self.feature_size = feature_size
 

@@ -21,7 +21,11 @@ _NAMED = ("model", "method")  # A name, or a mapping of its name and its setting
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a packaged name or a YAML file, with `key=value` overrides; or UserError."""
+    """The recipe of a packaged name or a YAML file, with `key=value` overrides.
+
+    Raises:
+        UserError: there is no such recipe, or it has faults; one line for each.
+    """
     plain = _read_with_bases(name, Path(), ())
     for override in overrides:
         _apply(plain, override)

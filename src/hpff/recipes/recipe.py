@@ -107,7 +107,11 @@ class Recipe:
 
 
 def parse(data: object, source: str) -> Recipe:
-    """The recipe in plain `data`; raises UserError with one line for each fault."""
+    """The recipe in plain `data`.
+
+    Raises:
+        UserError: it has faults; one line for each.
+    """
     faults: dict[str, str] = {}
     values = schema.read(Recipe, data, faults)
     for key, text in cross_faults(values):

@@ -43,7 +43,11 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """The plain data in `text`; raises UserError naming `source` for broken YAML."""
+    """The plain data in `text`.
+
+    Raises:
+        UserError: the YAML is broken; the message names `source`.
+    """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
     except yaml.YAMLError as error:

@@ -23,9 +23,12 @@ _LONGEST_NAME = 200  # In bytes; file systems end at 255.
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Replace `path` by `content`, or leave it as it was and raise UserError (a full disk, ...).
+    """Replace `path` by `content`.
 
     The content goes to a temporary file beside it, reaches the disk, and takes the name at once.
+
+    Raises:
+        UserError: it cannot be written (a full disk, ...); the file is as it was.
     """
     try:
         with scratch_beside(path) as scratch:
@@ -41,7 +44,11 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_through(path: Path, content: bytes | memoryview) -> None:
-    """Write a new file, down to the disk; raises OSError, also where there is one already."""
+    """Write a new file, down to the disk.
+
+    Raises:
+        OSError: it cannot be written, or there is one already.
+    """
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -49,7 +56,11 @@ def write_through(path: Path, content: bytes | memoryview) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder, and those above it, where they are not there; or raise UserError."""
+    """Make the folder, and those above it, where they are not there.
+
+    Raises:
+        UserError: it cannot be made.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -51,7 +51,11 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint; on a full disk the one there before stays, with a UserError."""
+    """Write the checkpoint.
+
+    Raises:
+        UserError: the disk is full; the one there before stays.
+    """
     fields = {
         field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)
     }
@@ -62,10 +66,12 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint without running any code in it; raises UserError if it is not one of ours.
+    """Read a checkpoint without running any code in it; tensors arrive on the CPU.
 
     Its digest is checked before anything else, then the types and ranges of all that is in it.
-    Tensors arrive on the CPU.
+
+    Raises:
+        UserError: it is not one of ours, or not whole.
     """
     content = _read(path)
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:

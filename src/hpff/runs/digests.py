@@ -37,7 +37,11 @@ def json_text(content: Mapping[str, Any]) -> bytes:
 
 
 def open_json(text: bytes) -> dict[str, Any]:
-    """What `seal_json` gave, digest and all; raises ValueError if it is damaged or another's."""
+    """What `seal_json` gave, digest and all.
+
+    Raises:
+        ValueError: it is damaged, or another's.
+    """
     try:
         content = json.loads(text)
     except RecursionError as error:

@@ -45,7 +45,11 @@ class FinishedRun:
 
     @classmethod
     def read(cls, path: Path) -> FinishedRun:
-        """The run in a folder; raises UserError if there is none, or if it has not ended."""
+        """The run in a folder.
+
+        Raises:
+            UserError: there is none, it has not ended, or its files are damaged.
+        """
         directory = RunDirectory(path)
         if not directory.recipe.exists():
             raise UserError(
@@ -62,7 +66,8 @@ class FinishedRun:
     def model(self) -> nn.Module:
         """The backbone with its trained weights, on the CPU, in eval mode.
 
-        Raises UserError for weights that are damaged, do not fit, or are not finite.
+        Raises:
+            UserError: the weights are damaged, do not fit, or are not finite.
         """
         directory = RunDirectory(self.path)
         file = directory.weights

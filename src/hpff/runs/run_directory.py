@@ -63,10 +63,13 @@ class RunDirectory:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Hold the folder for this process, making it if need be; UserError if another holds it.
+        """Hold the folder for this process, making it if need be.
 
         Folders that it made and that stayed empty are gone again afterwards. Nothing that was
         there before is touched, unless `check` has found the folder to be this run's.
+
+        Raises:
+            UserError: another process holds it, or it cannot be used.
         """
         made: list[Path] = []
         try:
@@ -145,7 +148,11 @@ class RunDirectory:
         return whole
 
     def read_report(self) -> dict[str, Any]:
-        """The report of a finished run; raises UserError if it is damaged."""
+        """The report of a finished run.
+
+        Raises:
+            UserError: it is damaged.
+        """
         try:
             report = digests.open_json(self.report.read_bytes())
             if _is_report(report):
@@ -158,7 +165,11 @@ class RunDirectory:
         )
 
     def read_whole(self, file: Path) -> bytes:
-        """A file of a finished run; raises UserError unless it is the one that its report means."""
+        """A file of a finished run.
+
+        Raises:
+            UserError: it cannot be read, or is not the one that the run's report means.
+        """
         digest = self.read_report()["files"].get(file.name)
         try:
             content = file.read_bytes()
@@ -175,7 +186,11 @@ class RunDirectory:
         return content
 
     def finished_before(self, recipe: Recipe) -> dict[str, Any]:
-        """The report of a run of this recipe that came to its end; UserError if it is another."""
+        """The report of a run of this recipe that came to its end.
+
+        Raises:
+            UserError: the run is of another recipe, or its report is damaged.
+        """
         self._check_resumable(recipe)
         remove_leftovers(self.path)
         return self.read_report()

@@ -59,7 +59,11 @@ class Board:
         )
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Log one epoch; raises UserError if the disk takes no more."""
+        """Log one epoch.
+
+        Raises:
+            UserError: the disk takes no more.
+        """
         values = {
             tag: metrics[key] for key, tag in _SCALARS.items() if metrics.get(key) is not None
         }

@@ -23,8 +23,11 @@ class WandbLog:
     """Hands what it hears on to another observer, and every epoch to a W&B project.
 
     A run that goes on is the same run there: its id is kept in the run's folder. W&B's own
-    settings, such as WANDB_MODE=offline, apply. Raises UserError if wandb is not installed, for a
-    project without a name, and where W&B cannot be reached as it is set up.
+    settings, such as WANDB_MODE=offline, apply.
+
+    Raises:
+        UserError: wandb is not installed, the project has no name, or W&B cannot be reached as it
+            is set up.
     """
 
     def __init__(self, observer: Observer, project: str) -> None:

@@ -18,7 +18,11 @@ class Component:
 
     @classmethod
     def from_plain(cls, value: object) -> Component:
-        """`dgl` or `{name: dgl, hidden_layers: 2}`; raises ValueError for anything else."""
+        """`dgl` or `{name: dgl, hidden_layers: 2}`.
+
+        Raises:
+            ValueError: it is anything else.
+        """
         if isinstance(value, Component):
             return value
         if isinstance(value, str) and value:

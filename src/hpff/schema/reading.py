@@ -1,8 +1,9 @@
 """Turn plain data into dataclasses by their annotations, and say every fault with its full path.
 
-Why not pydantic: its messages say what a value is not, in its own words and once for each branch of
-a union; ours say what was found and what was expected, once a key, and suggest the nearest word.
-Translating them took as much code as reading does. One reader serves YAML and keyword arguments.
+Why not pydantic: a reader on pydantic 2.13 was written and kept every message of the tests, in more
+lines than this one. It checks types for us, but its faults must be put into our words, its paths
+freed of the names of a union's branches, and the valid values of a faulty recipe, which the checks
+between keys need, read a second time, as it gives none.
 """
 
 from __future__ import annotations

@@ -13,6 +13,10 @@ from hpff.errors import UserError
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
 
 
+class OutOfMemoryError(UserError):
+    """Memory has run out, or would."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory has run out, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -23,10 +27,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def out_of_memory_as(words: str) -> Iterator[None]:
-    """Inside, running out of memory is a UserError with these words."""
+    """Inside, running out of memory is an OutOfMemoryError with these words."""
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
         if isinstance(error, UserError) or not is_out_of_memory(error):
             raise
-        raise UserError(words) from error
+        raise OutOfMemoryError(words) from error

@@ -15,32 +15,39 @@ from hpff.training.setup import assemble, create_model
 from hpff.training.step_cost import PeakMemory
 
 
-def rehearse(recipe: Recipe, steps: int = 2) -> int:
-    """Build a recipe and take training steps under fake tensors; the steps' peak bytes.
+def rehearse(recipe: Recipe, steps: int = 2, dataset: Dataset | None = None) -> int:
+    """Build a recipe and take training steps under fake tensors.
 
-    The peak counts what a run's report counts on a CPU: all tensors but the data set; it takes two
-    steps, as the optimizer's state exists from the second on. Data sets of
-    the paper are needed by their sizes alone; others are loaded. Raises UserError for what cannot
-    be built.
+    Args:
+        recipe: its data are needed by their sizes alone if they are the paper's, else loaded.
+        steps: two find the peak, as the optimizer's state exists from the second on.
+        dataset: takes the place of the recipe's data.
+
+    Returns:
+        The steps' peak bytes, of what a run's report counts on a CPU: all tensors but the data set.
+
+    Raises:
+        UserError: something cannot be built.
     """
     recipe = dataclasses.replace(recipe, device="cpu", subset=None, threads=None)
-    known = recipe.data in data.PUBLISHED_DATASETS
-    dataset = None if known else data.load(recipe.data, treatment=recipe.treatment)
-    random = torch.get_rng_state()
+    if dataset is None and recipe.data not in data.PUBLISHED_DATASETS:
+        dataset = data.load(recipe.data, treatment=recipe.treatment)
     mode = FakeTensors()
-    with mode:
-        blank = _emptied(dataset, recipe) if dataset else data.blank(recipe.data, recipe.image_size)
-    model = fake_model(lambda: create_model(recipe, blank), mode)
-    with mode:
-        parts = assemble(recipe, blank, model)
-        memory = PeakMemory(parts)
-        batches = parts.train.epoch(torch.Generator())
-        parts.learner.train()
-        for _ in range(steps):
-            images, targets = next(batches)
-            with memory.step((images, targets)):
-                train_step(parts, images, targets)
-    torch.set_rng_state(random)
+    with torch.random.fork_rng(devices=[]):
+        with mode:
+            blank = (
+                _emptied(dataset, recipe) if dataset else data.blank(recipe.data, recipe.image_size)
+            )
+        model = fake_model(lambda: create_model(recipe, blank), mode)
+        with mode:
+            parts = assemble(recipe, blank, model)
+            memory = PeakMemory(parts)
+            batches = parts.train.epoch(torch.Generator())
+            parts.learner.train()
+            for _ in range(steps):
+                images, targets = next(batches)
+                with memory.step((images, targets)):
+                    train_step(parts, images, targets)
     return memory.bytes()
 
 

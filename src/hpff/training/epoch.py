@@ -39,7 +39,11 @@ class EpochResult:
 def train_epoch(
     parts: Parts, epoch: int, rate: float, memory: PeakMemory, observer: StepObserver
 ) -> EpochResult:
-    """Train one epoch; raises UserError if a loss or a weight stops being finite."""
+    """Train one epoch.
+
+    Raises:
+        UserError: a loss or a weight is no finite number any more.
+    """
     parts.learner.train()
     parts.optimizers.set_rate(rate)
     tally, clock = _Tally(parts.device), StepClock(parts.device)

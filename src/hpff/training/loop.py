@@ -22,6 +22,7 @@ from hpff.torch_support.out_of_memory import out_of_memory_as
 from hpff.training import resuming
 from hpff.training.epoch import train_epoch
 from hpff.training.evaluation import evaluate
+from hpff.training.memory_check import check_memory
 from hpff.training.rate import rate
 from hpff.training.setup import Parts, assemble
 from hpff.training.step_cost import PeakMemory
@@ -37,8 +38,11 @@ _LOWER = (
 def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Metrics:
     """Run `recipe` in the folder `path`; the report, also of a run that was finished before.
 
-    The test error is that of the last epoch. Raises UserError for bad input; the folder then
-    holds what it held before, or a run that `resume` goes on with.
+    The test error is that of the last epoch.
+
+    Raises:
+        UserError: bad input; the folder then holds what it held before, or a run that `resume`
+            goes on with.
     """
     directory = RunDirectory(path)
     if resume and directory.finished:  # Needs no right to write there.
@@ -47,6 +51,7 @@ def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Me
         directory.check(recipe, resume=resume)
         saved = resuming.saved(directory, recipe)
         with out_of_memory_as(_LOWER.format(path=path)):
+            check_memory(recipe, path)
             parts = assemble(recipe)
         found = resuming.describe(parts)
         history = resuming.restore(parts, found, saved, directory) if saved else []

@@ -66,7 +66,11 @@ class ModuleOptimizers:
         return [optimizer.state_dict() for optimizer in self._optimizers]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take back what `state_dict` gave; raises ValueError if it is of others, or not sound."""
+        """Take back what `state_dict` gave.
+
+        Raises:
+            ValueError: it is of other optimizers, or not sound.
+        """
         if len(states) != len(self._optimizers):
             raise ValueError(
                 f"{len(states)} optimizer states for {len(self._optimizers)} optimizers"

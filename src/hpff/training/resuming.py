@@ -25,8 +25,9 @@ def describe(parts: Parts) -> Metrics:
 def saved(directory: RunDirectory, recipe: Recipe) -> Checkpoint | None:
     """The run's checkpoint, if it has one by now.
 
-    Raises UserError if it is not sound or of another recipe, and if the recipe's data are not where
-    they were.
+    Raises:
+        UserError: it is not sound or of another recipe, or the recipe's data are not where they
+            were.
     """
     path = directory.checkpoint
     if not path.exists():
@@ -51,8 +52,9 @@ def restore(
 ) -> list[Metrics]:
     """Take everything back from the checkpoint; the metrics of the epochs it has done.
 
-    Raises UserError, before anything is taken, if the data that were `found` are others, and for a
-    state that does not fit.
+    Raises:
+        UserError: the data that were `found` are others, or the state does not fit; nothing is
+            taken then.
     """
     different = data.data_differences(state.data, found)
     if different:

@@ -43,25 +43,28 @@ class Parts:
 def assemble(
     recipe: Recipe, dataset: Dataset | None = None, model: nn.Module | None = None
 ) -> Parts:
-    """Build everything; raises UserError for what cannot be.
+    """Build everything. Seeds torch's global generators and sets its number of threads.
 
-    A dataset takes the place of the recipe's data, a model that is on the device already that of
-    its model. Seeds torch's global generators and sets its number of threads.
+    Args:
+        recipe: what to build.
+        dataset: takes the place of the recipe's data.
+        model: takes the place of the recipe's model; it is on the device already.
+
+    Raises:
+        UserError: something cannot be built.
     """
     device = choose_device(recipe.device)
     torch.manual_seed(recipe.seed)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     if dataset is None:
-        dataset = _load_data(
-            data.absolute_name(recipe.data), recipe.treatment, recipe.broken_images
-        )
+        dataset = load_data(recipe)
     images = dataset.train
     if recipe.subset is not None:
         images = images.subset(recipe.subset, seed=recipe.seed)
     train = _batches(recipe, dataset, images, device, training=True)
     test = _batches(recipe, dataset, dataset.test, device, training=False)
-    held = sum(_bytes_on_device(split) for split in (images, dataset.test))
+    held = held_bytes(dataclasses.replace(dataset, train=images))
     if model is None:
         model = create_model(recipe, dataset).to(device)
     learner = _learner(recipe, dataset, model, device)
@@ -73,19 +76,28 @@ def assemble(
     return Parts(recipe, device, dataset, learner, optimizers, train, test, held)
 
 
+def load_data(recipe: Recipe) -> Dataset:
+    """The recipe's data; several runs in one process decode them once."""
+    return _load_data(data.absolute_name(recipe.data), recipe.treatment, recipe.broken_images)
+
+
 @functools.lru_cache(maxsize=1)
 def _load_data(name: str, treatment: str, broken: Policy) -> Dataset:
-    """Several runs in one process decode their data once."""
     return data.load(name, treatment=treatment, broken=broken)
 
 
-def _bytes_on_device(images: ImageSet | EncodedSet) -> int:
-    held = (images.images, images.labels) if isinstance(images, ImageSet) else ()
-    return sum(tensor.nbytes for tensor in held)
+def held_bytes(dataset: Dataset) -> int:
+    """What a data set's images and labels hold on the device; nothing where they are streamed."""
+    splits = [split for split in (dataset.train, dataset.test) if isinstance(split, ImageSet)]
+    return sum(split.images.nbytes + split.labels.nbytes for split in splits)
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one."""
+    """The device of that name; `auto` is CUDA where there is one.
+
+    Raises:
+        UserError: it is cuda, and there is none.
+    """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise UserError("device: is cuda, but torch sees no CUDA device here; use cpu or auto")

@@ -1,0 +1,150 @@
+"""The arguments and options of the commands, with their help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A name from `hpff list recipes`, or a .yaml file.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Changes, such as epochs=10 optimizer.lr=0.1."),
+]
+NewRecipe = Annotated[Path, typer.Argument(metavar="FILE", help="A new .yaml file.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
+Wandb = Annotated[
+    str | None, typer.Option("--wandb", metavar="PROJECT", help="Log to Weights & Biases as well.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+# What `plan` and `bench` are told of a workload.
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A name from `hpff list models`.")]
+Modules = Annotated[
+    str | None,
+    typer.Option(
+        metavar="K",
+        help="How many modules, or after which submodules to cut, with commas between; by default "
+        "one for each block.",
+    ),
+]
+BalanceOf = Annotated[str, typer.Option(help="Share the blocks out: blocks, parameters or memory.")]
+BatchSize = Annotated[int, typer.Option(help="Images in a batch.")]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(metavar="C,H,W", help="Size of an image; by default what the model is made for."),
+]
+Classes = Annotated[int, typer.Option(help="Classes of the task.")]
+MethodNames = Annotated[
+    str | None, typer.Option(metavar="NAMES", help="Such as dgl,infopro; by default every method.")
+]
+Cascade = Annotated[
+    str,
+    typer.Option(
+        metavar="K|auto", help="k: modules that a cascade trains; auto: as far as memory allows."
+    ),
+]
+Patches = Annotated[int, typer.Option(help="n: n×n patches.")]
+Recomputed = Annotated[
+    str | None,
+    typer.Option(
+        "--recompute",
+        metavar="HOW",
+        help="Rows with recomputation too, as in a recipe: once, repeatedly (less memory, more "
+        "time), or once,repeatedly.",
+    ),
+]
+Optimizer = Annotated[str, typer.Option(help="sgd, plain-sgd, adam or adamw.")]
+Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
+StepPerModule = Annotated[
+    bool, typer.Option("--step-per-module", help="Step each local module as soon as it is done.")
+]
+
+# What only one of them is told.
+Budget = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Such as 16GB or 24GiB: show the largest batch within."),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Draw memory over the step: .png, .svg or .pdf."),
+]
+Rounds = Annotated[int, typer.Option(help="Measured steps of every method, in turns.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Compiled = Annotated[bool, typer.Option("--compile", help="Compile the models.")]
+
+# What `compare` is told.
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LABELS",
+        help="Such as bp,dgl,dgl+hpff: bp, or a method alone (independent level only) or with "
+        "+cl (cascade level only), +hilo (both), +pff, +cl+pff or +hpff (both and patches).",
+    ),
+]
+Seeds = Annotated[
+    str | None, typer.Option(metavar="SEEDS", help="Such as 0,1,2; by default the recipe's.")
+]
+
+# What `reproduce` is told.
+TableName = Annotated[
+    str,
+    typer.Argument(metavar="TABLE", help="A name from `hpff list tables`, or a .yaml file."),
+]
+RowNames = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", help="Such as resnet32-bp,*-k16-dgl*; by default all."),
+]
+TableSeeds = Annotated[
+    str | None, typer.Option(metavar="SEEDS", help="Such as 0,1,2; by default the recipes'.")
+]
+Epochs = Annotated[int | None, typer.Option(metavar="N", help="Epochs of every run.")]
+Subset = Annotated[int | None, typer.Option(metavar="N", help="Training images of every run.")]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]DATA",
+        help="Other data, such as parquet:FOLDER, for all runs or those published on NAME.",
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Train nothing; show what there is and the paper's.")
+]
+
+# What is done with a finished run.
+FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+OtherData = Annotated[
+    str | None,
+    typer.Option(metavar="DATA", help="Such as stl10 or folder:PATH; by default the run's."),
+]
+Split = Annotated[str, typer.Option(metavar="SPLIT", help="test or train.")]
+Match = Annotated[
+    str,
+    typer.Option(
+        metavar="HOW",
+        help="Classes by name (those that both have), or by position (label i is class i).",
+    ),
+]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="The run's classes in order, or cifar10 or stl10 for theirs, where the data of "
+        "the run did not name them.",
+    ),
+]
+Treatment = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Of folder:PATH or parquet:FOLDER, as in a recipe, such as plain."
+    ),
+]
+SkipBroken = Annotated[
+    bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")
+]
+NewFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")]
