@@ -20,6 +20,8 @@ from hpff.schema.rules import FactorFromOne, Patches, PositiveFloat, PositiveInt
 # Found by the sweep in benchmarks/level_weights.md.
 HILO_WEIGHTS = (0.1, 1.0)
 BASELINE = "bp"
+# Of auxiliary networks whose size does not grow with the network; see docs/performance.md.
+LIGHT: Mapping[str, int] = {"auxiliary_width": 128, "auxiliary_pool": 2}
 _DGL = Component("dgl")
 
 

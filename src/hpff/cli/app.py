@@ -75,6 +75,7 @@ def plan(
     cascade: arguments.Cascade = "2",
     patches: arguments.Patches = 2,
     recompute: arguments.Recomputed = None,
+    light: arguments.Light = False,
     optimizer: arguments.Optimizer = "sgd",
     precision: arguments.Precision = "fp32",
     step_per_module: arguments.StepPerModule = False,
@@ -98,11 +99,46 @@ def plan(
         cascade=cascade,
         patches=patches,
         recompute=recompute,
+        light=light,
         optimizer=optimizer,
         precision=precision,
         step_per_module=step_per_module,
     )
     command(given, budget, plot, json=json)
+
+
+@app.command()
+def fit(
+    model: arguments.ModelName,
+    budget: arguments.Within,
+    batch: arguments.BatchSize = 128,
+    image: arguments.ImageSize = None,
+    num_classes: arguments.Classes = 10,
+    method: arguments.OneMethod = "dgl",
+    published: arguments.Published = False,
+    optimizer: arguments.Optimizer = "sgd",
+    precision: arguments.Precision = "fp32",
+    step_per_module: arguments.StepPerModule = False,
+    json: arguments.Json = False,
+    imports: Imports = None,
+) -> None:
+    """The way to train a model within a budget of memory that computes least, to paste."""
+    from hpff.cli.fit import FitOptions
+    from hpff.cli.fit import fit as command
+
+    given = FitOptions(
+        model=model,
+        budget=budget,
+        batch=batch,
+        image=image,
+        num_classes=num_classes,
+        method=method,
+        light=not published,
+        optimizer=optimizer,
+        precision=precision,
+        step_per_module=step_per_module,
+    )
+    command(given, json=json)
 
 
 @app.command()
@@ -117,6 +153,7 @@ def bench(
     cascade: arguments.Cascade = "2",
     patches: arguments.Patches = 2,
     recompute: arguments.Recomputed = None,
+    light: arguments.Light = False,
     optimizer: arguments.Optimizer = "sgd",
     precision: arguments.Precision = "fp32",
     step_per_module: arguments.StepPerModule = False,
@@ -141,6 +178,7 @@ def bench(
         cascade=cascade,
         patches=patches,
         recompute=recompute,
+        light=light,
         optimizer=optimizer,
         precision=precision,
         step_per_module=step_per_module,

@@ -24,7 +24,13 @@ Wandb = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 # What `plan` and `bench` are told of a workload.
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A name from `hpff list models`.")]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A name from `hpff list models`, or MODULE:FUNCTION of a module given by --import.",
+    ),
+]
 Modules = Annotated[
     str | None,
     typer.Option(
@@ -55,9 +61,12 @@ Recomputed = Annotated[
     typer.Option(
         "--recompute",
         metavar="HOW",
-        help="Rows with recomputation too, as in a recipe: once, repeatedly (less memory, more "
-        "time), or once,repeatedly.",
+        help="Rows with recomputation too, as in a recipe: once, blocks, repeatedly (ever less "
+        "memory), or several with commas between.",
     ),
+]
+Light = Annotated[
+    bool, typer.Option("--light", help="Narrow auxiliary networks on pooled maps, of any method.")
 ]
 Optimizer = Annotated[str, typer.Option(help="sgd, plain-sgd, adam or adamw.")]
 Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
@@ -66,6 +75,12 @@ StepPerModule = Annotated[
 ]
 
 # What only one of them is told.
+Within = Annotated[str, typer.Option("--budget", metavar="SIZE", help="Such as 8GB or 24GiB.")]
+Published = Annotated[
+    bool,
+    typer.Option("--published", help="The method's published auxiliary networks, not light ones."),
+]
+OneMethod = Annotated[str, typer.Option(metavar="NAME", help="Of local learning.")]
 Budget = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Such as 16GB or 24GiB: show the largest batch within."),

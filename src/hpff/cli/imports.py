@@ -1,7 +1,8 @@
-"""`--import FILE`: methods of a user's own, registered by a file that the command line names."""
+"""`--import`: methods and models of a user's own, by what the command line names."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -38,19 +39,38 @@ def import_file(path: Path) -> None:
         raise UserError(f"--import: {path} fails: {name}{text}") from error
 
 
-def _import_all(files: list[Path] | None) -> list[Path] | None:
-    for path in files or []:
-        import_file(path)
-    return files
+def import_module(name: str) -> None:
+    """Import an installed module, or one of the folder one is in.
+
+    Raises:
+        UserError: there is no such module, or it fails.
+    """
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"--import: is {name!r}, expected a file such as my_method.py or a module")
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"--import: {name} fails: {type(error).__name__}: {text}") from error
+
+
+def _import_all(given: list[str] | None) -> list[str] | None:
+    for each in given or []:
+        if each.endswith(".py") or "/" in each or Path(each).is_file():
+            import_file(Path(each))
+        else:
+            import_module(each)
+    return given
 
 
 Imports = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         "--import",
         metavar="FILE",
         callback=_import_all,
         is_eager=True,
-        help="A Python file that registers methods of your own; it is run.",
+        help="A Python file, or an installed module, with methods or models of your own; it is "
+        "run.",
     ),
 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
+from hpff.cli.sizes import bytes_of
 from hpff.cli.tables import print_json, show_table
 from hpff.cli.workload import WorkloadOptions, bar, described
 from hpff.errors import UserError
@@ -14,9 +14,6 @@ from hpff.memory import plan as plan_memory
 from hpff.memory.ledger import Owner
 from hpff.runs.atomic_files import write_atomically
 
-_UNITS = {"B": 1}
-for _power, _letter in enumerate("kMGT", start=1):
-    _UNITS |= {f"{_letter}B": 1000**_power, f"{_letter}iB": 1024**_power}
 _PICTURES = ("png", "svg", "pdf")
 
 
@@ -25,7 +22,7 @@ def plan(
 ) -> None:
     """Plan, and show the cut, the table, and perhaps the picture."""
     workload = given.workload()
-    budget = None if budget_text is None else _bytes(budget_text)
+    budget = None if budget_text is None else bytes_of(budget_text)
     if picture is not None and picture.suffix[1:] not in _PICTURES:
         raise UserError(f"--plot: is {picture}, expected a name that ends in .png, .svg or .pdf")
     if picture is not None and not picture.parent.is_dir():
@@ -101,14 +98,3 @@ def _cells(row: Row, base: int | None, size: Callable[[int], str]) -> list[str]:
     if row.largest_batch is not None:
         cells.append(str(row.largest_batch or "none"))
     return cells
-
-
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([a-zA-Z]+)", text.strip())
-    units = {name.lower(): factor for name, factor in _UNITS.items()}
-    if found is None or found[2].lower() not in units or float(found[1]) == 0:
-        raise UserError(
-            f"--budget: is {text!r}, expected a number and a unit such as 16GB (10^9 bytes each), "
-            "24GiB (2^30) or 512MiB"
-        )
-    return int(float(found[1]) * units[found[2].lower()])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from torch import nn
 
 from hpff import models
 from hpff.engine.reach import Cascade
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
 from hpff.memory import Strategy, Workload, default_strategies
+from hpff.settings import LIGHT
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class WorkloadOptions:
     cascade: str
     patches: int
     recompute: str | None
+    light: bool
     optimizer: str
     precision: str
     step_per_module: bool
@@ -41,10 +45,10 @@ class WorkloadOptions:
             UserError: a text does not say what it should.
         """
         return Workload(
-            model=self.model,
+            model=model_of(self.model),
             modules=None if self.modules is None else _modules(self.modules),
             balance=self.balance,  # type: ignore[arg-type]
-            image=_image(self.image, self.model),
+            image=image_of(self.image, self.model),
             num_classes=self.num_classes,
             optimizer=self.optimizer,
             precision=self.precision,  # type: ignore[arg-type]
@@ -54,19 +58,23 @@ class WorkloadOptions:
     def strategies(self) -> list[Strategy]:
         """Backprop, with and without checkpointing, and the methods that were chosen."""
         chosen = {} if self.methods is None else {"methods": _split(self.methods, "--methods")}
-        return default_strategies(
+        found = default_strategies(
             cascade=_cascade(self.cascade),
             patches=self.patches,
             recompute=_recompute(self.recompute),
             **chosen,
         )
+        if not self.light:
+            return found
+        return [s if s.settings.is_backprop else s.with_settings(**LIGHT) for s in found]
 
 
 def described(workload: Workload, batch: int, modules: int) -> str:
     """A workload in a few words."""
     shape = "×".join(map(str, workload.image))
+    model = workload.model if isinstance(workload.model, str) else workload.model.__name__
     return (
-        f"{workload.model}, {modules} modules, batch {batch} of {shape}, {workload.precision}, "
+        f"{model}, {modules} modules, batch {batch} of {shape}, {workload.precision}, "
         f"{workload.optimizer}"
     )
 
@@ -113,14 +121,39 @@ def _cascade(text: str) -> Cascade:
 
 def _recompute(text: str | None) -> list[Recompute]:
     words = [] if text is None else _split(text, "--recompute")
-    if not set(words) <= {"once", "repeatedly"}:
+    if not set(words) <= {"blocks", "once", "repeatedly"}:
         raise UserError(
-            f"--recompute: is {text!r}, expected once, repeatedly, or both with a comma between"
+            f"--recompute: is {text!r}, expected blocks, once, repeatedly, or several with commas "
+            "between"
         )
     return list(words)  # type: ignore[arg-type]
 
 
-def _image(text: str | None, model: str) -> tuple[int, ...]:
+def model_of(text: str) -> str | Callable[[], nn.Module]:
+    """A model's name, or the function that ``MODULE:FUNCTION`` names.
+
+    Raises:
+        UserError: what is named is not there; the module must have been imported by `--import`.
+    """
+    module, colon, name = text.partition(":")
+    if not colon:
+        return text
+    if module not in sys.modules:
+        raise UserError(f"model {text!r}: no module {module!r} is imported, add --import {module}")
+    found = getattr(sys.modules[module], name, None)
+    if not callable(found):
+        raise UserError(f"model {text!r}: {module!r} has no function {name!r} that makes a model")
+    return found  # type: ignore[no-any-return]
+
+
+def image_of(text: str | None, model: str) -> tuple[int, ...]:
+    """An image's C, H, W: as given, or as the model was made for.
+
+    Raises:
+        UserError: the text is no such sizes, or only the user can know them.
+    """
+    if text is None and ":" in model:
+        raise UserError(f"model {model!r}: say what it takes, --image C,H,W such as 3,224,224")
     if text is None:
         return models.image_size(model)
     words = text.split(",")

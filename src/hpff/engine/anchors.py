@@ -45,7 +45,9 @@ def kept_inside(
     """For each module what to keep inside it, by bytes on the example.
 
     Args:
-        auxiliary_bytes: what the auxiliary networks at module j take.
+        cut: the modules.
+        reach: how far the cascades go.
+        auxiliary_bytes: what the losses at module j take.
     """
     options = [_options(module) for module in cut]
     moments = list(_moments(reach))

@@ -1,14 +1,19 @@
 """How much memory a step takes, and how long: planned, counted and measured."""
 
+from hpff.memory.arithmetic import ArithmeticCounter
 from hpff.memory.benching import Bench, Measured, bench
 from hpff.memory.counting import AllocationCounter
+from hpff.memory.fitting import Choice, Fit, fit
 from hpff.memory.planning import BEST, Plan, Row, default_strategies, plan
 from hpff.memory.steps import Strategy, Workload
 
 __all__ = [
     "BEST",
     "AllocationCounter",
+    "ArithmeticCounter",
     "Bench",
+    "Choice",
+    "Fit",
     "Measured",
     "Plan",
     "Row",
@@ -16,5 +21,6 @@ __all__ = [
     "Workload",
     "bench",
     "default_strategies",
+    "fit",
     "plan",
 ]

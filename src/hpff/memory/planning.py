@@ -16,6 +16,7 @@ from hpff.cutting.partition import Partition
 from hpff.engine.reach import Cascade
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
+from hpff.memory.arithmetic import ArithmeticCounter
 from hpff.memory.checkpointing import block_bytes, chain, likely_lengths
 from hpff.memory.counting import AllocationCounter
 from hpff.memory.ledger import Ledger, Owner
@@ -202,7 +203,7 @@ def _row(
         curve=tuple(ledger.curve()),
     )
     if budget is not None:
-        largest = largest_batch(_peak_by_batch(rehearsal, batch, row.curve), budget)
+        largest = largest_batch(peak_by_batch(rehearsal, batch, row.curve), budget)
         row = replace(row, largest_batch=largest)
     return row, rehearsal.step.partition if not strategy.settings.is_backprop else None
 
@@ -225,6 +226,15 @@ class Rehearsal:
     def peak(self, batch: int) -> int:
         """Bytes at the worst moment of a step on a batch."""
         return self.run(batch).peak
+
+    def arithmetic(self, batch: int) -> int:
+        """Multiplications and additions of a step's forward and backwards."""
+        with self._mode:
+            images = torch.zeros(batch, *self._workload.image)
+            targets = torch.zeros(batch, dtype=torch.int64)
+            with ArithmeticCounter() as counter:
+                self.step.fill_gradients(images, targets)
+            return int(counter.total)
 
     def likely_lengths(self, batch: int) -> list[int]:
         """Lengths of checkpointed segments, the most promising first."""
@@ -294,7 +304,7 @@ def largest_batch(peak: _Peak, budget: int) -> int:
 _MOST = 1 << 30
 
 
-def _peak_by_batch(rehearsal: Rehearsal, batch: int, curve: Sequence[int]) -> _Peak:
+def peak_by_batch(rehearsal: Rehearsal, batch: int, curve: Sequence[int]) -> _Peak:
     """The peak for any batch, from the curves of three.
 
     Every tensor's size is a polynomial of the batch, of degree 2 at most (similarities of all

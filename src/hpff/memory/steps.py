@@ -74,7 +74,10 @@ class Workload:
     def build(self) -> nn.Module:
         """The model, with random weights; one by name is made for images of this size."""
         if not isinstance(self.model, str):
-            return self.model()
+            model = self.model()
+            if not isinstance(model, nn.Module):
+                raise UserError(f"{self.model.__name__}() gives no nn.Module, but {model!r:.60}")
+            return model
         channels, height, width = self.image
         settings = models.sized(self.model, height, width)
         return models.create(self.model, self.num_classes, in_channels=channels, **settings)

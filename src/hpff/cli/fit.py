@@ -1,0 +1,125 @@
+"""`hpff fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hpff.cli.sizes import bytes_of, gib
+from hpff.cli.tables import print_json, show_table
+from hpff.cli.workload import bar, image_of, model_of
+from hpff.memory import Choice, Fit, Workload
+from hpff.memory import fit as search
+from hpff.settings import LocalSettings
+
+_MOST = 24  # pieces of work
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What the command line said."""
+
+    model: str
+    budget: str
+    batch: int
+    image: str | None
+    num_classes: int
+    method: str
+    light: bool
+    optimizer: str
+    precision: str
+    step_per_module: bool
+
+    def workload(self) -> Workload:
+        """The workload.
+
+        Raises:
+            UserError: a text does not say what it should.
+        """
+        return Workload(
+            model=model_of(self.model),
+            image=image_of(self.image, self.model),
+            num_classes=self.num_classes,
+            optimizer=self.optimizer,
+            precision=self.precision,  # type: ignore[arg-type]
+            step_per_module=self.step_per_module,
+        )
+
+
+def fit(given: FitOptions, *, json: bool) -> None:
+    """Search, and show what was tried and the lines to paste."""
+    budget = bytes_of(given.budget)
+    workload = given.workload()
+    with bar(_MOST) as observe:
+        found = search(
+            workload,
+            batch=given.batch,
+            budget=budget,
+            method=given.method,
+            light=given.light,
+            observe=observe,
+        )
+    if json:
+        print_json(found.to_plain())
+        return
+    show_table(
+        ("method", "modules", "peak, GiB", "operations", "fits"),
+        [_cells(choice) for choice in (*found.baselines, *found.tried)],
+        _caption(given, found),
+    )
+    print("\n".join(_advice(given, found)))
+
+
+def _cells(choice: Choice) -> tuple[str, ...]:
+    modules = "" if choice.strategy.settings.is_backprop else str(choice.modules)
+    return (
+        str(choice.strategy),
+        modules,
+        gib(choice.peak),
+        f"{choice.operations:.2f}",
+        "yes" if choice.fits else "no",
+    )
+
+
+def _caption(given: FitOptions, found: Fit) -> str:
+    shape = "×".join(map(str, found.workload.image))
+    return (
+        f"{given.model}, batch {found.batch} of {shape}, {given.precision}, {given.optimizer}, "
+        f"within {gib(found.budget)} GiB. Operations: arithmetic of a step over backprop's."
+    )
+
+
+def _advice(given: FitOptions, found: Fit) -> Iterator[str]:
+    fitting = [choice for choice in found.baselines if choice.fits]
+    if fitting:
+        name = "backprop" if fitting[0].strategy.segment == 0 else "backprop with checkpointing"
+        yield f"{name} fits, and learns as it always does: nothing else is needed."
+    if found.best is None:
+        largest = found.largest_batch
+        what = f"a batch of {largest} does" if largest else "no batch does either"
+        yield (
+            f"Nothing that was tried fits with batch {found.batch}; with the leanest way {what}. "
+            "Fewer images at a time with several backward calls before a step give the same batch."
+        )
+        return
+    settings = _written(found.best)
+    yield "In Python:"
+    yield ""
+    arguments = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    yield (
+        f"    learner = LocalLearner(model, example=images[:2], num_classes={given.num_classes}, "
+        f"{arguments})"
+    )
+    yield ""
+    yield "In a recipe:"
+    yield ""
+    yield from (f"    {key}: {value}" for key, value in settings.items())
+
+
+def _written(choice: Choice) -> dict[str, Any]:
+    """The settings that are not the defaults, the method and K always."""
+    given, usual = choice.strategy.settings.to_plain(), LocalSettings().to_plain()
+    changed = {key: value for key, value in given.items() if value != usual[key]}
+    first = {"method": given["method"], "modules": choice.modules, "balance": "memory"}
+    return {**first, **{key: value for key, value in changed.items() if key not in first}}
