@@ -116,12 +116,13 @@ def test_it_is_exact_for_other_models(name: str, settings: dict[str, Any]) -> No
     assert_recomputed_is_exact(lambda: models.create(name, **settings), (4, 3, 64, 64), modules=4)
 
 
-def test_its_gradients_are_the_references() -> None:
+@pytest.mark.parametrize("recompute", ["blocks", "once", "repeatedly"])
+def test_its_gradients_are_the_references(recompute: Recompute) -> None:
     images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
     learner = LocalLearner(
-        resnet().double(), modules=4, example=images[:2], num_classes=10, recompute="repeatedly"
+        resnet().double(), modules=4, example=images[:2], num_classes=10, recompute=recompute
     )
-    check_gradients(learner, images, torch.arange(4))
+    assert not check_gradients(learner, images, torch.arange(4))
 
 
 class ReadsAgain(nn.Module):
@@ -149,7 +150,7 @@ def reading_learner(*, again: bool, recompute: Recompute) -> LocalLearner:
     )
 
 
-@pytest.mark.parametrize("recompute", ["never", "repeatedly"])
+@pytest.mark.parametrize("recompute", ["never", "blocks", "repeatedly"])
 def test_a_feature_that_is_read_again_keeps_its_content(recompute: Recompute) -> None:
     learner, x = reading_learner(again=True, recompute=recompute), torch.randn(6, 8)
     assert [module.read_later for module in learner.partition] == [True, False, False, False]
@@ -174,7 +175,7 @@ def test_features_are_free_once_the_next_module_is_done() -> None:
     assert [tensor.untyped_storage().nbytes() for tensor in handed_on] == [4] * 3
 
 
-@pytest.mark.parametrize("recompute", ["never", "once", "repeatedly"])
+@pytest.mark.parametrize("recompute", ["never", "blocks", "once", "repeatedly"])
 def test_a_step_leaves_nothing_to_the_garbage_collector(recompute: Recompute) -> None:
     images, targets = torch.randn(IMAGES), torch.arange(6)
     settings = {

@@ -28,6 +28,8 @@ STRATEGIES = [
     Strategy.of("dgl", cascade=2, patches=2, recompute="repeatedly"),
     Strategy.of("infopro", recompute="repeatedly"),
     Strategy.of("dgl", cascade=2, patches=2, recompute="once"),
+    Strategy.of("dgl", cascade=2, patches=2, recompute="blocks"),
+    Strategy.of("infopro", cascade=2, patches=2, recompute="blocks", auxiliary_pool=2),
     Strategy.of("predsim", cascade=2, patches=2),
     Strategy.of("infopro"),
     Strategy.of("infopro", cascade=2, patches=2),

@@ -17,19 +17,24 @@ _BEFORE = -1  # when what comes into the model was made
 
 @dataclass(frozen=True)
 class Value:
-    """A differentiable tensor that a call returned: where in the output, and how it was made."""
+    """A differentiable tensor that a call returned: where in the output, and how it was made.
+
+    Attributes:
+        written: after how many operations of the forward it had its content.
+    """
 
     path: Path
     tensor: Tensor
     node: Node
     number: int
     version: int
+    written: int
 
     @classmethod
-    def of(cls, path: Path, tensor: Tensor) -> Value:
+    def of(cls, path: Path, tensor: Tensor, written: int) -> Value:
         """The value as it is now; operations in place may follow."""
         assert tensor.grad_fn is not None
-        return cls(path, tensor, tensor.grad_fn, tensor.output_nr, tensor._version)
+        return cls(path, tensor, tensor.grad_fn, tensor.output_nr, tensor._version, written)
 
     @property
     def time(self) -> int:

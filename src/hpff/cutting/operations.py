@@ -84,6 +84,11 @@ class Operations(TorchDispatchMode):
         """After how many operations the storage of a tensor that is still there was read."""
         return self._last.get(tensor.untyped_storage()._cdata, 0)
 
+    def last_written(self, tensor: Tensor) -> int:
+        """After how many operations a tensor that is still there had its content."""
+        known = self._known(tensor)
+        return known.written if known is not None else 0
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # Fake tensors ask for their device by an operation.
         if self.paused or func is torch.ops.aten.detach.default or func.namespace == "prim":

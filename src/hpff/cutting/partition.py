@@ -327,7 +327,7 @@ def _inner_points(
             is_saved=point.is_saved,
         )
         for point in seen.points
-        if start < point.time <= end
+        if start < point.time <= end and not (cut and point.time == cut.written)
     )
 
 

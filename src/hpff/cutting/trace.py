@@ -39,6 +39,7 @@ class Separator:
         overwritten: whether a later operation modifies the tensor in place.
         saved: bytes that the forward up to here saves for the backward, on the example.
         operations: how many the forward does up to here.
+        written: after how many of them the tensor has its content.
         read_until: after how many the tensor's content is read for the last time.
     """
 
@@ -50,6 +51,7 @@ class Separator:
     overwritten: bool
     saved: int
     operations: int
+    written: int
     read_until: int
 
     @property
@@ -168,6 +170,7 @@ def _separator(at: list[tuple[Call, Value]], watched: _Watched) -> Separator:
         overwritten=tensor._version != at[-1][1].version,
         saved=at[0][0].saved,
         operations=at[0][0].operations,
+        written=at[0][1].written,
         read_until=watched.operations.last_read(tensor),
     )
 
@@ -222,7 +225,7 @@ class _Watched:
         call.saved = self.saved
         call.operations = len(self.operations.names)
         call.values = [
-            Value.of(path, tensor)
+            Value.of(path, tensor, self.operations.last_written(tensor))
             for path, tensor in tensors_in(output)
             if tensor.grad_fn is not None
         ]

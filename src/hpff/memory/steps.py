@@ -160,7 +160,7 @@ class TrainingStep:
         self._precision = workload.precision
         self.model = model.train()
         example = torch.zeros(2, *workload.image, device=next(model.parameters()).device)
-        if strategy.settings.is_backprop:
+        if strategy.settings.is_backprop and strategy.settings.recompute == "never":
             self._prepare_backprop(workload, strategy, example)
         else:
             self._prepare_local(workload, strategy, example)

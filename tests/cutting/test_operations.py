@@ -1,0 +1,76 @@
+"""The operations after which one tensor is all that later ones need."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hpff import models
+from hpff.cutting.partition import InnerPoint, partition
+from hpff.cutting.trace import trace
+from hpff.torch_support.fake_tensors import FakeTensors, fake_model
+
+
+def chain() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8 * 49, 10),
+    )
+
+
+def names(inner: tuple[InnerPoint, ...]) -> list[str]:
+    return [point.operation.name.split(".")[1] for point in inner]
+
+
+def test_the_points_of_a_chain_are_its_layers_but_those_that_are_overwritten() -> None:
+    whole = partition(chain(), 1, torch.zeros(2, 3, 16, 16))[0]
+    assert names(whole.inner) == ["convolution", "relu_", "max_pool2d_with_indices"]
+    convolved, rectified, pooled = whole.inner
+    assert convolved.output_bytes == rectified.output_bytes == 2 * 8 * 14 * 14 * 4
+    assert pooled.output_bytes == 2 * 8 * 7 * 7 * 4
+    assert (convolved.saved, convolved.is_saved) == (0, False)
+    statistics = 2 * 8 * 4
+    assert rectified.saved == 2 * convolved.output_bytes + statistics
+    assert rectified.is_saved
+
+
+class Residual(nn.Module):
+    """Two residual branches one after the other, and a tensor that passes both."""
+
+    def __init__(self, *, passing: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.passing = passing
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(x)
+        middle = x + torch.tanh(self.first(x))
+        end = middle + torch.tanh(self.second(middle))
+        return end + x if self.passing else end + 1
+
+
+def test_a_residual_stream_can_be_taken_up_between_branches() -> None:
+    """No submodule gives it; and a tensor that passes by is in the way."""
+
+    def found(*, passing: bool) -> list[str]:
+        model = nn.Sequential(Residual(passing=passing), nn.Linear(8, 10))
+        return names(partition(model, ["0"], torch.zeros(4, 8))[0].inner)
+
+    assert found(passing=False) == ["tanh", "add", "add"]
+    assert found(passing=True) == ["tanh"]
+
+
+def test_points_are_the_same_without_numbers() -> None:
+    example = torch.zeros(2, 3, 32, 32)
+    real = trace(models.create("resnet20"), example)
+    mode = FakeTensors()
+    fake = fake_model(lambda: models.create("resnet20"), mode)
+    with mode:
+        planned = trace(fake, torch.zeros(2, 3, 32, 32))
+    assert planned.points == real.points
+    assert planned.operations == real.operations
+    assert len(real.points) > 9

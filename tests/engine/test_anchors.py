@@ -1,0 +1,130 @@
+"""What "blocks" keeps inside modules, and what that leaves in memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from hpff import LocalLearner, check_gradients, models
+from hpff.cutting.partition import InnerPoint, LocalModule, OperationKey, Partition
+from hpff.engine.anchors import START, kept_inside
+from hpff.engine.reach import Reach
+from hpff.features import Vectors
+from hpff.memory import Strategy, Workload
+from hpff.memory.planning import Rehearsal
+
+
+def module(index: int, stretches: list[tuple[int, int]]) -> LocalModule:
+    """A module of stretches: bytes that each saves, and those of what it passes on."""
+    inner, saved = [], 0
+    for number, (size, output) in enumerate(stretches, start=1):
+        saved += size
+        inner.append(InnerPoint(OperationKey("layer", number), 0, output, saved, is_saved=False))
+    return LocalModule(
+        index=index,
+        cut=f"m{index}",
+        submodules=(),
+        block_shapes=(),
+        parameter_names=(),
+        parameters=0,
+        output_shape=(1,),
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        features=Vectors(),
+        saved=saved,
+        output_bytes=stretches[-1][1],
+        saves=tuple(size for size, _ in stretches),
+        inner=tuple(inner[:-1]),
+    )
+
+
+def test_of_equal_blocks_about_the_square_root_is_kept() -> None:
+    """As for backprop with checkpointing: Chen et al., 2016."""
+    whole = module(1, [(100, 100)] * 100)
+    (kept,) = kept_inside(Partition((whole,)), Reach((1,)), lambda _: 0)
+    assert 6 <= len(kept.anchors) <= 15
+
+
+def test_dear_outputs_are_not_kept_where_cheap_ones_are_near() -> None:
+    whole = module(1, [(100, 1000), (100, 1), (100, 1000), (100, 1), (100, 1000), (100, 1)])
+    (kept,) = kept_inside(Partition((whole,)), Reach((1,)), lambda _: 0)
+    assert {point.output_bytes for point in kept.anchors} <= {1}
+
+
+def test_the_last_stretches_stay_where_another_module_needs_more_anyway() -> None:
+    small, large = module(1, [(10, 10)] * 4), module(2, [(1000, 10)] * 4)
+    first, second = kept_inside(Partition((small, large)), Reach((1, 1)), lambda _: 0)
+    assert first.graph_after == START
+    assert second.graph_after != START
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=1, max_size=8),
+        min_size=1,
+        max_size=5,
+    ),
+    st.integers(1, 3),
+)
+def test_anchors_are_points_of_their_modules_in_order(
+    sizes: list[list[tuple[int, int]]], k: int
+) -> None:
+    cut = Partition(tuple(module(j, stretches) for j, stretches in enumerate(sizes, start=1)))
+    kept = kept_inside(cut, Reach.uniform(len(cut), min(k, len(cut))), lambda _: 0)
+    for each, part in zip(kept, cut, strict=True):
+        places = [part.inner.index(anchor) for anchor in each.anchors]
+        assert places == sorted(set(places))
+        keys = {anchor.operation for anchor in each.anchors} | {START, None}
+        assert each.graph_after in keys
+
+
+def peak(strategy: Strategy, modules: int) -> int:
+    return Rehearsal(Workload("resnet32", modules=modules, balance="memory"), strategy).peak(64)
+
+
+@pytest.mark.parametrize("modules", [1, 2])
+def test_few_large_modules_take_less_than_backprop_with_checkpointing(modules: int) -> None:
+    """That is what it is for; with one module it is checkpointing, by finer and unequal pieces."""
+    label = ("bp", 1, 1) if modules == 1 else ("dgl", 2, 2)
+    ours = peak(Strategy.of(*label, recompute="blocks"), modules)
+    checkpointing = min(peak(Strategy.of(segment=length), 1) for length in (1, 2, 3))
+    assert ours <= checkpointing
+
+
+@pytest.mark.parametrize("method", ["dgl", "predsim", "infopro", "auglocal"])
+def test_narrow_networks_on_pooled_maps_train_by_the_same_rule(method: str) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    learner = LocalLearner(
+        models.create("resnet20", width=8).double(),
+        modules=4,
+        example=images[:2],
+        num_classes=10,
+        method=method,
+        auxiliary_width=12,
+        auxiliary_pool=2,
+    )
+    assert not check_gradients(learner, images, torch.arange(4))
+    seen = [context.features[0] for context in learner.auxiliary_networks.contexts.values()]
+    assert max(seen) == 12
+
+
+def test_a_narrow_network_does_not_grow_with_its_features() -> None:
+    def parameters(width: int | None) -> int:
+        model = nn.Sequential(nn.Conv2d(3, 512, 3, padding=1), nn.ReLU(), nn.Flatten())
+        model.append(nn.Linear(512 * 64, 10))
+        learner = LocalLearner(
+            model,
+            modules=["1"],
+            example=torch.zeros(2, 3, 8, 8),
+            num_classes=10,
+            cascade=1,
+            auxiliary_width=width,
+        )
+        return sum(p.numel() for p in learner.independent_auxiliary.parameters())
+
+    assert parameters(None) > 8_000_000
+    assert parameters(32) < 60_000

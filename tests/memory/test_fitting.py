@@ -1,0 +1,86 @@
+"""What fits a budget, and the arithmetic that it takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from hpff import models
+from hpff.errors import UserError
+from hpff.memory import ArithmeticCounter, Strategy, Workload, fit
+from hpff.memory.planning import Rehearsal
+
+
+def small() -> nn.Module:
+    return models.create("resnet20", width=4)
+
+
+SMALL = Workload(small)
+
+
+def test_with_room_for_all_graphs_nothing_is_recomputed() -> None:
+    found = fit(SMALL, batch=8, budget=2**40)
+    assert found.best is not None
+    assert found.best.modules == 2
+    assert found.best.strategy.settings.recompute == "never"
+    assert all(choice.fits for choice in found.baselines)
+    assert found.to_plain()["workload"]["model"] == "small"
+
+
+def test_in_less_than_checkpointing_takes_modules_are_recomputed() -> None:
+    checkpointing = fit(SMALL, batch=64, budget=2**40).baselines[1]
+    found = fit(SMALL, batch=64, budget=int(0.9 * checkpointing.peak))
+    assert not any(choice.fits for choice in found.baselines)
+    assert found.best is not None
+    workload = Workload(small, modules=found.best.modules, balance="memory")
+    assert found.best.peak == Rehearsal(workload, found.best.strategy).peak(64) <= found.budget
+    assert found.best.strategy.settings.recompute in ("once", "blocks")
+    assert found.partition is not None
+    assert len(found.partition) == found.best.modules
+
+
+def test_where_nothing_fits_it_says_which_batch_would() -> None:
+    found = fit(SMALL, batch=512, budget=10 * 2**20)
+    assert found.best is None
+    assert found.largest_batch is not None
+    assert 2 <= found.largest_batch < 512
+
+
+def test_wrong_workloads_are_refused() -> None:
+    with pytest.raises(UserError, match="batch is 1; expected 2 or more"):
+        fit(SMALL, batch=1, budget=2**30)
+    with pytest.raises(UserError, match="unknown model"):
+        fit(Workload("resnet7"), batch=2, budget=2**30)
+
+
+def test_arithmetic_is_the_formulas() -> None:
+    """By hand: a grouped convolution, a matrix product, attention; forward and backward."""
+    images = torch.randn(2, 8, 5, 5, requires_grad=True)
+    convolution = nn.Conv2d(8, 12, 3, padding=1, groups=4, bias=False)
+    forward = 2 * 2 * 25 * 12 * 2 * 9
+    with ArithmeticCounter() as counter:
+        convolution(images).sum().backward()
+    assert counter.total == 3 * forward
+    rows = torch.randn(6, 7)
+    with ArithmeticCounter() as counter:
+        nn.Linear(7, 3, bias=False)(rows).sum().backward()
+    assert counter.total == 2 * (2 * 6 * 7 * 3), "no gradient of the input is asked for"
+    query = torch.randn(2, 3, 5, 4)
+    with ArithmeticCounter() as counter:
+        torch.nn.functional.scaled_dot_product_attention(query, query, query)
+    assert counter.total == 2 * (2 * 2 * 3 * 5 * 5 * 4)
+
+
+def test_recomputation_costs_what_the_documents_say() -> None:
+    """In parts of backprop, whose forward is a third: once more for one backward, or for two."""
+    base = Rehearsal(SMALL, Strategy.of()).arithmetic(8)
+    hpff = Strategy.of("dgl", 2, 2)
+    workload = Workload(small, modules=4, balance="memory")
+    never, once, blocks, repeatedly = (
+        Rehearsal(workload, hpff.with_settings(recompute=way)).arithmetic(8) / base
+        for way in ("never", "once", "blocks", "repeatedly")
+    )
+    assert never < once < never + 1 / 3
+    assert never < blocks < never + 2 / 3
+    assert repeatedly > blocks
