@@ -6,10 +6,12 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+_DEVICE = torch.ops.prim.device.default
 
 class AllocationCounter(TorchDispatchMode):
     """Follows every tensor storage that is made while it is active, and when it dies.
@@ -33,9 +35,18 @@ class AllocationCounter(TorchDispatchMode):
         for tensor in tensors:
             self._count(tensor)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch wraps what follows, which takes longer than it does itself
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        self.track(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+        if func is _DEVICE:
+            return args[0].device  # fake tensors are asked for it all the time
+        output = func(*args, **kwargs) if kwargs else func(*args)
+        if isinstance(output, Tensor):
+            self._count(output)
+        elif output is not None:
+            self.track(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
         return output
 
     def _count(self, tensor: Tensor) -> None:
