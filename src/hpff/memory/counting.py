@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 _DEVICE = torch.ops.prim.device.default
 
+
 class AllocationCounter(TorchDispatchMode):
     """Follows every tensor storage that is made while it is active, and when it dies.
 
