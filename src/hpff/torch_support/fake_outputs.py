@@ -25,7 +25,7 @@ _UNREMEMBERED = {
 }
 
 
-class Unforeseen(Exception):
+class UnforeseenError(Exception):
     """What an operation gives does not follow from shapes, or cannot be made again."""
 
 
@@ -37,7 +37,7 @@ class Call:
         tensors: in this call, in order.
 
     Raises:
-        Unforeseen: something in it has no key.
+        UnforeseenError: something in it has no key.
     """
 
     __slots__ = ("key", "tensors")
@@ -65,7 +65,7 @@ class Call:
             elif isinstance(value, _NAMED):
                 parts.append(value)
             else:
-                raise Unforeseen
+                raise UnforeseenError
 
 
 def _looks(tensor: Any) -> tuple[Any, ...]:
@@ -76,7 +76,7 @@ def _looks(tensor: Any) -> tuple[Any, ...]:
         or tensor.is_neg()
         or tensor.layout is not torch.strided
     ):
-        raise Unforeseen
+        raise UnforeseenError
     return (
         dtype,
         tensor.shape,
@@ -91,14 +91,14 @@ class Outputs:
     """What a call gave, to be made again for another with the same key.
 
     Raises:
-        Unforeseen: it cannot be.
+        UnforeseenError: it cannot be.
     """
 
     __slots__ = ("_kind", "_makers")
 
     def __init__(self, call: Call, given: Any) -> None:
         if not _follows_from_looks(call.key[0]) or torch.is_inference_mode_enabled():
-            raise Unforeseen
+            raise UnforeseenError
         self._kind = type(given)
         several = given if self._kind in (tuple, list) else (given,)
         self._makers = [_maker(call, output) for output in several]
@@ -108,7 +108,7 @@ class Outputs:
             if isinstance(make, _Fake) and make.of is None
         ]
         if len(set(own)) < len(own):
-            raise Unforeseen
+            raise UnforeseenError
 
     def again(self, tensors: Sequence[Any]) -> Any:
         """What the call with these tensors gives."""
@@ -130,7 +130,7 @@ def _maker(call: Call, output: Any) -> Callable[[Sequence[Any]], Any]:
     if output is None or type(output) in (bool, int):
         return lambda _: output
     if type(output) is not FakeTensor:
-        raise Unforeseen
+        raise UnforeseenError
     for place, tensor in enumerate(call.tensors):
         if tensor is output:
             return itemgetter(place)
@@ -142,7 +142,7 @@ def _maker(call: Call, output: Any) -> Callable[[Sequence[Any]], Any]:
         and again.untyped_storage().nbytes() == output.untyped_storage().nbytes()
     )
     if not alike:
-        raise Unforeseen
+        raise UnforeseenError
     return fake
 
 
