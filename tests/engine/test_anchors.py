@@ -14,7 +14,7 @@ from hpff.engine.anchors import START, kept_inside
 from hpff.engine.reach import Reach
 from hpff.features import Vectors
 from hpff.memory import Strategy, Workload
-from hpff.memory.planning import Rehearsal
+from hpff.memory.rehearsal import Rehearsal
 
 
 def module(index: int, stretches: list[tuple[int, int]]) -> LocalModule:

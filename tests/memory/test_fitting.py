@@ -9,7 +9,7 @@ from torch import nn
 from hpff import models
 from hpff.errors import UserError
 from hpff.memory import ArithmeticCounter, Strategy, Workload, fit
-from hpff.memory.planning import Rehearsal
+from hpff.memory.rehearsal import Rehearsal
 
 
 def small() -> nn.Module:

@@ -8,7 +8,7 @@ from torch import nn
 from hpff import memory, models
 from hpff.errors import UserError
 from hpff.memory import BEST, Strategy, Workload
-from hpff.memory.planning import Rehearsal, count
+from hpff.memory.rehearsal import Rehearsal, count
 from hpff.memory.steps import TrainingStep
 
 

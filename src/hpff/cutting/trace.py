@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -114,6 +115,24 @@ class Trace:
         return next((s for s in self.separators if name in s.paths), None)
 
 
+Traces = dict[tuple[nn.Module, str], "Trace"]
+_kept: ContextVar[Traces | None] = ContextVar("_kept", default=None)
+
+
+@contextmanager
+def traces_kept(traces: Traces) -> Iterator[None]:
+    """Inside, a model that does not change is run once, however often it is traced.
+
+    Args:
+        traces: those so far, and then those made inside too.
+    """
+    token = _kept.set(traces)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
 def trace(model: nn.Module, example: Any) -> Trace:
     """Run a model once in training mode, where it lies, and read its graph.
 
@@ -130,6 +149,16 @@ def trace(model: nn.Module, example: Any) -> Trace:
         UserError: the model does not run on the example, or its output carries no gradient or is
             no tensor.
     """
+    kept = _kept.get()
+    if kept is None:
+        return _trace(model, example)
+    key = model, _shapes(example)
+    if key not in kept:
+        kept[key] = _trace(model, example)
+    return kept[key]
+
+
+def _trace(model: nn.Module, example: Any) -> Trace:
     with _undisturbed(model):
         watched = _Watched(model, example)
         logits = watched.logits

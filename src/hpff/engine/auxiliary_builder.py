@@ -108,6 +108,7 @@ class _AtModule:
     image: Tensor | None
     alive: Callable[[int], Sequence[int]]
     _needed: dict[tuple[object, ...], int] = field(default_factory=dict, init=False)
+    _overwriting: dict[tuple[object, ...], bool] = field(default_factory=dict, init=False)
 
     def build(self, level: Level, module: LocalModule) -> tuple[PatchFusion, AuxiliaryContext]:
         """The network of ``level`` at the output of ``module``, and what it was built for."""
@@ -135,11 +136,16 @@ class _AtModule:
         return fusion, context
 
     def _overwrites(self, network: nn.Module, context: AuxiliaryContext, like: Tensor) -> bool:
+        """Whether a network changes what it is given; networks that look alike are run once."""
         shapes = [_part(like, context.patches)]
         if self.given.method.needs_images and self.image is not None:
             shapes.append(context.image or tuple(self.image.shape[1:]))
-        with restored_state(network):
-            return overwrites_inputs(network, *(like.new_zeros(2, *shape) for shape in shapes))
+        likeness = str(network), like.dtype, *shapes
+        if likeness not in self._overwriting:
+            inputs = [like.new_zeros(2, *shape) for shape in shapes]
+            with restored_state(network):
+                self._overwriting[likeness] = overwrites_inputs(network, *inputs)
+        return self._overwriting[likeness]
 
     def _context(self, level: Level, module: LocalModule, features: Tensor) -> AuxiliaryContext:
         is_map = features.ndim == 4 and self.image is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from hpff.cutting.partition import Partition
 from hpff.errors import UserError
-from hpff.memory.planning import BEST, best_segment, count, default_strategies
+from hpff.memory.planning import BEST, default_strategies
+from hpff.memory.rehearsal import Stage, best_checkpointing, count
 from hpff.memory.steps import Strategy, TrainingStep, Workload
 from hpff.torch_support.out_of_memory import is_out_of_memory
 
@@ -117,7 +118,7 @@ def bench(
     if batch < 2 or rounds < 2:
         raise UserError(f"batch is {batch} and rounds {rounds}; expected 2 or more of both")
     strategies = [
-        replace(strategy, segment=best_segment(workload, batch))
+        best_checkpointing(Stage(workload), batch)[0].strategy
         if strategy.segment == BEST
         else strategy
         for strategy in (default_strategies() if strategies is None else strategies)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from typing_extensions import Self
+
+from hpff.torch_support.fake_tensors import FakeTensors
+
+_DEVICE = torch.ops.prim.device.default
 
 
 class AllocationCounter(TorchDispatchMode):
@@ -27,16 +33,43 @@ class AllocationCounter(TorchDispatchMode):
         self.current = 0
         self.peak = 0
         self._known: dict[int, weakref.ref[Any]] = {}
+        self._ends: list[Callable[[], None] | None] = []  # of watching fake tensors
 
     def track(self, tensors: Iterable[Tensor]) -> None:
         """Count tensors that exist already, such as a model's parameters."""
         for tensor in tensors:
             self._count(tensor)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch wraps what follows, which takes longer than it does itself
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _DEVICE:
+            return args[0].device  # fake tensors are asked for it all the time
         output = func(*args, **(kwargs or {}))
-        self.track(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+        self._look(output)
         return output
+
+    def __enter__(self) -> Self:
+        fakes = FakeTensors.active()
+        if fakes is None:
+            super().__enter__()  # type: ignore[no-untyped-call]
+        self._ends.append(fakes.watch(self._look) if fakes else None)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        end = self._ends.pop()
+        if end is None:
+            super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        else:
+            end()
+
+    def _look(self, output: Any) -> None:
+        if isinstance(output, Tensor):
+            self._count(output)
+        elif output is not None:
+            self.track(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()

@@ -9,7 +9,9 @@ from typing import Any
 from hpff.cutting.partition import Partition
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
-from hpff.memory.planning import Rehearsal, best_segment, largest_batch, peak_by_batch
+from hpff.memory.arithmetic import ArithmeticCounter
+from hpff.memory.planning import largest_batch, peak_by_batch
+from hpff.memory.rehearsal import Rehearsal, Stage, best_checkpointing
 from hpff.memory.steps import Strategy, Workload
 from hpff.settings import LIGHT
 
@@ -137,7 +139,7 @@ class _Search:
     def __init__(
         self, workload: Workload, batch: int, budget: int, observe: Callable[[str], None]
     ) -> None:
-        self._workload = replace(workload, modules=None, balance="memory")
+        self._stage = Stage(replace(workload, modules=None, balance="memory"))
         self._batch, self._budget, self._observe = batch, budget, observe
         self._base = 1
         self._blocks = 1
@@ -145,17 +147,16 @@ class _Search:
     def baselines(self) -> tuple[Choice, ...]:
         """Backprop, and with checkpointing."""
         self._observe("backprop")
-        rehearsal = Rehearsal(self._workload, Strategy.of())
+        rehearsal = Rehearsal(self._stage, Strategy.of())
         self._blocks = len(rehearsal.step.partition)
-        self._base = rehearsal.arithmetic(self._batch)
-        backprop = self._choice(Strategy.of(), 1, rehearsal)
+        peak, self._base = self._step(rehearsal)
+        backprop = self._choice(Strategy.of(), 1, peak, self._base)
         self._observe("checkpointing")
         try:
-            segment = best_segment(self._workload, self._batch)
+            rehearsal, _ = best_checkpointing(self._stage, self._batch)
         except UserError:  # no chain of blocks
             return (backprop,)
-        strategy = Strategy.of(segment=segment)
-        return backprop, self._choice(strategy, 1, Rehearsal(self._workload, strategy))
+        return backprop, self._choice(rehearsal.strategy, 1, *self._step(rehearsal))
 
     def until_it_fits(self, strategy: Strategy) -> list[Choice]:
         """More and more modules, until the step fits."""
@@ -164,8 +165,8 @@ class _Search:
             if count < 2:
                 continue
             self._observe(f"{strategy}, {count} modules")
-            rehearsal = Rehearsal(replace(self._workload, modules=count), strategy)
-            tried.append(self._choice(strategy, count, rehearsal))
+            rehearsal = Rehearsal(self._stage.with_modules(count), strategy)
+            tried.append(self._choice(strategy, count, *self._step(rehearsal)))
             if tried[-1].fits:
                 break
         return tried
@@ -174,17 +175,19 @@ class _Search:
         """That of the leanest choice."""
         leanest = min(tried, key=lambda choice: choice.peak)
         self._observe("the largest batch")
-        workload = replace(self._workload, modules=leanest.modules)
-        rehearsal = Rehearsal(workload, leanest.strategy)
+        rehearsal = Rehearsal(self._stage.with_modules(leanest.modules), leanest.strategy)
         curve = rehearsal.run(self._batch).curve()
         return largest_batch(peak_by_batch(rehearsal, self._batch, curve), self._budget)
 
     def partition(self, choice: Choice) -> Partition:
         """The cut of a choice."""
-        workload = replace(self._workload, modules=choice.modules)
-        return Rehearsal(workload, choice.strategy).step.partition
+        return self._stage.with_modules(choice.modules).step(choice.strategy).partition
 
-    def _choice(self, strategy: Strategy, modules: int, rehearsal: Rehearsal) -> Choice:
-        peak = rehearsal.peak(self._batch)
-        operations = rehearsal.arithmetic(self._batch) / self._base
-        return Choice(strategy, modules, peak, operations, peak <= self._budget)
+    def _step(self, rehearsal: Rehearsal) -> tuple[int, int]:
+        """A step's peak and arithmetic."""
+        with ArithmeticCounter() as counter:
+            peak = rehearsal.peak(self._batch)
+        return peak, counter.total
+
+    def _choice(self, strategy: Strategy, modules: int, peak: int, arithmetic: int) -> Choice:
+        return Choice(strategy, modules, peak, arithmetic / self._base, peak <= self._budget)

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from hpff import methods as known_methods
 from hpff.cutting.partition import Partition
 from hpff.engine.reach import Cascade
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
-from hpff.memory.arithmetic import ArithmeticCounter
-from hpff.memory.checkpointing import block_bytes, chain, likely_lengths
-from hpff.memory.counting import AllocationCounter
 from hpff.memory.ledger import Ledger, Owner
-from hpff.memory.steps import Strategy, TrainingStep, Workload
+from hpff.memory.rehearsal import Rehearsal, Stage, best_checkpointing
+from hpff.memory.steps import Strategy, Workload
 from hpff.settings import BASELINE
-from hpff.torch_support.fake_tensors import FakeTensors, fake_model
 
 BEST = -1  # a strategy's segment that is to be found
-_CHECKPOINT_TRIALS = 3
 _Peak = Callable[[int], float]
 
 
@@ -136,7 +129,8 @@ def plan(
         raise UserError(f"batch is {batch}; expected 2 or more, as BatchNorm needs")
     strategies = default_strategies() if strategies is None else strategies
     observe("the cut")
-    cut = Rehearsal(workload, Strategy.of()).step.partition
+    stage = Stage(workload)
+    cut = stage.cut()
     for strategy in strategies:
         k = strategy.settings.cascade
         if isinstance(k, int) and k > len(cut):
@@ -144,7 +138,7 @@ def plan(
     rows = []
     for strategy in strategies:
         observe(str(strategy))
-        row, partition = _row(workload, strategy, batch, budget)
+        row, partition = _row(stage, strategy, batch, budget)
         rows.append(row)
         cut = partition or cut
     return Plan(workload, batch, budget, cut, tuple(rows))
@@ -183,20 +177,21 @@ def default_strategies(
 
 
 def _row(
-    workload: Workload, strategy: Strategy, batch: int, budget: int | None
+    stage: Stage, strategy: Strategy, batch: int, budget: int | None
 ) -> tuple[Row, Partition | None]:
     """A row, and the cut with the patches that are in force for it."""
     try:
         if strategy.segment == BEST:
-            strategy = replace(strategy, segment=best_segment(workload, batch))
-        rehearsal = Rehearsal(workload, strategy)
+            rehearsal, ledger = best_checkpointing(stage, batch)
+        else:
+            rehearsal = Rehearsal(stage, strategy)
+            ledger = rehearsal.run(batch)
     except UserError as error:
         if str(strategy) == BASELINE:
             raise
         return Row(strategy, fault=str(error)), None
-    ledger = rehearsal.run(batch)
     row = Row(
-        strategy=strategy,
+        strategy=rehearsal.strategy,
         peak=ledger.peak,
         alive=tuple(sorted(ledger.at_peak().items(), key=lambda item: -item[1])),
         moment=_moment(ledger),
@@ -206,90 +201,6 @@ def _row(
         largest = largest_batch(peak_by_batch(rehearsal, batch, row.curve), budget)
         row = replace(row, largest_batch=largest)
     return row, rehearsal.step.partition if not strategy.settings.is_backprop else None
-
-
-class Rehearsal:
-    """A training step without memory: under fake tensors, which have a shape and nothing else."""
-
-    def __init__(self, workload: Workload, strategy: Strategy) -> None:
-        self._workload = workload
-        self._mode = FakeTensors()
-        model = fake_model(workload.build, self._mode)
-        with self._mode:
-            self.step = TrainingStep(model, workload, strategy)
-
-    def run(self, batch: int) -> Ledger:
-        """What a step on a batch takes."""
-        with self._mode:
-            return count(self.step, batch, self._workload.image)
-
-    def peak(self, batch: int) -> int:
-        """Bytes at the worst moment of a step on a batch."""
-        return self.run(batch).peak
-
-    def arithmetic(self, batch: int) -> int:
-        """Multiplications and additions of a step's forward and backwards."""
-        with self._mode:
-            images = torch.zeros(batch, *self._workload.image)
-            targets = torch.zeros(batch, dtype=torch.int64)
-            with ArithmeticCounter() as counter:
-                self.step.fill_gradients(images, targets)
-            return int(counter.total)
-
-    def likely_lengths(self, batch: int) -> list[int]:
-        """Lengths of checkpointed segments, the most promising first."""
-        with self._mode, AllocationCounter() as counter:
-            images = torch.empty(batch, *self._workload.image)
-            runs = chain(self.step.model, images[:2])
-            kept = []
-            sizes = block_bytes(runs, lambda: kept.append(self.step.model(images)), counter)
-            return likely_lengths(sizes)
-
-
-def best_segment(workload: Workload, batch: int) -> int:
-    """How many blocks to recompute together for the lowest peak of backprop; 1 or more."""
-    likely = Rehearsal(workload, Strategy.of()).likely_lengths(batch)
-    if not likely:
-        raise UserError("the model has no chain of blocks that checkpointing could recompute")
-    tried = likely[:_CHECKPOINT_TRIALS]
-    return min(tried, key=lambda n: Rehearsal(workload, Strategy.of(segment=n)).peak(batch))
-
-
-def count(step: TrainingStep, batch: int, image: tuple[int, ...]) -> Ledger:
-    """Run a step in full swing, on blank images, and count what it takes.
-
-    Under fake tensors or on a device, whichever the step was made for.
-    """
-    ledger = Ledger(step.phase)
-    device = next(step.model.parameters()).device
-    with ledger, _gradients_noted(step.trained, ledger):
-        for what, tensor in step.standing():
-            with ledger.owned_by(what):
-                ledger.track([tensor])
-        with ledger.owned_by("inputs"):
-            images = torch.zeros(batch, *image, device=device)
-            targets = torch.zeros(batch, dtype=torch.int64, device=device)
-        step.watched = True
-        with ledger.watching():
-            step.fill_gradients(images, targets)
-            with ledger.owned_by("optimizer"):
-                step.finish()
-        step.watched = False
-    return ledger
-
-
-@contextlib.contextmanager
-def _gradients_noted(trained: nn.Module, ledger: Ledger) -> Iterator[None]:
-    def note(parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        ledger.give(parameter.grad, "gradients")
-
-    with contextlib.ExitStack() as stack:
-        for parameter in trained.parameters():
-            if parameter.requires_grad:
-                handle = parameter.register_post_accumulate_grad_hook(note)
-                stack.callback(handle.remove)
-        yield
 
 
 def largest_batch(peak: _Peak, budget: int) -> int:

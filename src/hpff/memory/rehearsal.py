@@ -1,0 +1,151 @@
+"""Training steps without memory: under fake tensors, which have a shape and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from hpff.cutting.partition import Partition
+from hpff.cutting.trace import Traces, traces_kept
+from hpff.errors import UserError
+from hpff.memory.arithmetic import ArithmeticCounter
+from hpff.memory.checkpointing import block_bytes, chain, likely_lengths
+from hpff.memory.counting import AllocationCounter
+from hpff.memory.ledger import Ledger
+from hpff.memory.steps import Strategy, TrainingStep, Workload
+from hpff.torch_support.fake_tensors import FakeTensors, fake_model
+
+_CHECKPOINT_TRIALS = 3
+
+
+class Stage:
+    """A workload's model under fake tensors, on which strategies are rehearsed one after another.
+
+    Args:
+        remembers: whether what would happen again is remembered: the model's trace, and what
+            operations give by the shapes that they are given.
+    """
+
+    def __init__(self, workload: Workload, *, remembers: bool = True) -> None:
+        self.workload = workload
+        self._remembers = remembers
+        self._traces: Traces = {}
+        self._mode = FakeTensors(remembers=remembers)
+        self._model = fake_model(workload.build, self._mode)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Inside, tensors are fake."""
+        traces = traces_kept(self._traces) if self._remembers else contextlib.nullcontext()
+        with self._mode, traces:
+            yield
+
+    def with_modules(self, count: int) -> Stage:
+        """The same model on the same stage, cut into another number of modules."""
+        other = copy.copy(self)
+        other.workload = replace(self.workload, modules=count)
+        return other
+
+    def cut(self) -> Partition:
+        """The model's local modules."""
+        with self.entered():
+            return self.workload.cut(self._model.train(), torch.zeros(2, *self.workload.image))
+
+    def step(self, strategy: Strategy) -> TrainingStep:
+        """The model trained by a strategy."""
+        with self.entered():
+            return TrainingStep(self._model, self.workload, strategy)
+
+
+class Rehearsal:
+    """A training step without memory.
+
+    Args:
+        stage: the workload's, or the workload itself.
+    """
+
+    def __init__(self, stage: Stage | Workload, strategy: Strategy) -> None:
+        self._stage = stage if isinstance(stage, Stage) else Stage(stage)
+        self.strategy = strategy
+        self.step = self._stage.step(strategy)
+
+    def run(self, batch: int) -> Ledger:
+        """What a step on a batch takes."""
+        with self._stage.entered():
+            return count(self.step, batch, self._stage.workload.image)
+
+    def peak(self, batch: int) -> int:
+        """Bytes at the worst moment of a step on a batch."""
+        return self.run(batch).peak
+
+    def arithmetic(self, batch: int) -> int:
+        """Multiplications and additions of a step, the optimizer's left out."""
+        with ArithmeticCounter() as counter:
+            self.run(batch)
+        return int(counter.total)
+
+    def likely_lengths(self, batch: int) -> list[int]:
+        """Lengths of checkpointed segments, the most promising first."""
+        with self._stage.entered(), AllocationCounter() as counter:
+            images = torch.empty(batch, *self._stage.workload.image)
+            runs = chain(self.step.model, images[:2])
+            kept = []
+            sizes = block_bytes(runs, lambda: kept.append(self.step.model(images)), counter)
+            return likely_lengths(sizes)
+
+
+def best_checkpointing(stage: Stage, batch: int) -> tuple[Rehearsal, Ledger]:
+    """Backprop with as many blocks recomputed together as take the least, and what it takes.
+
+    Raises:
+        UserError: the model has no such blocks.
+    """
+    likely = Rehearsal(stage, Strategy.of()).likely_lengths(batch)
+    if not likely:
+        raise UserError("the model has no chain of blocks that checkpointing could recompute")
+    tried = [
+        Rehearsal(stage, Strategy.of(segment=length)) for length in likely[:_CHECKPOINT_TRIALS]
+    ]
+    return min(((each, each.run(batch)) for each in tried), key=lambda one: one[1].peak)
+
+
+def count(step: TrainingStep, batch: int, image: tuple[int, ...]) -> Ledger:
+    """Run a step in full swing, on blank images, and count what it takes.
+
+    Under fake tensors or on a device, whichever the step was made for.
+    """
+    ledger = Ledger(step.phase)
+    device = next(step.model.parameters()).device
+    with ledger, _gradients_noted(step.trained, ledger):
+        for what, tensor in step.standing():
+            with ledger.owned_by(what):
+                ledger.track([tensor])
+        with ledger.owned_by("inputs"):
+            images = torch.zeros(batch, *image, device=device)
+            targets = torch.zeros(batch, dtype=torch.int64, device=device)
+        step.watched = True
+        with ledger.watching():
+            step.fill_gradients(images, targets)
+            with ledger.owned_by("optimizer"):
+                step.finish()
+        step.watched = False
+    return ledger
+
+
+@contextlib.contextmanager
+def _gradients_noted(trained: nn.Module, ledger: Ledger) -> Iterator[None]:
+    def note(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        ledger.give(parameter.grad, "gradients")
+
+    with contextlib.ExitStack() as stack:
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                handle = parameter.register_post_accumulate_grad_hook(note)
+                stack.callback(handle.remove)
+        yield
