@@ -165,7 +165,7 @@ class _Search:
             if count < 2:
                 continue
             self._observe(f"{strategy}, {count} modules")
-            rehearsal = Rehearsal(self._stage.with_modules(count), strategy)
+            rehearsal = Rehearsal(self._stage.with_cut(count, "memory"), strategy)
             tried.append(self._choice(strategy, count, *self._step(rehearsal)))
             if tried[-1].fits:
                 break
@@ -175,13 +175,13 @@ class _Search:
         """That of the leanest choice."""
         leanest = min(tried, key=lambda choice: choice.peak)
         self._observe("the largest batch")
-        rehearsal = Rehearsal(self._stage.with_modules(leanest.modules), leanest.strategy)
+        rehearsal = Rehearsal(self._stage.with_cut(leanest.modules, "memory"), leanest.strategy)
         curve = rehearsal.run(self._batch).curve()
         return largest_batch(peak_by_batch(rehearsal, self._batch, curve), self._budget)
 
     def partition(self, choice: Choice) -> Partition:
         """The cut of a choice."""
-        return self._stage.with_modules(choice.modules).step(choice.strategy).partition
+        return self._stage.with_cut(choice.modules, "memory").step(choice.strategy).partition
 
     def _step(self, rehearsal: Rehearsal) -> tuple[int, int]:
         """A step's peak and arithmetic."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from hpff.cutting.balance import Balance
 from hpff.cutting.partition import Partition
 from hpff.cutting.trace import Traces, traces_kept
 from hpff.errors import UserError
@@ -45,10 +46,10 @@ class Stage:
         with self._mode, traces:
             yield
 
-    def with_modules(self, count: int) -> Stage:
-        """The same model on the same stage, cut into another number of modules."""
+    def with_cut(self, modules: int, balance: Balance) -> Stage:
+        """The same model on the same stage, cut otherwise."""
         other = copy.copy(self)
-        other.workload = replace(self.workload, modules=count)
+        other.workload = replace(self.workload, modules=modules, balance=balance)
         return other
 
     def cut(self) -> Partition:
