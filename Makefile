@@ -23,8 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## train a small ResNet on digits with BP, DGL and DGL+HPFF
 	@$(BIN)/hpff compare demo
 
-test: $(STAMP)  ## run the tests
-	@$(BIN)/python -m pytest
+test: $(STAMP)  ## run the tests, on all cores
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(STAMP)  ## check style, format and types
 	@$(BIN)/ruff check .
