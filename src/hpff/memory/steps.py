@@ -21,6 +21,8 @@ from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.memory.checkpointing import Block, chain, checkpointed, segments_of
 from hpff.memory.ledger import What
+from hpff.methods import Criterion
+from hpff.methods.criteria import ChunkedCrossEntropy
 from hpff.schema import Component
 from hpff.settings import BASELINE, LocalSettings
 
@@ -48,6 +50,7 @@ class Workload:
         precision: "bf16" runs forward and losses under autocast.
         step_per_module: whether local modules are stepped, and their gradients freed, one by one
             as they are done.
+        chunk: how many samples the loss looks at together; None for all.
     """
 
     model: str | Callable[[], nn.Module]
@@ -58,6 +61,7 @@ class Workload:
     optimizer: str = "sgd"
     precision: Precision = "fp32"
     step_per_module: bool = False
+    chunk: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.image) != 3 or not all(_is_count(size) for size in self.image):
@@ -158,6 +162,10 @@ class TrainingStep:
 
     def __init__(self, model: nn.Module, workload: Workload, strategy: Strategy) -> None:
         self._precision = workload.precision
+        chunk = workload.chunk
+        self._criterion: Criterion = (
+            F.cross_entropy if chunk is None else ChunkedCrossEntropy(chunk)
+        )
         self.model = model.train()
         example = torch.zeros(2, *workload.image, device=next(model.parameters()).device)
         if strategy.settings.is_backprop and strategy.settings.recompute == "never":
@@ -180,7 +188,11 @@ class TrainingStep:
         names = tuple(module.cut for module in cut if module.cut)
         settings = replace(workload.with_published(strategy.settings, len(cut)), modules=names or 1)
         learner = LocalLearner.from_settings(
-            self.model, settings, example=example, num_classes=workload.num_classes
+            self.model,
+            settings,
+            example=example,
+            num_classes=workload.num_classes,
+            criterion=self._criterion,
         )
         self.trained, self.partition, self.phase = learner, learner.partition, learner.phase
         done = self._step_module if workload.step_per_module else None
@@ -228,7 +240,7 @@ class TrainingStep:
             self.phase.set("forward", 1)
             logits = self.model(images)
             self.phase.set("auxiliary", len(self.partition))
-            loss = F.cross_entropy(logits, targets)
+            loss = self._criterion(logits, targets)
             self.phase.set("complete", len(self.partition))
         loss.backward()
         self.phase.set("", 0)
