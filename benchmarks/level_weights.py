@@ -3,7 +3,8 @@
     python benchmarks/level_weights.py --out runs/level_weights [--studies dgl,dgl-n1,...]
 
 Trains benchmarks/cifar10_short.yaml for 5 epochs with every setting, study and seed, and prints a
-table for each study. Finished runs are kept, so that the sweep can be stopped and started again.
+table for each study. The default's total, ratio and rate of the auxiliary networks are changed one
+at a time. Finished runs are kept, so that the sweep can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import argparse
 import statistics
 import time
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 from short_runs import error_of
@@ -22,25 +22,6 @@ from hpff.runs import machine
 
 HERE = Path(__file__).parent
 EPOCHS = 5
-
-
-@dataclass(frozen=True)
-class Study:
-    """A label and changes of the recipe, and the total weights that are tried there."""
-
-    label: str
-    changes: tuple[str, ...] = ()
-    totals: tuple[float, ...] = (1.1,)
-
-
-STUDIES = {
-    "dgl": Study("dgl+hpff", totals=(0.5, 1.1, 2.0)),
-    "dgl-n1": Study("dgl+hilo"),
-    "dgl-k16": Study("dgl+hpff", ("model={name: resnet32, width: 8}", "modules=16")),
-    "infopro": Study("infopro+hpff"),
-}
-RATIOS = (0.1, 1.0)  # of the independent level's weight to the cascade level's
-AUXILIARY = (1.0, "level")
 
 
 @dataclass(frozen=True)
@@ -63,6 +44,29 @@ class Setting:
         return f"total{self.total:g}-ratio{self.ratio:g}-auxiliary-{self.auxiliary}"
 
 
+BASE = Setting(1.1, 0.1, 1.0)
+ONE_BY_ONE = (BASE, Setting(1.1, 1.0, 1.0), Setting(1.1, 0.1, "level"))
+TOTALS = (Setting(0.5, 0.1, 1.0), Setting(2.0, 0.1, 1.0), Setting(2.0, 1.0, 1.0))
+CROSSED = Setting(1.1, 1.0, "level")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A label, changes of the recipe, and what is tried there."""
+
+    label: str
+    settings: tuple[Setting, ...]
+    changes: tuple[str, ...] = ()
+
+
+STUDIES = {
+    "dgl": Study("dgl+hpff", (*ONE_BY_ONE, *TOTALS)),
+    "dgl-n1": Study("dgl+hilo", (*ONE_BY_ONE, CROSSED, Setting(2.0, 1.0, 1.0))),
+    "dgl-k16": Study("dgl+hpff", ONE_BY_ONE, ("model={name: resnet32, width: 8}", "modules=16")),
+    "infopro": Study("infopro+hpff", ONE_BY_ONE, ("patch_mode=together",)),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
@@ -83,7 +87,7 @@ def _table(name: str, seeds: list[int], out: Path, overrides: list[str]) -> str:
     )
     errors: dict[Setting, list[float]] = {}
     for seed in seeds:
-        for setting in map(Setting, *zip(*product(study.totals, RATIOS, AUXILIARY), strict=True)):
+        for setting in study.settings:
             path = out / name / f"{setting}-seed{seed}"
             error = error_of(study.label, base, setting.changes(), seed, path)
             errors.setdefault(setting, []).append(error)

@@ -17,7 +17,7 @@ from hpff.methods import Method
 from hpff.schema import Component
 from hpff.schema.rules import FactorFromOne, Patches, PositiveFloat, PositiveInt
 
-# Found by the sweep in benchmarks/level_weights.md.
+# benchmarks/level_weights.md: what it ranks, and what it does not.
 HILO_WEIGHTS = (0.1, 1.0)
 BASELINE = "bp"
 # Of auxiliary networks whose size does not grow with the network; see docs/performance.md.
