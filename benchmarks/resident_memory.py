@@ -1,9 +1,9 @@
 """Real memory of a training step on the CPU: the process's resident set, beside the plan.
 
-    python benchmarks/resident_memory.py [--network resnet50 --batch 32 --image 160] [--write]
+    python benchmarks/resident_memory.py [--network resnet50 --batch 16 --image 128] [--write]
 
 Each row is a process of its own, on Linux. "Resident" is the most memory that it had during its
-second and third step, above what it had before the first (Python, PyTorch and the model), plus the
+second step, above what it had before the first (Python, PyTorch and the model), plus the
 parameters and the optimizer's state; scratch space inside kernels is in it, and what the C library
 keeps back but for small pieces is not. "Planned" is the same step's peak by `hpff plan`. Auxiliary
 networks are light. --write puts the table into benchmarks/resident_memory.md.
@@ -29,7 +29,7 @@ from hpff.settings import LIGHT
 MODULES = 4
 HPFF = Strategy.of("dgl", 2, 2, **LIGHT)
 WAYS = ("never", "once", "blocks", "repeatedly")
-STEPS = 3
+STEPS = 2
 # So that what is freed goes back to the system at once.
 ENVIRONMENT = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
@@ -37,7 +37,7 @@ ENVIRONMENT = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THR
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="resnet50")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--image", type=int, default=320)
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--write", action="store_true", help="write resident_memory.md")

@@ -57,7 +57,7 @@ def test_the_lines_that_fit_prints_can_be_pasted(own: tuple[str, ...], hpff: Hpf
     exec(MODEL, namespace)  # noqa: S102 - the text above
     LocalLearner(namespace["build"](), example=torch.zeros(2, 3, 8, 8), **settings)
     written = yaml.safe_load(recipe)
-    rest = {"data": "digits", "epochs": 1, "batch_size": 16, "optimizer": {"lr": 0.1}}
+    rest = {"data": "digits", "epochs": 2, "batch_size": 16, "optimizer": {"lr": 0.1}}
     parsed = recipes.parse({"model": "resnet20", **rest, **written}, "pasted")
     assert parsed.local == LocalSettings(
         **{key: value for key, value in settings.items() if key != "num_classes"}
