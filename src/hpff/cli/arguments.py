@@ -41,7 +41,8 @@ ImageSize = Annotated[
 ]
 Classes = Annotated[int, typer.Option(help="Classes of the task.")]
 MethodNames = Annotated[
-    str | None, typer.Option(metavar="NAMES", help="Such as dgl,infopro; by default every method.")
+    str | None,
+    typer.Option(metavar="NAMES", help="Such as dgl,infopro, or all; a plan is of dgl by default."),
 ]
 Cascade = Annotated[
     str,
@@ -55,8 +56,8 @@ Recomputed = Annotated[
     typer.Option(
         "--recompute",
         metavar="HOW",
-        help="Rows with recomputation too, as in a recipe: once, repeatedly (less memory, more "
-        "time), or once,repeatedly.",
+        help="Rows with recomputation too, as in a recipe: blocks, once, repeatedly, or some of "
+        "them with commas between.",
     ),
 ]
 Optimizer = Annotated[str, typer.Option(help="sgd, plain-sgd, adam or adamw.")]

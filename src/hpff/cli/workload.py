@@ -13,7 +13,7 @@ from hpff import models
 from hpff.engine.reach import Cascade
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
-from hpff.memory import Strategy, Workload, default_strategies
+from hpff.memory import Strategy, Workload, default_strategies, first_strategies
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,20 @@ class WorkloadOptions:
             step_per_module=self.step_per_module,
         )
 
-    def strategies(self) -> list[Strategy]:
-        """Backprop, with and without checkpointing, and the methods that were chosen."""
-        chosen = {} if self.methods is None else {"methods": _split(self.methods, "--methods")}
+    def strategies(self, *, first: bool = False) -> list[Strategy]:
+        """Backprop, with and without checkpointing, and the methods that were chosen.
+
+        Args:
+            first: where nothing was chosen, only what one wants to see first.
+        """
+        k, n = _cascade(self.cascade), self.patches
+        if first and self.methods is None and self.recompute is None:
+            return first_strategies(cascade=k, patches=n)
+        chosen: Sequence[str] | None = ["dgl"] if first else None
+        if self.methods is not None:
+            chosen = None if self.methods == "all" else _split(self.methods, "--methods")
         return default_strategies(
-            cascade=_cascade(self.cascade),
-            patches=self.patches,
-            recompute=_recompute(self.recompute),
-            **chosen,
+            chosen, cascade=k, patches=n, recompute=_recompute(self.recompute)
         )
 
 
@@ -113,9 +119,10 @@ def _cascade(text: str) -> Cascade:
 
 def _recompute(text: str | None) -> list[Recompute]:
     words = [] if text is None else _split(text, "--recompute")
-    if not set(words) <= {"once", "repeatedly"}:
+    if not set(words) <= {"blocks", "once", "repeatedly"}:
         raise UserError(
-            f"--recompute: is {text!r}, expected once, repeatedly, or both with a comma between"
+            f"--recompute: is {text!r}, expected blocks, once or repeatedly, or some of them with "
+            "commas between"
         )
     return list(words)  # type: ignore[arg-type]
 

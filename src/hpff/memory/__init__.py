@@ -2,7 +2,7 @@
 
 from hpff.memory.benching import Bench, Measured, bench
 from hpff.memory.counting import AllocationCounter
-from hpff.memory.planning import BEST, Plan, Row, default_strategies, plan
+from hpff.memory.planning import BEST, Plan, Row, default_strategies, first_strategies, plan
 from hpff.memory.steps import Strategy, Workload
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "Workload",
     "bench",
     "default_strategies",
+    "first_strategies",
     "plan",
 ]

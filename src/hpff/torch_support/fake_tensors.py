@@ -80,7 +80,6 @@ class FakeTensors(FakeTensorMode):
             return (result, *(each.to(args[1].dtype) for each in statistics))
         return output
 
-
     @classmethod
     def active(cls) -> FakeTensors | None:
         """The one within which this is called."""
