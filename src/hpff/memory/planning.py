@@ -148,7 +148,8 @@ def first_strategies(*, cascade: Cascade = 2, patches: int = 2) -> list[Strategy
     """What to compare first: backprop, and the default method, each also in less memory.
 
     Args:
-        cascade, patches: k and n of HPFF.
+        cascade: k of HPFF.
+        patches: n of HPFF.
     """
     return default_strategies(["dgl"], cascade=cascade, patches=patches, recompute=["blocks"])
 
