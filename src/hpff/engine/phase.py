@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -50,7 +50,9 @@ class Phase:
     doing: Literal["", "forward", "auxiliary", "carry", "complete"] = ""
     module: int = 0
     recomputing: bool = False
-    instead: Callable[[LocalLoss, Work], Tensor] | None = None
+    instead: Callable[[LocalLoss, Work], Tensor] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     def set(self, doing: Literal["", "forward", "auxiliary", "carry", "complete"], j: int) -> None:
         self.doing, self.module = doing, j

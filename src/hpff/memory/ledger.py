@@ -107,7 +107,9 @@ class Ledger(AllocationCounter):
     def piece_since(self, mark: Mark) -> Piece:
         """What came and went since then, in order."""
         return Piece(
-            tuple(e - mark.births if e >= 0 else e + mark.births for e in self._events[mark.events :]),
+            tuple(
+                e - mark.births if e >= 0 else e + mark.births for e in self._events[mark.events :]
+            ),
             tuple(self._births[mark.births :]),
         )
 
@@ -119,6 +121,8 @@ class Ledger(AllocationCounter):
         """Let a piece come and go once more, now for another module.
 
         Args:
+            piece: what came and went.
+            module: j, whose it is now.
             there: by its birth in the piece, each tensor that stays.
         """
         start = len(self._births)
