@@ -24,7 +24,7 @@ from memory_tables import gib, table, write
 
 from hpff import models
 from hpff.cutting.balance import Balance
-from hpff.memory import ArithmeticCounter, Strategy, Workload
+from hpff.memory import Strategy, Workload
 from hpff.memory.rehearsal import Rehearsal, Stage, best_checkpointing
 from hpff.settings import LIGHT
 
@@ -72,9 +72,9 @@ def main() -> None:
 def rows(case: Case) -> Iterator[tuple[object, ...]]:
     """The lines of one network; each is printed as it comes, too."""
     stage = Stage(case.workload)
-    peak, base = _step(Rehearsal(stage, Strategy.of()), case.batch)
+    peak, base = Rehearsal(stage, Strategy.of()).cost(case.batch)
     checkpointing, _ = best_checkpointing(stage, case.batch)
-    least, arithmetic = _step(checkpointing, case.batch)
+    least, arithmetic = checkpointing.cost(case.batch)
     segment = checkpointing.strategy.segment
     baselines = gib(peak), f"{gib(least)} ({segment}) / {arithmetic / base:.2f}"
     for modules in case.modules:
@@ -95,15 +95,8 @@ def rows(case: Case) -> Iterator[tuple[object, ...]]:
 
 def _cell(stage: Stage, hpff: Strategy, way: str, batch: int, base: int) -> str:
     rehearsal = Rehearsal(stage, hpff.with_settings(recompute=way))
-    peak, arithmetic = _step(rehearsal, batch)
+    peak, arithmetic = rehearsal.cost(batch)
     return f"{gib(peak)} / {arithmetic / base:.2f}"
-
-
-def _step(rehearsal: Rehearsal, batch: int) -> tuple[int, int]:
-    """Peak and arithmetic of a step."""
-    with ArithmeticCounter() as counter:
-        peak = rehearsal.peak(batch)
-    return peak, counter.total
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def plan(
     json: arguments.Json = False,
     imports: Imports = None,
 ) -> None:
-    """Peak memory of a training step by every method, without a device and without using it."""
+    """Peak memory of a training step in several ways, without a device and without using it."""
     from hpff.cli.plan import plan as command
     from hpff.cli.workload import WorkloadOptions
 

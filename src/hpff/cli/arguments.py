@@ -47,7 +47,8 @@ ImageSize = Annotated[
 ]
 Classes = Annotated[int, typer.Option(help="Classes of the task.")]
 MethodNames = Annotated[
-    str | None, typer.Option(metavar="NAMES", help="Such as dgl,infopro; by default every method.")
+    str | None,
+    typer.Option(metavar="NAMES", help="Such as dgl,infopro, or all; a plan is of dgl by default."),
 ]
 Cascade = Annotated[
     str,

@@ -27,7 +27,7 @@ def plan(
         raise UserError(f"--plot: is {picture}, expected a name that ends in .png, .svg or .pdf")
     if picture is not None and not picture.parent.is_dir():
         raise UserError(f"--plot: is {picture}, expected a folder that exists")
-    strategies = given.strategies()
+    strategies = given.strategies(first=True)
     with bar(len(strategies) + 1) as observe:
         made = plan_memory(
             workload, batch=given.batch, strategies=strategies, budget=budget, observe=observe

@@ -15,7 +15,7 @@ from hpff import models
 from hpff.engine.reach import Cascade
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
-from hpff.memory import Strategy, Workload, default_strategies
+from hpff.memory import Strategy, Workload, default_strategies, first_strategies
 from hpff.settings import LIGHT
 
 
@@ -55,18 +55,27 @@ class WorkloadOptions:
             step_per_module=self.step_per_module,
         )
 
-    def strategies(self) -> list[Strategy]:
-        """Backprop, with and without checkpointing, and the methods that were chosen."""
-        chosen = {} if self.methods is None else {"methods": _split(self.methods, "--methods")}
-        found = default_strategies(
-            cascade=_cascade(self.cascade),
-            patches=self.patches,
-            recompute=_recompute(self.recompute),
-            **chosen,
-        )
+    def strategies(self, *, first: bool = False) -> list[Strategy]:
+        """Backprop, with and without checkpointing, and the methods that were chosen.
+
+        Args:
+            first: where nothing was chosen, only what one wants to see first.
+        """
+        found = self._chosen(first=first)
         if not self.light:
             return found
         return [s if s.settings.is_backprop else s.with_settings(**LIGHT) for s in found]
+
+    def _chosen(self, *, first: bool) -> list[Strategy]:
+        k, n = _cascade(self.cascade), self.patches
+        if first and self.methods is None and self.recompute is None:
+            return first_strategies(cascade=k, patches=n)
+        chosen: Sequence[str] | None = ["dgl"] if first else None
+        if self.methods is not None:
+            chosen = None if self.methods == "all" else _split(self.methods, "--methods")
+        return default_strategies(
+            chosen, cascade=k, patches=n, recompute=_recompute(self.recompute)
+        )
 
 
 def described(workload: Workload, batch: int, modules: int) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,7 @@ class AuxiliaryNetworks:
     independent: nn.ModuleDict
     cascade: nn.ModuleDict
     contexts: Mapping[tuple[Level, int], AuxiliaryContext]
+    _needed: dict[tuple[object, ...], int] = field(default_factory=dict, init=False)
 
     def at(self, level: Level, j: int) -> PatchFusion:
         """The network of a level at module j, as it is used: under PFF."""
@@ -85,9 +86,16 @@ class AuxiliaryNetworks:
         pair = None if image is None else image[:1].expand(2, -1, -1, -1)
         features = self.features(j, output, pair, mask=None)
         images = [pair] if self.method.needs_images and pair is not None else []
-        needed = [network.bytes_at_once(features, *images) for network in self.at_module(j)]
+        needed = [self._bytes_of(network, features, images) for network in self.at_module(j)]
         gradients = 2 * features.nbytes  # of the levels
         return int((max(needed, default=0) + gradients) * samples // 2)
+
+    def _bytes_of(self, network: PatchFusion, features: Tensor, images: Sequence[Tensor]) -> int:
+        """What a network's graph holds at a time; networks that look alike are run once."""
+        likeness = str(network), features.shape, features.stride(), features.dtype
+        if likeness not in self._needed:
+            self._needed[likeness] = network.bytes_at_once(features, *images)
+        return self._needed[likeness]
 
     def features(self, j: int, output: Tensor, image: Tensor | None, mask: Tensor | None) -> Tensor:
         """What the networks at module j take of its output: maps, vectors, or pieces."""

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+
+class LocalLoss(NamedTuple):
+    """The loss of an auxiliary network, whose gradients are about to be taken.
+
+    Attributes:
+        module: at whose output it is.
+        network: the auxiliary network.
+        given: what it is given, and what its output is compared with.
+        settings: what else decides how it is computed, the module apart.
+        losses: where its value is put, detached.
+        name: under what.
+    """
+
+    module: int
+    network: nn.Module
+    given: Sequence[Any]
+    settings: tuple[Any, ...]
+    losses: dict[Any, Tensor]
+    name: Any
+
+
+Work = Callable[[], Tensor]
 
 
 @dataclass
@@ -18,11 +43,16 @@ class Phase:
             final loss), "carry" (its input gradient alone), "complete" (its weight gradients), or
             "" outside a step.
         module: j, from 1; 0 outside a step.
+        instead: called in place of the work that takes a local loss's gradients, and gives the one
+            at the module's output; it may do the work, or what comes to the same.
     """
 
     doing: Literal["", "forward", "auxiliary", "carry", "complete"] = ""
     module: int = 0
     recomputing: bool = False
+    instead: Callable[[LocalLoss, Work], Tensor] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     def set(self, doing: Literal["", "forward", "auxiliary", "carry", "complete"], j: int) -> None:
         self.doing, self.module = doing, j

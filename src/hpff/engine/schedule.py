@@ -20,13 +20,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from hpff.engine.level_weights import Level
-from hpff.engine.phase import Phase
+from hpff.engine.phase import Phase, Work
 from hpff.engine.reach import Reach
 from hpff.engine.recomputation import FreedTensors, Tape
 from hpff.errors import UserError
@@ -145,6 +146,7 @@ class Step:
         phase: kept up to date.
         freed: takes each module's input when the module is done; see ``holds``.
         holds: the modules whose outputs the model reads again later, which keep their content.
+        around: ``around(level, j, features, work)`` gives what ``work()`` would.
     """
 
     def __init__(
@@ -159,6 +161,7 @@ class Step:
         phase: Phase,
         freed: FreedTensors,
         holds: Collection[int] = (),
+        around: Callable[[Level, int, Tensor, Work], Tensor] = lambda *given: given[-1](),
     ) -> None:
         self._reach = reach
         self._parameters = parameters
@@ -169,6 +172,7 @@ class Step:
         self._phase = phase
         self._freed = freed
         self._holds = holds
+        self._around = around
         phase.set("forward", 1)
         self._live: dict[int, _LiveModule] = {}
         self._newest = 0
@@ -239,6 +243,10 @@ class Step:
 
     def _cotangent(self, level: Level, module: _LiveModule) -> Tensor:
         self._phase.set("auxiliary", module.index)
+        work = partial(self._local_gradient, level, module)
+        return self._around(level, module.index, module.features, work)
+
+    def _local_gradient(self, level: Level, module: _LiveModule) -> Tensor:
         leaf = module.features.detach().requires_grad_()
         loss = self._loss(level, module.index, leaf)
         if not loss.requires_grad:

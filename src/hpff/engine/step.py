@@ -17,13 +17,14 @@ from hpff.cutting.trace import is_compiled
 from hpff.engine.anchors import Kept
 from hpff.engine.auxiliary_networks import AuxiliaryNetworks, image_of
 from hpff.engine.level_weights import Level
-from hpff.engine.phase import Phase
+from hpff.engine.phase import LocalLoss, Phase, Work
 from hpff.engine.reach import Reach
 from hpff.engine.recomputation import FreedTensors, Recompute, Tape
 from hpff.engine.schedule import Step
 from hpff.engine.stepping import Stepping
 from hpff.errors import UserError
 from hpff.features import mask_of
+from hpff.methods import Method
 from hpff.torch_support.group_norm import has_group_norm, without_channels_last
 from hpff.torch_support.model_io import Path, call_model, logits_of, replaced, tensor_at, tensors_in
 from hpff.torch_support.modes import modes_restored
@@ -141,6 +142,7 @@ class HookedStep:
             phase=self._phase,
             freed=self._freed,
             holds={module.index for module in self._partition if module.read_later},
+            around=self._around,
         )
         cuts = [(m.cut, self._model.get_submodule(m.cut)) for m in self._partition if m.cut]
         passing = [
@@ -257,6 +259,22 @@ class HookedStep:
             if losses:
                 total = total + weight * torch.stack(losses).sum()
         return Losses(final, self._logits, tuple(independent), tuple(cascade), total)
+
+    def _around(self, level: Level, j: int, features: Tensor, work: Work) -> Tensor:
+        """Take a local loss's gradients, unless who watches the step does it otherwise."""
+        if self._phase.instead is None or level == "final":
+            return work()
+        method = self._networks.method
+        depends = type(method).loss is not Method.loss  # on where the network sits, perhaps
+        loss = LocalLoss(
+            module=j,
+            network=self._networks.at(level, j),
+            given=(features, self._image, self._targets),
+            settings=(level, self._scale, (method, j) if depends else self._networks.criterion),
+            losses=self._losses,
+            name=(level, j),
+        )
+        return self._phase.instead(loss, work)
 
     def _loss(self, level: Level, j: int, features: Tensor) -> Tensor:
         loss = self._networks.loss(level, j, features, self._image, self._targets)

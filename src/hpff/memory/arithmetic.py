@@ -13,6 +13,7 @@ from torch.utils.flop_counter import (
     sdpa_backward_flop_count,
     sdpa_flop_count,
 )
+from typing_extensions import Self
 
 _aten = torch.ops.aten
 
@@ -31,6 +32,15 @@ class ArithmeticCounter(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.total: int = 0
 
+    def __enter__(self) -> Self:
+        _running.append(self)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        _running.remove(self)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
@@ -44,6 +54,15 @@ class ArithmeticCounter(TorchDispatchMode):
         elif packet in flop_registry:
             self.total += flop_registry[packet](*args, **kwargs, out_val=output)
         return output
+
+
+_running: list[ArithmeticCounter] = []
+
+
+def count_again(arithmetic: int) -> None:
+    """What was counted before happens again, though nothing runs: every counter adds it."""
+    for counter in _running:
+        counter.total += arithmetic
 
 
 def _convolution_backward(

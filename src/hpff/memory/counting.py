@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class AllocationCounter(TorchDispatchMode):
         self.current = 0
         self.peak = 0
         self._known: dict[int, weakref.ref[Any]] = {}
+        self._away = False
         self._ends: list[Callable[[], None] | None] = []  # of watching fake tensors
 
     def track(self, tensors: Iterable[Tensor]) -> None:
@@ -65,7 +67,18 @@ class AllocationCounter(TorchDispatchMode):
         else:
             end()
 
+    @contextmanager
+    def looking_away(self) -> Iterator[None]:
+        """What is made inside does not count."""
+        self._away = True
+        try:
+            yield
+        finally:
+            self._away = False
+
     def _look(self, output: Any) -> None:
+        if self._away:
+            return
         if isinstance(output, Tensor):
             self._count(output)
         elif output is not None:
@@ -77,6 +90,13 @@ class AllocationCounter(TorchDispatchMode):
         if key in self._known:
             return
         size = storage.nbytes()
+        self._await_death(storage)
+        self.current += size
+        self._born(key, size)
+        self.peak = max(self.peak, self.current)
+
+    def _await_death(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
 
         def forget(_: Any) -> None:
             del self._known[key]
@@ -84,9 +104,6 @@ class AllocationCounter(TorchDispatchMode):
             self._died(key, size)
 
         self._known[key] = weakref.ref(storage, forget)
-        self.current += size
-        self._born(key, size)
-        self.peak = max(self.peak, self.current)
 
     def _born(self, key: int, size: int) -> None:
         """A storage of ``size`` bytes was made; no other living one has its ``key``."""

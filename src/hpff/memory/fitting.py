@@ -9,7 +9,6 @@ from typing import Any
 from hpff.cutting.partition import Partition
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
-from hpff.memory.arithmetic import ArithmeticCounter
 from hpff.memory.planning import largest_batch, peak_by_batch
 from hpff.memory.rehearsal import Rehearsal, Stage, best_checkpointing
 from hpff.memory.steps import Strategy, Workload
@@ -149,14 +148,14 @@ class _Search:
         self._observe("backprop")
         rehearsal = Rehearsal(self._stage, Strategy.of())
         self._blocks = len(rehearsal.step.partition)
-        peak, self._base = self._step(rehearsal)
+        peak, self._base = rehearsal.cost(self._batch)
         backprop = self._choice(Strategy.of(), 1, peak, self._base)
         self._observe("checkpointing")
         try:
             rehearsal, _ = best_checkpointing(self._stage, self._batch)
         except UserError:  # no chain of blocks
             return (backprop,)
-        return backprop, self._choice(rehearsal.strategy, 1, *self._step(rehearsal))
+        return backprop, self._choice(rehearsal.strategy, 1, *rehearsal.cost(self._batch))
 
     def until_it_fits(self, strategy: Strategy) -> list[Choice]:
         """More and more modules, until the step fits."""
@@ -166,7 +165,7 @@ class _Search:
                 continue
             self._observe(f"{strategy}, {count} modules")
             rehearsal = Rehearsal(self._stage.with_cut(count, "memory"), strategy)
-            tried.append(self._choice(strategy, count, *self._step(rehearsal)))
+            tried.append(self._choice(strategy, count, *rehearsal.cost(self._batch)))
             if tried[-1].fits:
                 break
         return tried
@@ -182,12 +181,6 @@ class _Search:
     def partition(self, choice: Choice) -> Partition:
         """The cut of a choice."""
         return self._stage.with_cut(choice.modules, "memory").step(choice.strategy).partition
-
-    def _step(self, rehearsal: Rehearsal) -> tuple[int, int]:
-        """A step's peak and arithmetic."""
-        with ArithmeticCounter() as counter:
-            peak = rehearsal.peak(self._batch)
-        return peak, counter.total
 
     def _choice(self, strategy: Strategy, modules: int, peak: int, arithmetic: int) -> Choice:
         return Choice(strategy, modules, peak, arithmetic / self._base, peak <= self._budget)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -41,6 +41,33 @@ class Owner(NamedTuple):
     module: int = 0
 
 
+class Mark(NamedTuple):
+    """A moment: how much has happened before."""
+
+    events: int
+    births: int
+
+
+class Piece(NamedTuple):
+    """What came and went in a while.
+
+    Attributes:
+        events: each a birth's place in the piece, or its complement for the death.
+        births: owners, as they were in the end, and bytes.
+    """
+
+    events: tuple[int, ...]
+    births: tuple[tuple[Owner, int], ...]
+
+    def stays(self) -> set[int]:
+        """The births that no death follows."""
+        return set(range(len(self.births))) - {~event for event in self.events if event < 0}
+
+    def stands_alone(self) -> bool:
+        """Whether nothing died that was there before."""
+        return all(~event >= 0 for event in self.events if event < 0)
+
+
 class Ledger(AllocationCounter):
     """An allocation counter that knows whose each storage is.
 
@@ -72,6 +99,47 @@ class Ledger(AllocationCounter):
         """Make a tensor that exists already the property of this owner."""
         birth = self._living[tensor.untyped_storage()._cdata]
         self._births[birth] = (Owner(what, module), self._births[birth][1])
+
+    def mark(self) -> Mark:
+        """Now."""
+        return Mark(len(self._events), len(self._births))
+
+    def piece_since(self, mark: Mark) -> Piece:
+        """What came and went since then, in order."""
+        return Piece(
+            tuple(
+                e - mark.births if e >= 0 else e + mark.births for e in self._events[mark.events :]
+            ),
+            tuple(self._births[mark.births :]),
+        )
+
+    def place_since(self, mark: Mark, tensor: Tensor) -> int:
+        """Which of the births since then is a tensor's; less than 0 if none is."""
+        return self._living[tensor.untyped_storage()._cdata] - mark.births
+
+    def repeat(self, piece: Piece, module: int, there: Mapping[int, Tensor]) -> None:
+        """Let a piece come and go once more, now for another module.
+
+        Args:
+            piece: what came and went.
+            module: j, whose it is now.
+            there: by its birth in the piece, each tensor that stays.
+        """
+        start = len(self._births)
+        owners = [Owner(o.what, module if o.module else 0) for o, _ in piece.births]
+        for event in piece.events:
+            place = event if event >= 0 else ~event
+            size = piece.births[place][1]
+            self.current += size if event >= 0 else -size
+            self._events.append(start + event if event >= 0 else event - start)
+            if event >= 0:
+                self._births.append((owners[place], size))
+                if self.current > self.peak:
+                    self._note_peak()
+        for place, tensor in there.items():
+            storage = tensor.untyped_storage()
+            self._living[storage._cdata] = start + place
+            self._await_death(storage)
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -117,7 +117,7 @@ def plan(
     Args:
         workload: what is trained, and on what.
         batch: images in a batch.
-        strategies: how to train; by default ``default_strategies()``. A segment of ``BEST`` is
+        strategies: how to train; by default ``first_strategies()``. A segment of ``BEST`` is
             found here: the length that takes the least.
         budget: bytes; then each row has its largest batch.
         observe: called with a row's label before its work begins.
@@ -127,7 +127,7 @@ def plan(
     """
     if batch < 2:
         raise UserError(f"batch is {batch}; expected 2 or more, as BatchNorm needs")
-    strategies = default_strategies() if strategies is None else strategies
+    strategies = first_strategies() if strategies is None else strategies
     observe("the cut")
     stage = Stage(workload)
     cut = stage.cut()
@@ -142,6 +142,16 @@ def plan(
         rows.append(row)
         cut = partition or cut
     return Plan(workload, batch, budget, cut, tuple(rows))
+
+
+def first_strategies(*, cascade: Cascade = 2, patches: int = 2) -> list[Strategy]:
+    """What to compare first: backprop, and the default method, each also in less memory.
+
+    Args:
+        cascade: k of HPFF.
+        patches: n of HPFF.
+    """
+    return default_strategies(["dgl"], cascade=cascade, patches=patches, recompute=["blocks"])
 
 
 def default_strategies(

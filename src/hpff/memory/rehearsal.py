@@ -18,6 +18,7 @@ from hpff.memory.arithmetic import ArithmeticCounter
 from hpff.memory.checkpointing import block_bytes, chain, likely_lengths
 from hpff.memory.counting import AllocationCounter
 from hpff.memory.ledger import Ledger
+from hpff.memory.repeats import Known, Repeats
 from hpff.memory.steps import Strategy, TrainingStep, Workload
 from hpff.torch_support.fake_tensors import FakeTensors, fake_model
 
@@ -36,6 +37,7 @@ class Stage:
         self.workload = workload
         self._remembers = remembers
         self._traces: Traces = {}
+        self.known: Known | None = {} if remembers else None
         self._mode = FakeTensors(remembers=remembers)
         self._model = fake_model(workload.build, self._mode)
 
@@ -78,17 +80,21 @@ class Rehearsal:
     def run(self, batch: int) -> Ledger:
         """What a step on a batch takes."""
         with self._stage.entered():
-            return count(self.step, batch, self._stage.workload.image)
+            return count(self.step, batch, self._stage.workload.image, self._stage.known)
 
     def peak(self, batch: int) -> int:
         """Bytes at the worst moment of a step on a batch."""
         return self.run(batch).peak
 
+    def cost(self, batch: int) -> tuple[int, int]:
+        """Bytes at the worst moment of a step, and its arithmetic."""
+        with self._stage.entered(), ArithmeticCounter() as counter:
+            peak = self.run(batch).peak
+        return peak, counter.total
+
     def arithmetic(self, batch: int) -> int:
-        """Multiplications and additions of a step, the optimizer's left out."""
-        with ArithmeticCounter() as counter:
-            self.run(batch)
-        return int(counter.total)
+        """Multiplications and additions of a step."""
+        return self.cost(batch)[1]
 
     def likely_lengths(self, batch: int) -> list[int]:
         """Lengths of checkpointed segments, the most promising first."""
@@ -115,12 +121,21 @@ def best_checkpointing(stage: Stage, batch: int) -> tuple[Rehearsal, Ledger]:
     return min(((each, each.run(batch)) for each in tried), key=lambda one: one[1].peak)
 
 
-def count(step: TrainingStep, batch: int, image: tuple[int, ...]) -> Ledger:
+def count(
+    step: TrainingStep, batch: int, image: tuple[int, ...], known: Known | None = None
+) -> Ledger:
     """Run a step in full swing, on blank images, and count what it takes.
 
     Under fake tensors or on a device, whichever the step was made for.
+
+    Args:
+        step: to run.
+        batch: how many images.
+        image: shape (C, H, W) of one.
+        known: under fake tensors, what local losses take; more is added. None: all are computed.
     """
     ledger = Ledger(step.phase)
+    step.phase.instead = None if known is None else Repeats(ledger, known)
     device = next(step.model.parameters()).device
     with ledger, _gradients_noted(step.trained, ledger):
         for what, tensor in step.standing():
@@ -135,6 +150,7 @@ def count(step: TrainingStep, batch: int, image: tuple[int, ...]) -> Ledger:
             with ledger.owned_by("optimizer"):
                 step.finish()
         step.watched = False
+    step.phase.instead = None
     return ledger
 
 

@@ -1,0 +1,84 @@
+"""What is remembered changes no figure: every rehearsal is what it is when all is done anew."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from hpff import models
+from hpff.memory import Strategy, Workload
+from hpff.memory.ledger import Ledger
+from hpff.memory.rehearsal import Rehearsal, Stage, best_checkpointing
+
+HPFF = Strategy.of("dgl", cascade=2, patches=2)
+BLOCKS = HPFF.with_settings(recompute="blocks")
+INFOPRO = Strategy.of("infopro", recompute="blocks")
+WAYS = [
+    Strategy.of(segment=2),
+    Strategy.of("dgl"),
+    HPFF,
+    BLOCKS,
+    *(HPFF.with_settings(recompute=how) for how in ("once", "repeatedly")),
+    *(Strategy.of(method, cascade=2, patches=2) for method in ("predsim", "auglocal")),
+    INFOPRO,
+    Strategy.of("dgl", cascade=3, patches=2, patch_mode="one-by-one"),
+]
+
+
+def narrow() -> nn.Module:
+    return models.create("resnet20", width=4)
+
+
+def vit() -> nn.Module:
+    settings = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "num_heads": 2, "depth": 4}
+    return models.create("timm/vit_tiny_patch16_224", **settings)
+
+
+NARROW = Workload(narrow, 9, image=(3, 16, 16))
+STEPPED = Workload(narrow, 9, image=(3, 16, 16), optimizer="adamw", step_per_module=True)
+CASES = [
+    *((NARROW, way) for way in WAYS),
+    (STEPPED, BLOCKS),
+    (Workload(narrow, 9, image=(3, 16, 16), precision="bf16"), HPFF),
+    (Workload("torchvision/vgg11", 4), BLOCKS),
+    (Workload(vit, 4, image=(3, 16, 16)), HPFF),
+    (Workload("timm/resnet14t", 3, balance="memory", image=(3, 64, 64)), BLOCKS),
+]
+
+
+def seen(ledger: Ledger) -> object:
+    """All that a plan shows."""
+    return ledger.peak, ledger.peak_phase, ledger.curve(), ledger.at_peak()
+
+
+@pytest.fixture(scope="module")
+def stages() -> dict[Workload, Stage]:
+    """Those that were rehearsed on before."""
+    return {}
+
+
+@pytest.mark.parametrize(("workload", "way"), CASES, ids=str)
+def test_what_is_remembered_changes_no_figure(
+    stages: dict[Workload, Stage], workload: Workload, way: Strategy
+) -> None:
+    anew = Rehearsal(Stage(workload, remembers=False), way)
+    shared = Rehearsal(stages.setdefault(workload, Stage(workload)), way)
+    assert seen(shared.run(8)) == seen(anew.run(8))
+    assert str(shared.step.partition) == str(anew.step.partition)
+
+
+def test_networks_alike_are_computed_once() -> None:
+    stage = Stage(NARROW)
+    counts = []
+    for _ in range(2):
+        Rehearsal(stage, HPFF).run(8)
+        assert stage.known is not None
+        counts.append(len(stage.known))
+    assert counts[0] == counts[1] < 15  # networks of both levels at 8 cuts
+    assert all(stage.known.values())
+
+
+def test_the_best_checkpointing_is_what_it_is_alone() -> None:
+    best, ledger = best_checkpointing(Stage(NARROW), 8)
+    alone = Rehearsal(Stage(NARROW, remembers=False), best.strategy)
+    assert seen(ledger) == seen(alone.run(8))
