@@ -57,7 +57,7 @@ def stages() -> dict[Workload, Stage]:
     return {}
 
 
-@pytest.mark.parametrize(("workload", "way"), CASES, ids=str)
+@pytest.mark.parametrize(("workload", "way"), CASES, ids=range(len(CASES)))
 def test_what_is_remembered_changes_no_figure(
     stages: dict[Workload, Stage], workload: Workload, way: Strategy
 ) -> None:
