@@ -1,6 +1,6 @@
 """Real memory of a training step on the CPU: the process's resident set, beside the plan.
 
-    python benchmarks/resident_memory.py [--network resnet50 --batch 16 --image 128] [--write]
+    python benchmarks/resident_memory.py [--network resnet50 --batch 16 --image 320] [--write]
 
 Each row is a process of its own, on Linux. "Resident" is the most memory that it had during its
 second step, above what it had before the first (Python, PyTorch and the model), plus the
