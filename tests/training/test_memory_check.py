@@ -102,7 +102,7 @@ def test_what_cannot_be_rehearsed_is_let_through(
     [
         (
             {"model": {"name": "resnet20", "width": 65536}},
-            "more modules, recompute=repeatedly or precision=bf16",
+            "more modules, recompute=blocks or precision=bf16",
         ),
         (
             {"batch_size": 128, "image_size": 4096, "model": "resnet110", "method": "bp"},

@@ -16,7 +16,7 @@ _BEFORE = -1  # when what comes into the model was made
 
 
 @dataclass(frozen=True)
-class Value:
+class Returned:
     """A differentiable tensor that a call returned: where in the output, and how it was made.
 
     Attributes:
@@ -31,7 +31,7 @@ class Value:
     written: int
 
     @classmethod
-    def of(cls, path: Path, tensor: Tensor, written: int) -> Value:
+    def of(cls, path: Path, tensor: Tensor, written: int) -> Returned:
         """The value as it is now; operations in place may follow."""
         assert tensor.grad_fn is not None
         return cls(path, tensor, tensor.grad_fn, tensor.output_nr, tensor._version, written)
@@ -57,7 +57,7 @@ class Call:
     end: int = 0
     saved: int = 0
     operations: int = 0
-    values: list[Value] = field(default_factory=list)
+    values: list[Returned] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,12 @@ class Graph:
         self.counts: Mapping[str, int] = Counter(call.name for call in calls)
         self.parameter_times = {name: tuple(sorted(found)) for name, found in times.items()}
         self.weight_times = tuple(sorted(weights))
-        self.leaks: dict[str, Value] = {}
+        self.leaks: dict[str, Returned] = {}
         self.separators = self._separators()
 
-    def _separators(self) -> list[list[tuple[Call, Value]]]:
+    def _separators(self) -> list[list[tuple[Call, Returned]]]:
         crossed = self._crossed()
-        found: dict[Node, list[tuple[Call, Value]]] = defaultdict(list)
+        found: dict[Node, list[tuple[Call, Returned]]] = defaultdict(list)
         for call in self._calls:
             if not call.name or self.counts[call.name] > 1:
                 continue
@@ -143,7 +143,7 @@ class Graph:
         producer = None if edge.node is None else self._innermost(edge.made)
         return Leak(producer, self._innermost(edge.used))
 
-    def _carrier(self, call: Call) -> Value | None:
+    def _carrier(self, call: Call) -> Returned | None:
         """Of what a call made, the last that the logits depend on: it must carry everything on."""
         values = [
             value

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from hpff.cutting.autograd_graph import Call, Graph, Leak, Value
+from hpff.cutting.autograd_graph import Call, Graph, Leak, Returned
 from hpff.cutting.operations import Operations, Point, Saved
 from hpff.errors import UserError
 from hpff.torch_support.autocast import autocast_off
@@ -187,7 +187,7 @@ def _trace(model: nn.Module, example: Any) -> Trace:
         )
 
 
-def _separator(at: list[tuple[Call, Value]], watched: _Watched) -> Separator:
+def _separator(at: list[tuple[Call, Returned]], watched: _Watched) -> Separator:
     """A separator from the calls that share it, innermost first."""
     tensor = at[0][1].tensor
     return Separator(
@@ -254,7 +254,7 @@ class _Watched:
         call.saved = self.saved
         call.operations = len(self.operations.names)
         call.values = [
-            Value.of(path, tensor, self.operations.last_written(tensor))
+            Returned.of(path, tensor, self.operations.last_written(tensor))
             for path, tensor in tensors_in(output)
             if tensor.grad_fn is not None
         ]

@@ -129,7 +129,8 @@ def _advice(recipe: Recipe) -> str:
     else:
         lower.append("more modules")
         if recipe.local.recompute != "repeatedly":
-            lower.append("recompute=repeatedly")
+            leaner = "repeatedly" if recipe.local.recompute == "blocks" else "blocks"
+            lower.append(f"recompute={leaner}")
     if recipe.precision == "fp32":
         lower.append("precision=bf16")
     return f"try {', '.join(lower[:-1])} or {lower[-1]}"
