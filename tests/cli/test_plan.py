@@ -53,6 +53,20 @@ def test_plan_has_rows_of_lean_training_where_asked(hpff: Hpff) -> None:
     assert peaks[0] > peaks[1] > peaks[2]
 
 
+def test_plan_shows_first_what_one_wants_first_and_all_methods_where_asked(hpff: Hpff) -> None:
+    def labels(*options: str) -> list[str]:
+        answer = hpff("plan", "resnet20", "--modules", "3", "--image", "3,8,8", "--json", *options)
+        return [row["label"].split(" (")[0] for row in json.loads(answer.out)["rows"]]
+
+    always = ["bp", "bp+checkpointing", "dgl", "dgl+hpff"]
+    assert labels() == [*always, "dgl+hpff recompute=blocks"]
+    assert labels("--recompute", "blocks,once")[4:] == [
+        "dgl+hpff recompute=blocks",
+        "dgl+hpff recompute=once",
+    ]
+    assert {*always, "infopro+hpff", "predsim", "auglocal"} <= set(labels("--methods", "all"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

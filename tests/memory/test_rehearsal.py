@@ -78,6 +78,13 @@ def test_networks_alike_are_computed_once() -> None:
     assert all(stage.known.values())
 
 
+def test_what_was_seen_of_one_batch_is_not_taken_for_another() -> None:
+    rehearsal = Rehearsal(Stage(NARROW), HPFF)
+    small, large = rehearsal.run(8), rehearsal.run(24)
+    assert seen(large) != seen(small)
+    assert seen(large) == seen(Rehearsal(Stage(NARROW, remembers=False), HPFF).run(24))
+
+
 def test_the_best_checkpointing_is_what_it_is_alone() -> None:
     best, ledger = best_checkpointing(Stage(NARROW), 8)
     alone = Rehearsal(Stage(NARROW, remembers=False), best.strategy)
