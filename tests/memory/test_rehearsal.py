@@ -15,11 +15,10 @@ BLOCKS = HPFF.with_settings(recompute="blocks")
 INFOPRO = Strategy.of("infopro", recompute="blocks")
 WAYS = [
     Strategy.of(segment=2),
-    Strategy.of("dgl"),
     HPFF,
     BLOCKS,
-    *(HPFF.with_settings(recompute=how) for how in ("once", "repeatedly")),
-    *(Strategy.of(method, cascade=2, patches=2) for method in ("predsim", "auglocal")),
+    HPFF.with_settings(recompute="repeatedly"),
+    Strategy.of("auglocal", cascade=2, patches=2),
     INFOPRO,
     Strategy.of("dgl", cascade=3, patches=2, patch_mode="one-by-one"),
 ]
