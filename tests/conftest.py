@@ -29,6 +29,12 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No terminal says how wide it is, though pytest-xdist tells its workers."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """Return the folder of real data sets, or skip: HPFF_DATA, or ../shared/data."""

@@ -118,8 +118,14 @@ def _advice(given: FitOptions, found: Fit) -> Iterator[str]:
 
 
 def _written(choice: Choice) -> dict[str, Any]:
-    """The settings that are not the defaults, the method and K always."""
+    """What differs from the defaults, and what a recipe has other defaults of."""
     given, usual = choice.strategy.settings.to_plain(), LocalSettings().to_plain()
     changed = {key: value for key, value in given.items() if value != usual[key]}
-    first = {"method": given["method"], "modules": choice.modules, "balance": "memory"}
+    first = {
+        "method": given["method"],
+        "modules": choice.modules,
+        "balance": "memory",
+        "cascade": given["cascade"],
+        "patches": given["patches"],
+    }
     return {**first, **{key: value for key, value in changed.items() if key not in first}}
