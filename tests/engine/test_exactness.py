@@ -262,6 +262,52 @@ def test_modules_that_only_reshape(k: int) -> None:
     assert check_gradients(learner, images, targets) == {}
 
 
+class AddsBias(nn.Module):
+    """Hands the gradient of its output on as it is, and learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(4, 4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+class Channels(nn.Module):
+    """Puts the channels of maps last, or takes the mean over places."""
+
+    def __init__(self, *, last: bool) -> None:
+        super().__init__()
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1) if self.last else x.mean((1, 2))
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_a_cotangent_that_another_module_shares_is_not_changed(k: int) -> None:
+    """Features that are a view of an output have its cotangent's memory, and so has the input's."""
+    model = nn.Sequential(
+        nn.Sequential(Channels(last=True), nn.Linear(3, 8), nn.Tanh()),
+        nn.Sequential(nn.Linear(8, 8), nn.Tanh()),
+        AddsBias(),
+        nn.Sequential(nn.Linear(8, 8), nn.Tanh(), Channels(last=False), nn.Linear(8, 4)),
+    ).double()
+    images, targets = torch.randn(5, 3, 4, 4, dtype=torch.float64), torch.randint(4, (5,))
+    learner = LocalLearner(
+        model,
+        modules=["0", "1", "2"],
+        example=images[:2],
+        num_classes=4,
+        method="predsim",
+        cascade=k,
+        independent=False,
+        patches=1,
+        features=dict.fromkeys("012", "map-last"),
+    )
+    assert check_gradients(learner, images, targets) == {}
+
+
 def test_a_single_layer_and_a_model_without_cuts() -> None:
     inputs, targets = torch.randn(5, 4).double(), torch.tensor([0, 1, 2, 0, 1])
     for model in (nn.Linear(4, 3).double(), nn.Sequential(nn.Linear(4, 3)).double()):

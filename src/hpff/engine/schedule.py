@@ -121,10 +121,12 @@ class _LiveModule:
         """Make of the cotangents of output and features one, of the output."""
         given = cotangents.pop("features")
         (joined,) = torch.autograd.grad(self.features, self.output, given, retain_graph=keep_graph)
+        # Not in place where the features are a view of the output: theirs may be another module's.
+        shared = joined.untyped_storage()._cdata == given.untyped_storage()._cdata
         del given
-        dense = 0 not in joined.stride()
         output = cotangents.pop("output")
-        cotangents["output"] = joined.add_(output) if dense else joined + output
+        in_place = not shared and 0 not in joined.stride()
+        cotangents["output"] = joined.add_(output) if in_place else joined + output
 
     def _take_input_gradient(self) -> Tensor:
         gradient, self.input.grad = self.input.grad, None
