@@ -43,8 +43,6 @@ def test_in_less_than_checkpointing_takes_modules_are_recomputed() -> None:
     workload = Workload(small, modules=found.best.modules, balance="memory")
     assert found.best.peak == Rehearsal(workload, found.best.strategy).peak(64) <= found.budget
     assert found.best.strategy.settings.recompute in ("once", "blocks")
-    assert found.partition is not None
-    assert len(found.partition) == found.best.modules
 
 
 def test_where_nothing_fits_it_says_which_batch_would() -> None:
@@ -81,11 +79,11 @@ def test_arithmetic_is_the_formulas() -> None:
 
 def test_recomputation_costs_what_the_documents_say() -> None:
     """In parts of backprop, whose forward is a third: once more for one backward, or for two."""
-    base = Rehearsal(SMALL, Strategy.of()).arithmetic(8)
+    base = Rehearsal(SMALL, Strategy.of()).cost(8)[1]
     hpff = Strategy.of("dgl", 2, 2)
     workload = Workload(small, modules=4, balance="memory")
     never, once, blocks, repeatedly = (
-        Rehearsal(workload, hpff.with_settings(recompute=way)).arithmetic(8) / base
+        Rehearsal(workload, hpff.with_settings(recompute=way)).cost(8)[1] / base
         for way in ("never", "once", "blocks", "repeatedly")
     )
     assert never < once < never + 1 / 3

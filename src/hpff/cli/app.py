@@ -86,9 +86,9 @@ def plan(
 ) -> None:
     """Peak memory of a training step in several ways, without a device and without using it."""
     from hpff.cli.plan import plan as command
-    from hpff.cli.workload import WorkloadOptions
+    from hpff.cli.workload import RowOptions
 
-    given = WorkloadOptions(
+    given = RowOptions(
         model=model,
         modules=modules,
         balance=balance,
@@ -165,9 +165,9 @@ def bench(
 ) -> None:
     """Measured step time and peak memory by every method, side by side in one run."""
     from hpff.cli.bench import bench as command
-    from hpff.cli.workload import WorkloadOptions
+    from hpff.cli.workload import RowOptions
 
-    given = WorkloadOptions(
+    given = RowOptions(
         model=model,
         modules=modules,
         balance=balance,

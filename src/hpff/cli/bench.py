@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpff.cli.tables import print_json, show_table
-from hpff.cli.workload import WorkloadOptions, bar, described
+from hpff.cli.workload import RowOptions, bar, described
 from hpff.errors import UserError
 from hpff.memory import Bench, Measured
 from hpff.memory import bench as measure
@@ -11,7 +11,7 @@ from hpff.runs import machine
 from hpff.training.setup import choose_device
 
 
-def bench(given: WorkloadOptions, *, rounds: int, device: str, compiled: bool, json: bool) -> None:
+def bench(given: RowOptions, *, rounds: int, device: str, compiled: bool, json: bool) -> None:
     """Column, and show the table and the machine."""
     workload = given.workload()
     if device not in ("auto", "cpu", "cuda"):

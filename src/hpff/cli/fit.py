@@ -8,50 +8,26 @@ from typing import Any
 
 from hpff.cli.sizes import bytes_of, gib
 from hpff.cli.tables import print_json, show_table
-from hpff.cli.workload import bar, image_of, model_of
-from hpff.memory import Choice, Fit, Workload
+from hpff.cli.workload import WorkloadOptions, bar
+from hpff.memory import Choice, Fit
 from hpff.memory import fit as search
+from hpff.memory.fitting import MOST_WORK
 from hpff.settings import LocalSettings
 
-_MOST = 24  # pieces of work
 
-
-@dataclass(frozen=True)
-class FitOptions:
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(WorkloadOptions):
     """What the command line said."""
 
-    model: str
     budget: str
-    batch: int
-    image: str | None
-    num_classes: int
     method: str
-    light: bool
-    optimizer: str
-    precision: str
-    step_per_module: bool
-
-    def workload(self) -> Workload:
-        """The workload.
-
-        Raises:
-            UserError: a text does not say what it should.
-        """
-        return Workload(
-            model=model_of(self.model),
-            image=image_of(self.image, self.model),
-            num_classes=self.num_classes,
-            optimizer=self.optimizer,
-            precision=self.precision,  # type: ignore[arg-type]
-            step_per_module=self.step_per_module,
-        )
 
 
 def fit(given: FitOptions, *, json: bool) -> None:
     """Search, and show what was tried and the lines to paste."""
     budget = bytes_of(given.budget)
     workload = given.workload()
-    with bar(_MOST) as observe:
+    with bar(MOST_WORK) as observe:
         found = search(
             workload,
             batch=given.batch,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hpff.cli.sizes import bytes_of
 from hpff.cli.tables import print_json, show_table
-from hpff.cli.workload import WorkloadOptions, bar, described
+from hpff.cli.workload import RowOptions, bar, described
 from hpff.errors import UserError
 from hpff.memory import Plan, Row
 from hpff.memory import plan as plan_memory
@@ -17,9 +17,7 @@ from hpff.runs.atomic_files import write_atomically
 _PICTURES = ("png", "svg", "pdf")
 
 
-def plan(
-    given: WorkloadOptions, budget_text: str | None, picture: Path | None, *, json: bool
-) -> None:
+def plan(given: RowOptions, budget_text: str | None, picture: Path | None, *, json: bool) -> None:
     """Plan, and show the cut, the table, and perhaps the picture."""
     workload = given.workload()
     budget = None if budget_text is None else bytes_of(budget_text)

@@ -1,11 +1,11 @@
-"""What `hpff plan` and `hpff bench` are told of a workload."""
+"""What `hpff plan`, `hpff bench` and `hpff fit` are told of a workload."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -19,24 +19,18 @@ from hpff.memory import Strategy, Workload, default_strategies, first_strategies
 from hpff.settings import LIGHT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkloadOptions:
     """What the command line said of a workload."""
 
     model: str
-    modules: str | None
-    balance: str
     batch: int
     image: str | None
     num_classes: int
-    methods: str | None
-    cascade: str
-    patches: int
-    recompute: str | None
-    light: bool
     optimizer: str
     precision: str
     step_per_module: bool
+    light: bool
 
     def workload(self) -> Workload:
         """The workload.
@@ -45,14 +39,36 @@ class WorkloadOptions:
             UserError: a text does not say what it should.
         """
         return Workload(
-            model=model_of(self.model),
-            modules=None if self.modules is None else _modules(self.modules),
-            balance=self.balance,  # type: ignore[arg-type]
-            image=image_of(self.image, self.model),
+            model=_model(self.model),
+            image=_image(self.image, self.model),
             num_classes=self.num_classes,
             optimizer=self.optimizer,
             precision=self.precision,  # type: ignore[arg-type]
             step_per_module=self.step_per_module,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOptions(WorkloadOptions):
+    """What it said of a workload's cut too, and of the rows of a table."""
+
+    modules: str | None
+    balance: str
+    methods: str | None
+    cascade: str
+    patches: int
+    recompute: str | None
+
+    def workload(self) -> Workload:
+        """The workload, with its cut.
+
+        Raises:
+            UserError: a text does not say what it should.
+        """
+        return replace(
+            super().workload(),
+            modules=None if self.modules is None else _modules(self.modules),
+            balance=self.balance,  # type: ignore[arg-type]
         )
 
     def strategies(self, *, first: bool = False) -> list[Strategy]:
@@ -81,10 +97,9 @@ class WorkloadOptions:
 def described(workload: Workload, batch: int, modules: int) -> str:
     """A workload in a few words."""
     shape = "×".join(map(str, workload.image))
-    model = workload.model if isinstance(workload.model, str) else workload.model.__name__
     return (
-        f"{model}, {modules} modules, batch {batch} of {shape}, {workload.precision}, "
-        f"{workload.optimizer}"
+        f"{workload.model_name}, {modules} modules, batch {batch} of {shape}, "
+        f"{workload.precision}, {workload.optimizer}"
     )
 
 
@@ -138,7 +153,7 @@ def _recompute(text: str | None) -> list[Recompute]:
     return list(words)  # type: ignore[arg-type]
 
 
-def model_of(text: str) -> str | Callable[[], nn.Module]:
+def _model(text: str) -> str | Callable[[], nn.Module]:
     """A model's name, or the function that ``MODULE:FUNCTION`` names.
 
     Raises:
@@ -155,7 +170,7 @@ def model_of(text: str) -> str | Callable[[], nn.Module]:
     return found  # type: ignore[no-any-return]
 
 
-def image_of(text: str | None, model: str) -> tuple[int, ...]:
+def _image(text: str | None, model: str) -> tuple[int, ...]:
     """An image's C, H, W: as given, or as the model was made for.
 
     Raises:

@@ -1,11 +1,11 @@
 """What to keep inside modules that are recomputed by blocks, so that a step takes little memory.
 
 A module keeps some of what its blocks pass on, its anchors: tensors that are all that the rest of
-it needs. While a stretch between two of them is
-recomputed, what it saves is there, and the anchors of all modules that are alive. (For one module
-that is gradient checkpointing: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016,
-here for unequal blocks.) Where a module's first backward comes right after its forward, the graph
-of its last stretches is not let go of as long as that raises no peak: it need not run again.
+it needs. While a stretch between two of them is recomputed, what it saves is there, and the
+anchors of all modules that are alive. (For one module that is gradient checkpointing: Chen et al.,
+"Training Deep Nets with Sublinear Memory Cost", 2016, here for unequal blocks.) Where a module's
+first backward comes right after its forward, the graph of its last stretches is not let go of as
+long as that raises no peak: it need not run again.
 """
 
 from __future__ import annotations
@@ -101,9 +101,7 @@ def _needed(module: LocalModule, start: int, end: int, output: int, *, is_saved:
     before = accumulate(module.saves, initial=0)
     sizes = [s for s, total in zip(module.saves, before, strict=False) if start <= total < end]
     if is_saved and output in sizes:
-        sizes.reverse()
-        sizes.remove(output)
-        sizes.reverse()
+        del sizes[-1 - sizes[::-1].index(output)]
     there = list(accumulate(sizes))
     whole = there[-1] if there else 0
     return max(whole + 2 * output, *(t + 2 * s for t, s in zip(there, sizes, strict=True)), 0)
@@ -141,7 +139,7 @@ class _Moment(NamedTuple):
     Attributes:
         end: the module (from 1) at whose output its loss is.
         through: which module (from 0) it goes through.
-        is_first, is_last: of that module.
+        is_last: whether it is that module's last.
         alive: all modules (from 0) whose graphs are there.
     """
 

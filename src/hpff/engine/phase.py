@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-
-class LocalLoss(NamedTuple):
-    """The loss of an auxiliary network, whose gradients are about to be taken.
-
-    Attributes:
-        module: at whose output it is.
-        network: the auxiliary network.
-        given: what it is given, and what its output is compared with.
-        settings: what else decides how it is computed, the module apart.
-        losses: where its value is put, detached.
-        name: under what.
-    """
-
-    module: int
-    network: nn.Module
-    given: Sequence[Any]
-    settings: tuple[Any, ...]
-    losses: dict[Any, Tensor]
-    name: Any
-
-
-Work = Callable[[], Tensor]
+from hpff.engine.local_loss import LocalLoss, Work
 
 
 @dataclass

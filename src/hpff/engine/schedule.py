@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from hpff.engine.level_weights import Level
-from hpff.engine.phase import Phase, Work
+from hpff.engine.local_loss import Work
+from hpff.engine.phase import Phase
 from hpff.engine.reach import Reach
 from hpff.engine.recomputation import FreedTensors, Tape
 from hpff.errors import UserError

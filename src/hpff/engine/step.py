@@ -17,7 +17,8 @@ from hpff.cutting.trace import is_compiled
 from hpff.engine.anchors import Kept
 from hpff.engine.auxiliary_networks import AuxiliaryNetworks, image_of
 from hpff.engine.level_weights import Level
-from hpff.engine.phase import LocalLoss, Phase, Work
+from hpff.engine.local_loss import LocalLoss, Work
+from hpff.engine.phase import Phase
 from hpff.engine.reach import Reach
 from hpff.engine.recomputation import FreedTensors, Recompute, Tape
 from hpff.engine.schedule import Step

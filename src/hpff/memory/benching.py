@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -64,11 +64,8 @@ class Bench:
 
     def to_plain(self) -> dict[str, Any]:
         """Everything as plain data, for JSON."""
-        workload = asdict(self.workload)
-        if not isinstance(self.workload.model, str):
-            workload["model"] = getattr(self.workload.model, "__name__", "model")
         return {
-            "workload": {**workload, "batch": self.batch, "modules": self.modules},
+            "workload": {**self.workload.to_plain(), "batch": self.batch, "modules": self.modules},
             "device": self.device,
             "compiled": self.compiled,
             "peak_source": self.peak_source,

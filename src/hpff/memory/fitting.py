@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from hpff.cutting.partition import Partition
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
 from hpff.memory.planning import largest_batch, peak_by_batch
@@ -16,6 +15,8 @@ from hpff.settings import LIGHT
 
 _COUNTS = (2, 4, 8, 16)
 _WAYS: tuple[tuple[Recompute, ...], ...] = (("never",), ("once", "blocks"), ("repeatedly",))
+MOST_WORK = 3 + sum(map(len, _WAYS)) * (len(_COUNTS) + 1)
+"""How often ``observe`` is called at most."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,6 @@ class Fit:
     Attributes:
         baselines: backprop, and backprop with checkpointing where the model allows it.
         tried: local learning, in the order in which it was tried.
-        partition: the cut of the best.
         largest_batch: of the leanest way that was tried; where nothing fits.
     """
 
@@ -63,7 +63,6 @@ class Fit:
     budget: int
     baselines: tuple[Choice, ...]
     tried: tuple[Choice, ...]
-    partition: Partition | None
     largest_batch: int | None
 
     @property
@@ -74,11 +73,8 @@ class Fit:
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        workload = asdict(self.workload)
-        if not isinstance(self.workload.model, str):
-            workload["model"] = getattr(self.workload.model, "__name__", "model")
         return {
-            "workload": {**workload, "batch": self.batch},
+            "workload": {**self.workload.to_plain(), "batch": self.batch},
             "budget_bytes": self.budget,
             "baselines": [choice.to_plain() for choice in self.baselines],
             "tried": [choice.to_plain() for choice in self.tried],
@@ -126,10 +122,9 @@ def fit(
             tried += search.until_it_fits(plain.with_settings(recompute=way))
         if any(choice.fits for choice in tried):
             break
-    made = Fit(workload, batch, budget, baselines, tuple(tried), None, None)
-    if made.best is None:
-        return replace(made, largest_batch=search.largest_batch(tried))
-    return replace(made, partition=search.partition(made.best))
+    fits = any(choice.fits for choice in tried)
+    largest = None if fits else search.largest_batch(tried)
+    return Fit(workload, batch, budget, baselines, tuple(tried), largest)
 
 
 class _Search:
@@ -177,10 +172,6 @@ class _Search:
         rehearsal = Rehearsal(self._stage.with_cut(leanest.modules, "memory"), leanest.strategy)
         curve = rehearsal.run(self._batch).curve()
         return largest_batch(peak_by_batch(rehearsal, self._batch, curve), self._budget)
-
-    def partition(self, choice: Choice) -> Partition:
-        """The cut of a choice."""
-        return self._stage.with_cut(choice.modules, "memory").step(choice.strategy).partition
 
     def _choice(self, strategy: Strategy, modules: int, peak: int, arithmetic: int) -> Choice:
         return Choice(strategy, modules, peak, arithmetic / self._base, peak <= self._budget)

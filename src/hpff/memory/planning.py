@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,11 +67,8 @@ class Plan:
 
     def to_plain(self) -> dict[str, Any]:
         """All but the curves as plain data, for JSON."""
-        workload = asdict(self.workload)
-        if not isinstance(self.workload.model, str):
-            workload["model"] = getattr(self.workload.model, "__name__", "model")
         return {
-            "workload": {**workload, "batch": self.batch},
+            "workload": {**self.workload.to_plain(), "batch": self.batch},
             "budget_bytes": self.budget,
             "modules": [
                 {

@@ -92,10 +92,6 @@ class Rehearsal:
             peak = self.run(batch).peak
         return peak, counter.total
 
-    def arithmetic(self, batch: int) -> int:
-        """Multiplications and additions of a step."""
-        return self.cost(batch)[1]
-
     def likely_lengths(self, batch: int) -> list[int]:
         """Lengths of checkpointed segments, the most promising first."""
         with self._stage.entered(), AllocationCounter() as counter:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpff.engine.phase import LocalLoss, Work
+from hpff.engine.local_loss import LocalLoss, Work
 from hpff.memory.arithmetic import ArithmeticCounter, count_again
 from hpff.memory.ledger import Ledger, Mark, Piece
 

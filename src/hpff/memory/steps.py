@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -75,12 +75,23 @@ class Workload:
             if value not in known:
                 raise UserError(f"{name} is {value!r}; expected {' or '.join(known)}")
 
+    @property
+    def model_name(self) -> str:
+        """The model's name, or that of the function that makes it."""
+        return (
+            self.model if isinstance(self.model, str) else getattr(self.model, "__name__", "model")
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {**asdict(self), "model": self.model_name}
+
     def build(self) -> nn.Module:
         """The model, with random weights; one by name is made for images of this size."""
         if not isinstance(self.model, str):
             model = self.model()
             if not isinstance(model, nn.Module):
-                raise UserError(f"{self.model.__name__}() gives no nn.Module, but {model!r:.60}")
+                raise UserError(f"{self.model_name}() gives no nn.Module, but {model!r:.60}")
             return model
         channels, height, width = self.image
         settings = models.sized(self.model, height, width)
