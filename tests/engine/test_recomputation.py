@@ -175,6 +175,19 @@ def test_features_are_free_once_the_next_module_is_done() -> None:
     assert [tensor.untyped_storage().nbytes() for tensor in handed_on] == [4] * 3
 
 
+def test_by_blocks_what_is_passed_on_inside_a_module_is_free_once_it_is_done() -> None:
+    """The model's frames hold it longer; it is taken from there."""
+    model, x = ReadsAgain(again=False), torch.randn(6, 8)
+    learner = LocalLearner(
+        model, modules=["blocks.1"], example=x[:2], num_classes=10, recompute="blocks"
+    )
+    handed_on: list[Tensor] = []
+    for block in model.blocks[1:]:
+        block.register_forward_pre_hook(lambda _, given: handed_on.append(given[0]))
+    learner.backward(x, torch.arange(6))
+    assert [tensor.untyped_storage().nbytes() for tensor in handed_on] == [4] * 3
+
+
 @pytest.mark.parametrize("recompute", ["never", "blocks", "once", "repeatedly"])
 def test_a_step_leaves_nothing_to_the_garbage_collector(recompute: Recompute) -> None:
     images, targets = torch.randn(IMAGES), torch.arange(6)

@@ -66,6 +66,12 @@ def test_what_is_remembered_changes_no_figure(
     assert str(shared.step.partition) == str(anew.step.partition)
 
 
+def test_what_is_repeated_counts_in_the_arithmetic() -> None:
+    stage = Stage(NARROW)
+    expected = Rehearsal(Stage(NARROW, remembers=False), HPFF).cost(8)
+    assert [Rehearsal(stage, HPFF).cost(8) for _ in range(2)] == [expected] * 2
+
+
 def test_networks_alike_are_computed_once() -> None:
     stage = Stage(NARROW)
     counts = []
