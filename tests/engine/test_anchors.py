@@ -54,6 +54,13 @@ def test_dear_outputs_are_not_kept_where_cheap_ones_are_near() -> None:
     assert {point.output_bytes for point in kept.anchors} <= {1}
 
 
+def test_of_anchors_for_stretches_of_a_length_the_cheapest_are_kept() -> None:
+    """One anchor every four stretches would be enough, and dear."""
+    whole = module(1, [(100, 1), (100, 900), (100, 900), (100, 900), (100, 1), (100, 1)])
+    (kept,) = kept_inside(Partition((whole,)), Reach((1,)), lambda _: 0)
+    assert [anchor.operation.number for anchor in kept.anchors] == [1, 5]
+
+
 def test_the_last_stretches_stay_where_another_module_needs_more_anyway() -> None:
     small, large = module(1, [(10, 10)] * 4), module(2, [(1000, 10)] * 4)
     first, second = kept_inside(Partition((small, large)), Reach((1, 1)), lambda _: 0)

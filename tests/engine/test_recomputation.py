@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpff import LocalLearner, check_gradients, models
-from hpff.engine.recomputation import Recompute
+from hpff.cutting.partition import InnerPoint, OperationKey
+from hpff.engine.anchors import Kept
+from hpff.engine.phase import Phase
+from hpff.engine.recomputation import FreedTensors, Recompute, Tape
 from hpff.errors import UserError
 
 IMAGES = (6, 3, 16, 16)
@@ -123,6 +126,25 @@ def test_its_gradients_are_the_references(recompute: Recompute) -> None:
         resnet().double(), modules=4, example=images[:2], num_classes=10, recompute=recompute
     )
     assert not check_gradients(learner, images, torch.arange(4))
+
+
+def test_an_anchor_that_is_changed_in_place_is_one_no_more() -> None:
+    """As where the model does on a batch what it did not do on the example."""
+    layer, x = nn.Linear(4, 4), torch.randn(3, 4)
+
+    def forward() -> Tensor:
+        first = layer(x)
+        second = torch.tanh(first)
+        return (second * second + first.mul_(2)).sum()
+
+    point = InnerPoint(OperationKey("aten.addmm.default", 1), 0, 48, 0, is_saved=False)
+    tape = Tape(None, FreedTensors(), Phase(), "blocks", Kept((point,)))
+    tape.start()
+    loss = forward()
+    tape.stop()
+    with tape.backward():
+        found = torch.autograd.grad(loss, layer.weight)
+    assert torch.equal(found[0], torch.autograd.grad(forward(), layer.weight)[0])
 
 
 class ReadsAgain(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hpff.errors import UserError
-from hpff.memory import ArithmeticCounter, Strategy, Workload, fit
+from hpff.memory import ArithmeticCounter, Choice, Fit, Strategy, Workload, fit
 from hpff.memory.rehearsal import Rehearsal
 
 
@@ -27,6 +27,7 @@ def test_with_room_for_all_graphs_nothing_is_recomputed() -> None:
     found = fit(SMALL, batch=8, budget=2**40)
     assert found.best is not None
     assert found.best.modules == 2
+    assert len(found.tried) == 1, "more modules are tried only where fewer do not fit"
     assert found.best.strategy.settings.recompute == "never"
     assert all(choice.fits for choice in found.baselines)
     assert found.to_plain()["workload"]["model"] == "small"
@@ -43,6 +44,17 @@ def test_in_less_than_checkpointing_takes_modules_are_recomputed() -> None:
     workload = Workload(small, modules=found.best.modules, balance="memory")
     assert found.best.peak == Rehearsal(workload, found.best.strategy).peak(64) <= found.budget
     assert found.best.strategy.settings.recompute in ("once", "blocks")
+
+
+def test_the_best_fits_and_computes_least() -> None:
+    plain = Strategy.of("dgl", 2, 2)
+    tried = (
+        Choice(plain, 2, peak=90, operations=1.1, fits=False),
+        Choice(plain, 4, peak=60, operations=1.4, fits=True),
+        Choice(plain, 8, peak=50, operations=1.3, fits=True),
+        Choice(plain, 16, peak=40, operations=1.5, fits=True),
+    )
+    assert Fit(SMALL, 8, 64, (), tried, None).best is tried[2]
 
 
 def test_where_nothing_fits_it_says_which_batch_would() -> None:
