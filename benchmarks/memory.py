@@ -6,8 +6,8 @@ fp32, batch 1024, 32×32 images; parameters, gradients and SGD's momentum includ
 with its best segment length, in blocks. "Working" leaves out parameters, gradients and momentum,
 as many as there are at the peak, and the images. "Public order" does dgl+hpff's work in the order
 of HPFF's public code (benchmarks/public_order.py). --deep adds ResNet-1202 (minutes), --write puts
-the table into benchmarks/memory.md. `hpff plan resnet110 --batch 1024 --recompute
-once,repeatedly` shows what each peak is made of.
+the table into benchmarks/memory.md. `hpff plan resnet110 --batch 1024 --recompute once,blocks` shows
+what each peak is made of.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hpff.memory import BEST, Row, Strategy, Workload, plan
 HEADER = ("network", "method", "peak, GiB", "of bp", "working, GiB")
 BATCH = 1024
 HPFF = Strategy.of("dgl", cascade=2, patches=2)
-LEAN = (HPFF.with_settings(recompute="once"), HPFF.with_settings(recompute="repeatedly"))
+LEAN = [HPFF.with_settings(recompute=way) for way in ("once", "blocks", "repeatedly")]
 ALL = (
     Strategy.of(),
     Strategy.of(segment=BEST),

@@ -18,7 +18,7 @@ from hpff import LocalLearner, models
 from hpff.memory import Strategy
 
 HPFF = Strategy.of("dgl", cascade=2, patches=2)
-LEAN = (HPFF.with_settings(recompute="once"), HPFF.with_settings(recompute="repeatedly"))
+LEAN = [HPFF.with_settings(recompute=way) for way in ("once", "blocks", "repeatedly")]
 STRATEGIES = (Strategy.of(), Strategy.of("dgl"), Strategy.of("dgl", cascade=2), HPFF, *LEAN)
 
 
