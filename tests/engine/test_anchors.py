@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hpff import LocalLearner, check_gradients, models
-from hpff.cutting.partition import InnerPoint, LocalModule, OperationKey, Partition
+from hpff.cutting.partition import InnerPoint, LocalModule, OperationKey, Partition, Save
 from hpff.engine.anchors import START, kept_inside
 from hpff.engine.reach import Reach
 from hpff.features import Vectors
@@ -36,7 +38,7 @@ def module(index: int, stretches: list[tuple[int, int]]) -> LocalModule:
         features=Vectors(),
         saved=saved,
         output_bytes=stretches[-1][1],
-        saves=tuple(size for size, _ in stretches),
+        saves=tuple(Save(size) for size, _ in stretches),
         inner=tuple(inner[:-1]),
     )
 
@@ -68,6 +70,43 @@ def test_the_last_stretches_stay_where_another_module_needs_more_anyway() -> Non
     assert second.graph_after != START
 
 
+FOR_DEAR = [Save(10, OperationKey("layer", 3), is_for_dear=True)] * 60
+
+
+def key(number: int) -> OperationKey:
+    return OperationKey("layer", number)
+
+
+def made(*saves: Save) -> Partition:
+    """One module without anchors, of what it saves."""
+    whole = replace(module(1, [(1, 1)]), saved=sum(s.size for s in saves), saves=saves)
+    return Partition((whole,))
+
+
+def test_the_largest_value_at_the_worst_time_is_made_again() -> None:
+    """A convolution's output, which BatchNorm keeps, waits while later values are at their peak."""
+    cut = made(Save(90, key(1)), Save(100, key(2), is_for_dear=True), *FOR_DEAR)
+    (kept,) = kept_inside(cut, Reach((1,)), lambda _: 0)
+    assert kept.made_again == {key(1)}
+
+
+@pytest.mark.parametrize(
+    "wide",
+    [Save(90, key(1), is_for_dear=True), Save(90, None)],
+    ids=["for a convolution", "made elsewhere"],
+)
+def test_what_cannot_go_stays(wide: Save) -> None:
+    cut = made(wide, Save(100, key(2), is_for_dear=True), *FOR_DEAR)
+    (kept,) = kept_inside(cut, Reach((1,)), lambda _: 0)
+    assert not kept.made_again
+
+
+def test_nothing_is_made_again_where_losses_take_more_anyway() -> None:
+    cut = made(Save(90, key(1)), Save(100, key(2), is_for_dear=True), *FOR_DEAR)
+    (kept,) = kept_inside(cut, Reach((1,)), lambda _: 10_000)
+    assert not kept.made_again
+
+
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=1, max_size=8),
@@ -86,6 +125,7 @@ def test_anchors_are_points_of_their_modules_in_order(
         assert places == sorted(set(places))
         keys = {anchor.operation for anchor in each.anchors} | {START, None}
         assert each.graph_after in keys
+        assert not each.made_again, "as no operation is known to have made anything"
 
 
 def peak(strategy: Strategy, modules: int) -> int:

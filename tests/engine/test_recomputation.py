@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpff import LocalLearner, check_gradients, models
 from hpff.cutting.partition import InnerPoint, OperationKey
@@ -145,6 +147,39 @@ def test_an_anchor_that_is_changed_in_place_is_one_no_more() -> None:
     with tape.backward():
         found = torch.autograd.grad(loss, layer.weight)
     assert torch.equal(found[0], torch.autograd.grad(forward(), layer.weight)[0])
+
+
+class Calls(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.of: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.of[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_is_made_again_waits_for_no_use_and_is_the_same() -> None:
+    first, second, x = nn.Linear(4, 400), nn.Linear(400, 4), torch.randn(3, 4)
+    weights = [first.weight, second.weight]
+
+    def forward() -> Tensor:
+        return second(F.silu(first(x))).sum()
+
+    expected = torch.autograd.grad(forward(), weights)
+    runs = []
+    for again in (frozenset[OperationKey](), frozenset({OperationKey("aten.addmm.default", 1)})):
+        tape = Tape(x, FreedTensors(), Phase(), "blocks", Kept(made_again=again))
+        tape.start()
+        loss = forward()
+        tape.stop()
+        with Calls() as calls, tape.backward():
+            found = torch.autograd.grad(loss, weights)
+        assert all(map(torch.equal, found, expected))
+        runs.append((calls.of["addmm"], calls.of["silu"]))
+    assert runs == [(1, 1), (2, 1)]
 
 
 class ReadsAgain(nn.Module):

@@ -14,6 +14,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _SMALL = 32  # what is smaller than a tensor by this factor does not count beside it
+_DEAR = {
+    "convolution",
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+}
+
+
+def is_dear(function: Any) -> bool:
+    """Whether an operation is one of those that make up a step's arithmetic."""
+    return function.overloadpacket.__name__ in _DEAR
 
 
 class Saved(NamedTuple):
@@ -23,11 +39,15 @@ class Saved(NamedTuple):
         time: after how many operations it was saved.
         size: in bytes.
         address: of the storage, which lives as long as the graph.
+        made: after how many operations it has its content; 0 where that was there before.
+        is_for_dear: whether a convolution or matrix product reads it.
     """
 
     time: int
     size: int
     address: int
+    made: int = 0
+    is_for_dear: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +78,7 @@ class _Storage:
     written: int
     leaf: int
     read: int = 0
+    is_for_dear: bool = False
 
 
 class Operations(TorchDispatchMode):
@@ -89,6 +110,16 @@ class Operations(TorchDispatchMode):
         known = self._known(tensor)
         return known.written if known is not None else 0
 
+    def with_makers(self, saves: Sequence[Saved]) -> Iterator[Saved]:
+        """What a forward saved, and how that came about and is read."""
+        for save in saves:
+            known = self._living.get(save.address)
+            yield (
+                save
+                if known is None
+                else save._replace(made=known.written, is_for_dear=known.is_for_dear)
+            )
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # Fake tensors ask for their device by an operation.
         if self.paused or func is torch.ops.aten.detach.default or func.namespace == "prim":
@@ -101,6 +132,7 @@ class Operations(TorchDispatchMode):
                 known = self._known(leaf)
                 if known is not None:
                     known.read = now
+                    known.is_for_dear |= is_dear(func)
         output = func(*args, **(kwargs or {}))
         changes = func._schema.is_mutable
         for place, leaf in enumerate(tree_leaves(output)):

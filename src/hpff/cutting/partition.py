@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from math import prod
@@ -27,6 +27,20 @@ class OperationKey(NamedTuple):
 
     name: str
     number: int
+
+
+class Save(NamedTuple):
+    """A tensor that a local module saves for its backward.
+
+    Attributes:
+        size: in bytes, on the example.
+        maker: the operation that made it; None where it was not made in the local module.
+        is_for_dear: whether a convolution or matrix product reads it.
+    """
+
+    size: int
+    maker: OperationKey | None = None
+    is_for_dear: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,13 +78,13 @@ class LocalModule:
         features: what its output is: a map, tokens, a sequence or a vector.
         path: where in what the submodule returns the output lies; () where it returns a tensor.
         saved: bytes that its forward saves for its backward, on the example.
+        saves: the tensors that these are, in order.
         output_bytes: of its output, on the example.
         patches: n in force at its output (n×n patches, or n pieces of a sequence); 1 where PFF is
             off or does not fit.
         overwritten: whether the next module modifies the output in place.
         read_later: whether the output's content is read after the next module, which autograd
             does not see.
-        saves: bytes of each tensor that it saves, in order.
         inner: where its forward could be taken up again, in order.
         passing: submodules inside whose output is not read after the module, in order, and where
             in what they return it lies.
@@ -92,7 +106,7 @@ class LocalModule:
     patches: int = 1
     overwritten: bool = False
     read_later: bool = False
-    saves: tuple[int, ...] = ()
+    saves: tuple[Save, ...] = ()
     inner: tuple[InnerPoint, ...] = ()
     passing: tuple[tuple[str, Path], ...] = ()
 
@@ -279,6 +293,8 @@ def _describe(
         inside = [unit for unit in units if start < unit.end <= end]
         shape = cut.shape if cut else seen.output_shape
         dtype = cut.dtype if cut else seen.output_dtype
+        before = cuts[index - 1] if index else None
+        keys = _operation_keys(seen, before, cut)
         modules.append(
             LocalModule(
                 index=index + 1,
@@ -296,28 +312,39 @@ def _describe(
                 overwritten=bool(cut and cut.overwritten),
                 read_later=_is_read_later(cuts[index : index + 2]),
                 saves=tuple(
-                    save.size
+                    Save(save.size, keys.get(save.made), save.is_for_dear)
                     for save, total in zip(seen.saves, totals, strict=True)
                     if saved[index] < total <= saved[index + 1]
                 ),
-                inner=_inner_points(seen, cuts[index - 1] if index else None, cut),
+                inner=_inner_points(seen, before, cut, keys),
                 passing=_passing(seen.separators, start, cut),
             )
         )
     return Partition(tuple(modules))
 
 
-def _inner_points(
+def _operation_keys(
     seen: Trace, before: Separator | None, cut: Separator | None
-) -> tuple[InnerPoint, ...]:
-    """The points from one cut to the next."""
-    start, saved_before = (before.operations, before.saved) if before else (0, 0)
+) -> dict[int, OperationKey]:
+    """The operations from one cut to the next, by how many the model has done then."""
+    start = before.operations if before else 0
     end = cut.operations if cut else len(seen.operations)
     numbers: Counter[str] = Counter()
-    keys: dict[int, OperationKey] = {}
+    keys = {}
     for time, name in enumerate(seen.operations[start:end], start=start + 1):
         numbers[name] += 1
         keys[time] = OperationKey(name, numbers[name])
+    return keys
+
+
+def _inner_points(
+    seen: Trace,
+    before: Separator | None,
+    cut: Separator | None,
+    keys: Mapping[int, OperationKey],
+) -> tuple[InnerPoint, ...]:
+    """The points from one cut to the next."""
+    saved_before = before.saved if before else 0
     return tuple(
         InnerPoint(
             operation=keys[point.time],
@@ -327,7 +354,7 @@ def _inner_points(
             is_saved=point.is_saved,
         )
         for point in seen.points
-        if start < point.time <= end and not (cut and point.time == cut.written)
+        if point.time in keys and not (cut and point.time == cut.written)
     )
 
 

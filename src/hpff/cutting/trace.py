@@ -181,7 +181,7 @@ def _trace(model: nn.Module, example: Any) -> Trace:
             output_dtype=logits.dtype,
             output_device=logits.device,
             saved=watched.saved,
-            saves=tuple(watched.saves),
+            saves=tuple(watched.operations.with_makers(watched.saves)),
             operations=tuple(watched.operations.names),
             points=tuple(watched.operations.points(watched.saves)),
         )

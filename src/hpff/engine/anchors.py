@@ -1,27 +1,25 @@
 """What to keep inside modules that are recomputed by blocks, so that a step takes little memory.
 
-A module keeps some of what its blocks pass on, its anchors: tensors that are all that the rest of
-it needs. While a stretch between two of them is recomputed, what it saves is there, and the
-anchors of all modules that are alive. (For one module that is gradient checkpointing: Chen et al.,
-"Training Deep Nets with Sublinear Memory Cost", 2016, here for unequal blocks.) Where a module's
-first backward comes right after its forward, the graph of its last stretches is not let go of as
-long as that raises no peak: it need not run again.
+For one module that is gradient checkpointing (Chen et al., "Training Deep Nets with Sublinear
+Memory Cost", 2016), here for unequal blocks. Where a module's first backward comes right after its
+forward, the graph of its last stretches is not let go of as long as that raises no peak: it need
+not run again. Where backwards take the most, large values that are cheap to make do not
+wait for their use, but are made again, as long as there are few of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from hpff.cutting.partition import InnerPoint, LocalModule, OperationKey, Partition
+from hpff.cutting.partition import InnerPoint, OperationKey, Partition
 from hpff.engine.reach import Reach
+from hpff.engine.stretches import Stretches, stretches_of
 
-Anchors = tuple[InnerPoint, ...]
-_TRIALS = 48  # stretches of a module that are tried as its longest
 _SWEEPS = 3
-_POINTS = 128  # of a module that are tried at most
+_MADE_AGAIN = 8  # at most one in so many of the bytes that modules save
+_WORTH = 0.02  # of the peak, which making values again must take off it
 START = OperationKey("", 0)
 
 
@@ -33,10 +31,13 @@ class Kept:
         anchors: after which operations it keeps what they give until its last backward.
         graph_after: after which of these operations it keeps everything until its next backward;
             ``START`` for all of it, None for nothing.
+        made_again: no result of these operations waits in a backward for its use: it is made
+            again when its turn comes.
     """
 
-    anchors: Anchors = ()
+    anchors: tuple[InnerPoint, ...] = ()
     graph_after: OperationKey | None = None
+    made_again: frozenset[OperationKey] = frozenset()
 
 
 def kept_inside(
@@ -49,88 +50,19 @@ def kept_inside(
         reach: how far the cascades go.
         auxiliary_bytes: what the losses at module j take.
     """
-    options = [_options(module) for module in cut]
     moments = list(_moments(reach))
+    at_losses = [max(auxiliary_bytes(m.index), 2 * m.output_bytes) for m in cut]
+    inputs = [0, *(module.output_bytes for module in cut[:-1])]
+    options = [stretches_of(module, given) for module, given in zip(cut, inputs, strict=True)]
     chosen = _chosen(options, moments)
-    losses = [
-        chosen_bytes + max(auxiliary_bytes(module.index), 2 * module.output_bytes)
-        for module, chosen_bytes in zip(cut, _kept_at_losses(chosen, reach), strict=True)
-    ]
+    chosen = _leaner(chosen, moments, max(_kept_at_losses(chosen, reach, at_losses)))
+    losses = _kept_at_losses(chosen, reach, at_losses)
     peak = max(*losses, *(_size(chosen, moment) for moment in moments))
+    at_once = {moment.end for moment in moments if moment.is_first}
     return tuple(
-        Kept(option.anchors, _tail(module, option.anchors, peak - needed))
-        if module.index in {moment.end for moment in moments if moment.is_first}
-        else Kept(option.anchors)
-        for module, option, needed in zip(cut, chosen, losses, strict=True)
+        _kept(own, peak - needed if module.index in at_once else None)
+        for module, own, needed in zip(cut, chosen, losses, strict=True)
     )
-
-
-@dataclass(frozen=True)
-class _Option:
-    """Some anchors of a module, and the bytes that they lead to.
-
-    Attributes:
-        kept: by the anchors and the module's output, while the module is alive.
-        carry: at the worst time of a backward through the module that is not its last.
-        last: at the worst time of its last, in which anchors go as it passes them.
-    """
-
-    anchors: Anchors
-    kept: int
-    carry: int
-    last: int
-
-    @classmethod
-    def of(cls, module: LocalModule, anchors: Anchors) -> _Option:
-        held, worst_last, worst, start = 0, 0, 0, 0
-        ends = [(p.saved, p.output_bytes, p.is_saved) for p in anchors]
-        for end, output, is_saved in [*ends, (module.saved, module.output_bytes, True)]:
-            needed = _needed(module, start, end, output, is_saved=is_saved)
-            worst, worst_last = max(worst, needed), max(worst_last, held + needed)
-            held += output
-            start = end
-        return cls(anchors, held, held + worst, module.output_bytes + worst_last)
-
-
-def _needed(module: LocalModule, start: int, end: int, output: int, *, is_saved: bool) -> int:
-    """Bytes at the worst time of a backward through a stretch, its end's output apart.
-
-    What it saves goes in reverse order, and there are gradients of the size of what goes: one
-    comes in, and another goes on.
-    """
-    before = accumulate(module.saves, initial=0)
-    sizes = [s for s, total in zip(module.saves, before, strict=False) if start <= total < end]
-    if is_saved and output in sizes:
-        del sizes[-1 - sizes[::-1].index(output)]
-    there = list(accumulate(sizes))
-    whole = there[-1] if there else 0
-    return max(whole + 2 * output, *(t + 2 * s for t, s in zip(there, sizes, strict=True)), 0)
-
-
-def _options(module: LocalModule) -> list[_Option]:
-    points = module.inner[:: len(module.inner) // _POINTS + 1]
-    ends = [0, *(point.saved for point in points), module.saved]
-    stretches = sorted({b - a for i, a in enumerate(ends) for b in ends[i + 1 :]})
-    step = max(1, len(stretches) // _TRIALS)
-    tried = (*stretches[::step], stretches[-1])
-    found = {_fewest(points, module.saved, longest) for longest in tried}
-    return [_Option.of(module, anchors) for anchors in sorted(found, key=len)]
-
-
-def _fewest(points: Anchors, saved: int, longest: int) -> Anchors:
-    """The anchors with the fewest bytes of which no stretch is too long, where that can be."""
-    ends = [0, *(point.saved for point in points), saved]
-    longest = max(longest, *(end - start for start, end in pairwise(ends)))
-    cost, before = [0], [0]
-    for i, end in enumerate(ends[1:], start=1):
-        best = min((b for b in range(i) if end - ends[b] <= longest), key=cost.__getitem__)
-        before.append(best)
-        cost.append(cost[best] + (points[i - 1].output_bytes if i <= len(points) else 0))
-    chosen, i = [], before[-1]
-    while i > 0:
-        chosen.append(points[i - 1])
-        i = before[i]
-    return tuple(reversed(chosen))
 
 
 class _Moment(NamedTuple):
@@ -166,7 +98,7 @@ def _moments(reach: Reach) -> Iterator[_Moment]:
                 alive.remove(j)
 
 
-def _chosen(options: Sequence[Sequence[_Option]], moments: Sequence[_Moment]) -> list[_Option]:
+def _chosen(options: Sequence[Sequence[Stretches]], moments: Sequence[_Moment]) -> list[Stretches]:
     """Of each module's options one, so that little is needed at the worst time of a step.
 
     What others keep counts for each: so they are chosen in turns, until no one would change.
@@ -186,20 +118,55 @@ def _chosen(options: Sequence[Sequence[_Option]], moments: Sequence[_Moment]) ->
     return chosen
 
 
-def _size(chosen: Sequence[_Option], moment: _Moment) -> int:
+def _leaner(chosen: list[Stretches], moments: Sequence[_Moment], at_losses: int) -> list[Stretches]:
+    """With values made again where backwards take the most, as few as give most of the gain."""
+    room = sum(own.module.saved for own in chosen) // _MADE_AGAIN
+    found = [(_peak(chosen, moments, at_losses), list(chosen))]
+    chosen = list(chosen)
+    while found[-1][0] > at_losses:
+        worst = max(moments, key=lambda moment: _size(chosen, moment))
+        leaner = chosen[worst.through].leaner(is_last=worst.is_last)
+        if leaner is None:
+            break
+        room -= leaner.bytes_made_again - chosen[worst.through].bytes_made_again
+        if room < 0:
+            break
+        chosen[worst.through] = leaner
+        found.append((_peak(chosen, moments, at_losses), list(chosen)))
+    least = min(peak for peak, _ in found)
+    return next(each for peak, each in found if peak <= least * (1 + _WORTH))
+
+
+def _peak(chosen: Sequence[Stretches], moments: Sequence[_Moment], at_losses: int) -> int:
+    return max(at_losses, *(_size(chosen, moment) for moment in moments))
+
+
+def _size(chosen: Sequence[Stretches], moment: _Moment) -> int:
     """Bytes at the worst time of a backward."""
     own = chosen[moment.through]
     kept = sum(chosen[i].kept for i in moment.alive if i != moment.through)
     return kept + (own.last if moment.is_last else own.carry)
 
 
-def _kept_at_losses(chosen: Sequence[_Option], reach: Reach) -> list[int]:
-    """Bytes that are kept while each module has its losses."""
-    count = len(reach.lengths)
-    return [sum(chosen[i - 1].kept for i in reach.alive(j)) for j in range(1, count + 1)]
+def _kept_at_losses(
+    chosen: Sequence[Stretches], reach: Reach, at_losses: Sequence[int]
+) -> list[int]:
+    """Bytes that are there while each module has its losses."""
+    return [
+        own + sum(chosen[i - 1].kept for i in reach.alive(j))
+        for j, own in enumerate(at_losses, start=1)
+    ]
 
 
-def _tail(module: LocalModule, anchors: Anchors, room: int) -> OperationKey | None:
-    """After which anchor everything fits into the room."""
-    starts = [(START, 0), *((anchor.operation, anchor.saved) for anchor in anchors)]
-    return next((key for key, before in starts if module.saved - before <= room), None)
+def _kept(own: Stretches, room: int | None) -> Kept:
+    """What a module keeps, and everything after an anchor if that fits into the room."""
+    starts = [START, *(anchor.operation for anchor in own.anchors)]
+    saved_before = (0, *(anchor.saved for anchor in own.anchors))
+    fits = (
+        key
+        for key, before in zip(starts, saved_before, strict=True)
+        if room is not None and own.module.saved - before <= room
+    )
+    makers = (own.module.saves[place].maker for place in own.made_again)
+    again = frozenset(maker for maker in makers if maker is not None)
+    return Kept(own.anchors, next(fits, None), again)

@@ -11,7 +11,8 @@ Three ways are offered:
   module are there at a time. Each operation runs once more.
 - "blocks" keeps some outputs of blocks inside a module, its anchors, and nothing else: in a
   backward the values between two anchors are there at a time. An operation runs once more for each
-  backward: once in the modules that no cascade is carried through, twice in the others.
+  backward: once in the modules that no cascade is carried through, twice in the others. Of
+  the largest values there, some do not wait for their use but are made twice.
 - "repeatedly" keeps, while a backward runs, what convolutions and matrix products read from its
   making to its last use; anything else goes at once, to be made again from those, and so does the
   module's output. Each of these dear operations runs three to four times more in a step.
@@ -32,6 +33,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hpff.cutting.operations import is_dear
 from hpff.cutting.partition import OperationKey
 from hpff.engine.anchors import START, Kept
 from hpff.engine.operation import (
@@ -49,17 +51,6 @@ from hpff.torch_support.autocast import autocast_off
 
 Recompute = Literal["never", "blocks", "once", "repeatedly"]
 
-_DEAR = {
-    "convolution",
-    "mm",
-    "addmm",
-    "bmm",
-    "baddbmm",
-    "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_efficient_attention",
-    "_scaled_dot_product_cudnn_attention",
-}
 _SMALL = 32  # what is smaller than the module's input by this factor is kept
 
 
@@ -122,12 +113,13 @@ class Tape(TorchDispatchMode):
         self._numbers: Counter[str] = Counter()
         self._keeps_until_backward = recompute == "once" or kept.graph_after == START
         self._keeps_dear_only = recompute == "repeatedly"
+        self._made_again = kept.made_again
         self._small = 0 if start is None else start.nbytes // _SMALL
         self._live: dict[int, tuple[weakref.ref[Any], int]] = {}  # by a storage's address
         self._versions: list[int] = []  # of each storage made on the tape
         self._operations: list[Operation] = []
         self._maker: dict[Value, Operation] = {}
-        self._dear: set[Value] = set()  # what dear operations read
+        self._fleeting: set[Value] = set()  # made when asked for, and not before
         self._read: set[int] = set()  # addresses of storages made elsewhere that were read
         self._uses: Counter[Value] = Counter()  # by a backward
         self._kept: dict[Value, Tensor] = {}
@@ -211,18 +203,26 @@ class Tape(TorchDispatchMode):
         if makes or changes:
             self._read |= elsewhere
             self._note(func, noted, makes, changes, random)
-        if self._keeps_dear_only and func.overloadpacket.__name__ in _DEAR:
-            views = [(view, tensor) for tensor in given if (view := self._view(tensor))]
-            self._dear |= {view.value for view, _ in views}
-            self._demand.present |= {view.value: whole_of(tensor) for view, tensor in views}
-        if self._points:
-            self._anchor(str(func), output)
+        if self._keeps_dear_only:
+            self._fleeting |= {*makes.values(), *changes.values()}
+            if is_dear(func):
+                views = [(view, tensor) for tensor in given if (view := self._view(tensor))]
+                self._fleeting -= {view.value for view, _ in views}
+                self._demand.present |= {view.value: whole_of(tensor) for view, tensor in views}
+        if self._points or self._made_again:
+            key = self._key(func)
+            self._anchor(key, output)
+            if key in self._made_again:
+                self._fleeting |= {*makes.values(), *changes.values()}
         return output
 
-    def _anchor(self, name: str, output: Any) -> None:
-        """Hold what an operation gave until the last backward has passed it, if it is chosen."""
+    def _key(self, function: Any) -> OperationKey:
+        name = str(function)
         self._numbers[name] += 1
-        key = OperationKey(name, self._numbers[name])
+        return OperationKey(name, self._numbers[name])
+
+    def _anchor(self, key: OperationKey, output: Any) -> None:
+        """Hold what an operation gave until the last backward has passed it, if it is chosen."""
         leaf = self._points.get(key)
         if leaf is None:
             return
@@ -292,8 +292,8 @@ class Tape(TorchDispatchMode):
                 needs.subtract(operation.reads)
                 operation.run(whole, {value for value in whole if needs[value] or value in there})
                 for value in (*operation.reads, *operation.results()):
-                    stays = not self._keeps_dear_only or value in self._dear
-                    if stays and self._demand.left[value] and value in whole:
+                    stays = value in whole and value not in self._fleeting
+                    if stays and self._demand.left[value]:
                         self._demand.present[value] = whole[value]
                     if not needs[value]:
                         whole.pop(value, None)
