@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from cli.forked import Forked
 from cli.tiny_table import ROWS, TABLE
 from PIL import Image
 
@@ -79,16 +79,11 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture
 def hpff_process() -> Callable[..., Answer]:
-    """Return the command line, run as a real process."""
+    """Return the command line, run as a process from its first import on."""
 
-    def run(*arguments: str, preexec: Callable[[], None] | None = None) -> Answer:
+    def run(*arguments: str) -> Answer:
         done = subprocess.run(
-            command(*arguments),
-            capture_output=True,
-            text=True,
-            env=environment(),
-            preexec_fn=preexec,
-            check=False,
+            command(*arguments), capture_output=True, text=True, env=environment(), check=False
         )
         return Answer(done.returncode, done.stdout, done.stderr)
 
@@ -96,27 +91,37 @@ def hpff_process() -> Callable[..., Answer]:
 
 
 @pytest.fixture
-def start_process() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def start_process() -> Iterator[Callable[..., Forked]]:
     """Return a starter of the command line in the background; what still runs is killed."""
     started = []
 
-    def start(*arguments: str) -> subprocess.Popen[bytes]:
-        # A shell's background ignores Ctrl+C, and so would what is started there.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        process = subprocess.Popen(
-            command(*arguments),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment(),
-        )
-        signal.signal(signal.SIGINT, before)
-        started.append(process)
-        return process
+    def start(*arguments: str, before: Callable[[], None] | None = None) -> Forked:
+        started.append(Forked(arguments, environment(), before))
+        return started[-1]
 
     yield start
     for process in started:
-        process.kill()
-        process.wait()
+        process.close()
+
+
+@pytest.fixture
+def hpff_fork(start_process: Callable[..., Forked]) -> Callable[..., Answer]:
+    """Return the command line, run in a process of its own."""
+
+    def run(*arguments: str, before: Callable[[], None] | None = None) -> Answer:
+        process = start_process(*arguments, before=before)
+        code = process.wait()
+        assert code is not None
+        return Answer(code, *process.said())
+
+    return run
+
+
+def limit_file_size(limit: int = 40_000) -> None:
+    """Let the operating system refuse to let a file grow, as where a disk is full."""
+    import resource  # not on Windows
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
 def png(height: int = 8, width: int = 8) -> bytes:

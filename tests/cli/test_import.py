@@ -23,18 +23,18 @@ def my_method(folder: Path) -> Path:
 
 
 def test_the_pages_method_reaches_every_command(
-    my_method: Path, hpff_process: Callable[..., Answer]
+    my_method: Path, hpff_fork: Callable[..., Answer]
 ) -> None:
     given = ("--import", str(my_method))
-    compared = hpff_process(
+    compared = hpff_fork(
         "compare", "tiny.yaml", "--methods", "lookahead,lookahead+hpff", "--json", *given
     )
     assert compared.code == 0, compared.err
     rows = [row["method"] for row in json.loads(compared.out)["rows"]]
     assert rows == ["lookahead", "lookahead+hpff"]
-    listed = hpff_process("list", "methods", *given)
+    listed = hpff_fork("list", "methods", *given)
     assert "lookahead" in listed.out
-    checked = hpff_process("recipe", "check", "tiny.yaml", "method=lookahead", *given)
+    checked = hpff_fork("recipe", "check", "tiny.yaml", "method=lookahead", *given)
     assert checked.out == "tiny.yaml: no faults\n"
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import functools
 import json
 import random
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from cli.forked import Forked
 
 from hpff.runs import checkpoint
 
 EPOCHS = 8
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def wait_for(condition: Callable[[], bool], process: Forked) -> None:
     deadline = time.monotonic() + 60
     while not condition() and process.poll() is None:
         assert time.monotonic() < deadline
@@ -37,10 +37,10 @@ def epochs_told(run: Path) -> int:
 
 
 def test_killed_and_resumed_until_done(
-    folder: Path, start_process: Callable[..., Any], hpff_process: Callable[..., Any]
+    folder: Path, start_process: Callable[..., Any], hpff_fork: Callable[..., Any]
 ) -> None:
     arguments = ["train", "tiny.yaml", f"epochs={EPOCHS}", "--out"]
-    assert hpff_process(*arguments, "whole").code == 0
+    assert hpff_fork(*arguments, "whole").code == 0
     moments, run, done = random.Random(0), folder / "run", 0
     for more in (0, 2, 1):
         process = start_process(*arguments, "run", *(["--resume"] if run.exists() else []))
@@ -50,7 +50,7 @@ def test_killed_and_resumed_until_done(
         process.wait()
         assert epochs_done(run) >= done + more
         done = epochs_done(run)
-    final = hpff_process(*arguments, "run", "--resume")
+    final = hpff_fork(*arguments, "run", "--resume")
     assert final.code == 0, final.err
     whole = folder / "whole"
     weights = "model.safetensors"

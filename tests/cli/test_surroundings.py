@@ -215,18 +215,18 @@ def test_a_closed_stdout_is_no_fault(folder: Path) -> None:
     assert (process.returncode, err) == (1, b"")
 
 
-def test_sigterm_is_said_and_the_run_goes_on(folder: Path, hpff: Hpff) -> None:
+def test_sigterm_is_said_and_the_run_goes_on(folder: Path, start_process: Hpff) -> None:
     arguments = ["train", "tiny.yaml", "epochs=100000", "--out", "run"]
-    process = start(*arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = start_process(*arguments)
     deadline = time.monotonic() + 120
     while not (folder / "run" / "checkpoint.pt").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert err.decode().splitlines()[-1] == "hpff: terminated; a run goes on with --resume"
-    assert out == b""
+    assert process.wait(120) == 128 + signal.SIGTERM
+    out, err = process.said()
+    assert err.splitlines()[-1] == "hpff: terminated; a run goes on with --resume"
+    assert out == ""
     assert not (folder / "run" / ".hpff.lock").exists()
     remove_leftovers(folder / "run")  # as the next write does, for a signal amid the last one
     assert [path for path in (folder / "run").iterdir() if path.suffix == ".tmp"] == []

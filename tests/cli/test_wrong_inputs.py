@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from cli.conftest import limit_file_size
 from platforms import posix_only
 
 Hpff = Callable[..., Any]
@@ -302,23 +303,17 @@ def test_a_foreign_checkpoint(hpff: Hpff, folder: Path, cut_run: Path) -> None:
     assert "run/checkpoint.pt: is of another recipe" in message
 
 
-def limit_file_size() -> None:
-    import resource  # not on Windows
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-
-
 @posix_only
-def test_a_full_disk_while_writing_a_checkpoint(hpff_process: Hpff, folder: Path) -> None:
+def test_a_full_disk_while_writing_a_checkpoint(hpff_fork: Hpff, folder: Path) -> None:
     """The operating system refuses to let a file grow: metrics fit, a checkpoint does not."""
-    answer = hpff_process("train", "tiny.yaml", "--out", "run", preexec=limit_file_size)
+    answer = hpff_fork("train", "tiny.yaml", "--out", "run", before=limit_file_size)
     assert answer.code == 2
     assert "Traceback" not in answer.err
     last = answer.err.splitlines()[-1]
     assert last.startswith("hpff: run/checkpoint.pt: cannot write this file (File too large)")
     left = {path.name for path in (folder / "run").iterdir()}
     assert left == {"recipe.yaml", "metrics.jsonl", "metrics.csv", "tensorboard"}
-    assert hpff_process("train", "tiny.yaml", "--out", "run", "--resume").code == 0
+    assert hpff_fork("train", "tiny.yaml", "--out", "run", "--resume").code == 0
 
 
 def test_a_real_process_says_it_the_same_way(hpff_process: Hpff, folder: Path) -> None:
