@@ -63,7 +63,9 @@ STUDIES = {
     "dgl": Study("dgl+hpff", (*ONE_BY_ONE, *TOTALS)),
     "dgl-n1": Study("dgl+hilo", (*ONE_BY_ONE, CROSSED, Setting(2.0, 1.0, 1.0))),
     "dgl-k16": Study("dgl+hpff", ONE_BY_ONE, ("model={name: resnet32, width: 8}", "modules=16")),
-    "infopro": Study("infopro+hpff", ONE_BY_ONE, ("patch_mode=together",)),
+    "infopro": Study(
+        "infopro+hpff", ONE_BY_ONE, ("modules=5", "subset=5000", "patch_mode=together")
+    ),
 }
 
 

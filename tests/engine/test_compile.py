@@ -9,7 +9,7 @@ import torch
 from naive.rule import flat_gradients, random_chain
 from torch import Tensor, nn
 
-from hpff import LocalLearner, check_gradients, models
+from hpff import LocalLearner, check_gradients
 from hpff.cutting.trace import is_compiled
 from hpff.errors import UserError
 
@@ -54,12 +54,13 @@ def test_blocks_compiled_by_torch_compile(how: str) -> None:
 )
 def test_compiled_training_gives_the_same_gradients(settings: dict[str, Any]) -> None:
     torch._dynamo.reset()
-    images = IMAGES[:4]
 
     def gradients(*, compiled: bool) -> Tensor:
         torch.manual_seed(0)
-        model = models.create("resnet20", width=4).double()
-        learner = LocalLearner(model, modules=4, example=images[:2], num_classes=10, **settings)
+        model = random_chain(0, 3, norm=True, side=16)
+        learner = LocalLearner(
+            model, **{"modules": 3, "example": IMAGES[:2], "num_classes": 4, **settings}
+        )
         if compiled:
             learner.compile(backend="aot_eager")
             assert learner.state_dict().keys() == keys
@@ -70,7 +71,7 @@ def test_compiled_training_gives_the_same_gradients(settings: dict[str, Any]) ->
         keys.update(learner.state_dict().keys())
         for _ in range(2):
             learner.zero_grad()
-            learner.backward(images, torch.arange(4))
+            learner.backward(IMAGES, TARGETS)
         return flat_gradients(learner)
 
     keys: set[str] = set()

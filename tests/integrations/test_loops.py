@@ -16,16 +16,16 @@ from hpff import data
 def test_a_loop_of_ones_own_learns(capsys: pytest.CaptureFixture[str]) -> None:
     torch.set_num_threads(1)
     example: Any = load("plain_loop")
-    learner, digits = example.train(5, bf16=False)
-    assert example.error(learner, digits) < 0.35
+    learner, digits = example.train(3, bf16=False)
+    assert example.error(learner, digits) < 0.5
     assert all(parameter.grad is None for parameter in learner.parameters())
-    assert capsys.readouterr().out.count("epoch") == 5
+    assert capsys.readouterr().out.count("epoch") == 3
 
 
 def test_a_loop_in_sixteen_bits_learns() -> None:
     example: Any = load("plain_loop")
-    learner, digits = example.train(5, bf16=True)
-    assert example.error(learner, digits) < 0.4
+    learner, digits = example.train(3, bf16=True)
+    assert example.error(learner, digits) < 0.5
     assert {parameter.dtype for parameter in learner.parameters()} == {torch.float32}
 
 
@@ -36,10 +36,10 @@ def test_hugging_faces_trainer_learns_and_saves(tmp_path: Path) -> None:
     example: Any = load("hugging_face")
     quiet = {"disable_tqdm": True, "save_strategy": "epoch", "bf16": True}
     metrics = example.train(
-        str(tmp_path), 5, gradient_accumulation_steps=2, per_device_train_batch_size=32, **quiet
+        str(tmp_path), 2, gradient_accumulation_steps=2, per_device_train_batch_size=32, **quiet
     )
-    assert metrics["eval_error"] < 0.6
-    steps = 5 * (len(data.load("digits").train) // 64 + 1)
+    assert metrics["eval_error"] < 0.8
+    steps = 2 * (len(data.load("digits").train) // 64 + 1)
     saved = tmp_path / f"checkpoint-{steps}" / "model.safetensors"
     from safetensors.torch import load_file
 

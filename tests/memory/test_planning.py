@@ -129,7 +129,7 @@ def test_bad_workloads_are_refused(settings: dict[str, object], words: str) -> N
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize(("method", "modules"), [("dgl", 4), ("infopro", 10)])
+@pytest.mark.parametrize(("method", "modules"), [("dgl", 4), ("infopro", 5)])
 def test_patches_never_take_more_memory_and_save_infopros(method: str, modules: int) -> None:
     """As they are taken by default: patch_mode "auto". See the paper's table of PFF."""
     workload = Workload("resnet20", modules=modules)

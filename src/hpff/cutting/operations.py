@@ -60,6 +60,7 @@ class Point:
         output_bytes: of the tensor.
         saved: bytes that the forward up to here saves for the backward.
         is_saved: whether the tensor itself is among them.
+        forks: whether several operations read it, so that its gradient is a sum.
     """
 
     time: int
@@ -67,6 +68,7 @@ class Point:
     output_bytes: int
     saved: int
     is_saved: bool
+    forks: bool
 
 
 @dataclass
@@ -78,6 +80,7 @@ class _Storage:
     written: int
     leaf: int
     read: int = 0
+    reads: int = 0
     is_for_dear: bool = False
 
 
@@ -110,6 +113,11 @@ class Operations(TorchDispatchMode):
         known = self._known(tensor)
         return known.written if known is not None else 0
 
+    def forks(self, tensor: Tensor) -> bool:
+        """Whether several operations have read a tensor that is still there."""
+        known = self._known(tensor)
+        return known is not None and known.reads > 1
+
     def with_makers(self, saves: Sequence[Saved]) -> Iterator[Saved]:
         """What a forward saved, and how that came about and is read."""
         for save in saves:
@@ -132,6 +140,7 @@ class Operations(TorchDispatchMode):
                 known = self._known(leaf)
                 if known is not None:
                     known.read = now
+                    known.reads += 1
                     known.is_for_dear |= is_dear(func)
         output = func(*args, **(kwargs or {}))
         changes = func._schema.is_mutable
@@ -153,7 +162,7 @@ class Operations(TorchDispatchMode):
             self._living[address] = made
             self._all.append(made)
         elif changes:
-            known.written, known.leaf = now, place
+            known.written, known.leaf, known.reads = now, place, 0
 
     def points(self, saves: Sequence[Saved]) -> Iterator[Point]:
         """The operations after which one tensor is all that later ones need, in order."""
@@ -176,7 +185,8 @@ class Operations(TorchDispatchMode):
             found = candidates.get(time)
             if found is not None and needed - found.size <= found.size // _SMALL:
                 is_saved = first_saved.get(found.address, time + 1) <= time
-                yield Point(time, found.leaf, found.size, saved, is_saved)
+                forks = found.reads > 1
+                yield Point(time, found.leaf, found.size, saved, is_saved, forks)
 
 
 def _is_plain(tensor: Any) -> bool:

@@ -52,6 +52,7 @@ class InnerPoint:
         output_bytes: of the tensor, on the example.
         saved: bytes that the local module saves for its backward up to here, on the example.
         is_saved: whether the tensor itself is among them.
+        forks: whether several operations read it, so that its gradient is a sum.
     """
 
     operation: OperationKey
@@ -59,6 +60,7 @@ class InnerPoint:
     output_bytes: int
     saved: int
     is_saved: bool
+    forks: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class LocalModule:
         saved: bytes that its forward saves for its backward, on the example.
         saves: the tensors that these are, in order.
         output_bytes: of its output, on the example.
+        forks: whether several operations read its output.
         patches: n in force at its output (n×n patches, or n pieces of a sequence); 1 where PFF is
             off or does not fit.
         overwritten: whether the next module modifies the output in place.
@@ -103,6 +106,7 @@ class LocalModule:
     path: Path = ()
     saved: int = 0
     output_bytes: int = 0
+    forks: bool = False
     patches: int = 1
     overwritten: bool = False
     read_later: bool = False
@@ -309,6 +313,7 @@ def _describe(
                 path=cut.paths[name] if cut and name else (),
                 saved=saved[index + 1] - saved[index],
                 output_bytes=cut.output_bytes if cut else prod(shape) * dtype.itemsize,
+                forks=bool(cut and cut.forks),
                 overwritten=bool(cut and cut.overwritten),
                 read_later=_is_read_later(cuts[index : index + 2]),
                 saves=tuple(
@@ -352,6 +357,7 @@ def _inner_points(
             output_bytes=point.output_bytes,
             saved=point.saved - saved_before,
             is_saved=point.is_saved,
+            forks=point.forks,
         )
         for point in seen.points
         if point.time in keys and not (cut and point.time == cut.written)

@@ -42,6 +42,7 @@ class Separator:
         operations: how many the forward does up to here.
         written: after how many of them the tensor has its content.
         read_until: after how many the tensor's content is read for the last time.
+        forks: whether several operations read it.
     """
 
     paths: Mapping[str, Path]
@@ -54,6 +55,7 @@ class Separator:
     operations: int
     written: int
     read_until: int
+    forks: bool
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -201,6 +203,7 @@ def _separator(at: list[tuple[Call, Returned]], watched: _Watched) -> Separator:
         operations=at[0][0].operations,
         written=at[0][1].written,
         read_until=watched.operations.last_read(tensor),
+        forks=watched.operations.forks(tensor),
     )
 
 

@@ -52,8 +52,8 @@ def kept_inside(
     """
     moments = list(_moments(reach))
     at_losses = [max(auxiliary_bytes(m.index), 2 * m.output_bytes) for m in cut]
-    inputs = [0, *(module.output_bytes for module in cut[:-1])]
-    options = [stretches_of(module, given) for module, given in zip(cut, inputs, strict=True)]
+    bypasses = [0, *(module.output_bytes if module.forks else 0 for module in cut[:-1])]
+    options = [stretches_of(module, size) for module, size in zip(cut, bypasses, strict=True)]
     chosen = _chosen(options, moments)
     chosen = _leaner(chosen, moments, max(_kept_at_losses(chosen, reach, at_losses)))
     losses = _kept_at_losses(chosen, reach, at_losses)

@@ -34,13 +34,13 @@ class Stretches:
 
     Attributes:
         module: which is cut into stretches.
-        input_bytes: of the gradient of its input, 0 where there is none.
+        bypass_bytes: of its input's gradient where something in it bypasses the rest, or 0.
         anchors: where.
         made_again: the places of those of ``module.saves`` that do not wait for their use.
     """
 
     module: LocalModule
-    input_bytes: int
+    bypass_bytes: int
     anchors: tuple[InnerPoint, ...]
     made_again: frozenset[int] = frozenset()
 
@@ -99,23 +99,27 @@ class Stretches:
         bounds = pairwise([0, *(anchor.saved for anchor in self.anchors), self.module.saved])
         ends = [(anchor.output_bytes, anchor.is_saved) for anchor in self.anchors]
         ends.append((self.module.output_bytes, True))
-        inputs = [0 if is_last else self.input_bytes, *(a.output_bytes for a in self.anchors)]
+        bypasses = [
+            0 if is_last else self.bypass_bytes,
+            *(anchor.output_bytes if anchor.forks else 0 for anchor in self.anchors),
+        ]
         found = []
-        for (start, end), (output, is_saved), given in zip(bounds, ends, inputs, strict=True):
+        for (start, end), (output, is_saved), bypass in zip(bounds, ends, bypasses, strict=True):
             places = [i for i in range(len(saves)) if start <= before[i] < end]
             own = [place for place in places if saves[place].size == output]
             if is_saved and own:
                 places.remove(own[-1])
-            found.append(list(self._backward(places, output, given)))
+            found.append(list(self._backward(places, output, bypass)))
         return found
 
-    def _backward(self, places: Sequence[int], output: int, given: int) -> Iterator[_Moment]:
+    def _backward(self, places: Sequence[int], output: int, bypass: int) -> Iterator[_Moment]:
         """What is saved goes in reverse order.
 
-        There are gradients of the size of what goes: one comes in, and another goes on. Where a
-        stretch changes the size, what bypasses it has given its input a gradient by then.
+        There are gradients of the size of what goes: one comes in, and another goes on. A bypass
+        has given the input its gradient by then, which is the output's own where nothing changes
+        the size.
         """
-        there = 0 if given == output else given
+        there = 0 if bypass == output else bypass
         for place in places:
             size = self.module.saves[place].size
             yield _Moment(there + 3 * size, place)
@@ -127,7 +131,7 @@ def _worst(stretches: Sequence[Sequence[_Moment]]) -> list[int]:
     return [max(moment.size for moment in moments) for moments in stretches]
 
 
-def stretches_of(module: LocalModule, input_bytes: int) -> list[Stretches]:
+def stretches_of(module: LocalModule, bypass_bytes: int) -> list[Stretches]:
     """Ways to cut a module: for each longest stretch the one whose anchors take the least."""
     points = module.inner[:: len(module.inner) // _POINTS + 1]
     ends = [0, *(point.saved for point in points), module.saved]
@@ -135,7 +139,7 @@ def stretches_of(module: LocalModule, input_bytes: int) -> list[Stretches]:
     step = max(1, len(lengths) // _TRIALS)
     tried = (*lengths[::step], lengths[-1])
     found = {_fewest(points, module.saved, longest) for longest in tried}
-    return [Stretches(module, input_bytes, anchors) for anchors in sorted(found, key=len)]
+    return [Stretches(module, bypass_bytes, anchors) for anchors in sorted(found, key=len)]
 
 
 def _fewest(points: Sequence[InnerPoint], saved: int, longest: int) -> tuple[InnerPoint, ...]:
