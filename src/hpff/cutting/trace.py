@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -101,11 +103,20 @@ class Trace:
 
     def parameters_between(self, start: int, end: int) -> list[str]:
         """Names of the parameters that are used in the half-open interval (start, end]."""
-        return [
-            name
-            for name, times in self.parameter_times.items()
-            if any(start < time <= end for time in times)
-        ]
+        uses = self._uses
+        first, last = (bisect.bisect_right(uses, time, key=itemgetter(0)) for time in (start, end))
+        places = sorted({place for _, place in uses[first:last]})
+        names = list(self.parameter_times)
+        return [names[place] for place in places]
+
+    @cached_property
+    def _uses(self) -> list[tuple[int, int]]:
+        """When a parameter is used, and its place among the names, in order."""
+        return sorted(
+            (time, place)
+            for place, times in enumerate(self.parameter_times.values())
+            for time in times
+        )
 
     def has_weight_between(self, start: int, end: int) -> bool:
         """Whether a parameter of two or more dimensions is used in (start, end]."""

@@ -15,7 +15,7 @@ from hpff.cutting.partition import Partition
 from hpff.cutting.trace import Traces, traces_kept
 from hpff.errors import UserError
 from hpff.memory.arithmetic import ArithmeticCounter
-from hpff.memory.checkpointing import block_bytes, chain, likely_lengths
+from hpff.memory.checkpointing import Block, block_bytes, chain, likely_lengths, segments_of
 from hpff.memory.counting import AllocationCounter
 from hpff.memory.ledger import Ledger
 from hpff.memory.repeats import Known, Repeats
@@ -40,6 +40,8 @@ class Stage:
         self.known: Known | None = {} if remembers else None
         self._mode = FakeTensors(remembers=remembers)
         self._model = fake_model(workload.build, self._mode)
+        self._runs: list[list[Block]] | None = None
+        self._backprop: TrainingStep | None = None
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -52,6 +54,7 @@ class Stage:
         """The same model on the same stage, cut otherwise."""
         other = copy.copy(self)
         other.workload = replace(self.workload, modules=modules, balance=balance)
+        other._backprop = None
         return other
 
     def cut(self) -> Partition:
@@ -62,7 +65,31 @@ class Stage:
     def step(self, strategy: Strategy) -> TrainingStep:
         """The model trained by a strategy."""
         with self.entered():
-            return TrainingStep(self._model, self.workload, strategy)
+            if not (self._remembers and strategy.is_plain_backprop):
+                return TrainingStep(self._model, self.workload, strategy)
+            if self._backprop is None:
+                self._backprop = TrainingStep(self._model, self.workload, Strategy.of())
+            segments = segments_of(self.runs(), strategy.segment) if strategy.segment else ()
+            return self._backprop.recomputing(segments)
+
+    def runs(self) -> list[list[Block]]:
+        """The blocks that checkpointing could recompute together."""
+        if self._runs is None:
+            with self.entered():
+                found = chain(self._model.train(), torch.zeros(2, *self.workload.image))
+            if not self._remembers:
+                return found
+            self._runs = found
+        return self._runs
+
+    def likely_lengths(self, batch: int) -> list[int]:
+        """Lengths of checkpointed segments, the most promising first."""
+        runs = self.runs()
+        with self.entered(), AllocationCounter() as counter:
+            images = torch.empty(batch, *self.workload.image)
+            kept = []
+            sizes = block_bytes(runs, lambda: kept.append(self._model(images)), counter)
+            return likely_lengths(sizes)
 
 
 class Rehearsal:
@@ -92,15 +119,6 @@ class Rehearsal:
             peak = self.run(batch).peak
         return peak, counter.total
 
-    def likely_lengths(self, batch: int) -> list[int]:
-        """Lengths of checkpointed segments, the most promising first."""
-        with self._stage.entered(), AllocationCounter() as counter:
-            images = torch.empty(batch, *self._stage.workload.image)
-            runs = chain(self.step.model, images[:2])
-            kept = []
-            sizes = block_bytes(runs, lambda: kept.append(self.step.model(images)), counter)
-            return likely_lengths(sizes)
-
 
 def best_checkpointing(stage: Stage, batch: int) -> tuple[Rehearsal, Ledger]:
     """Backprop with as many blocks recomputed together as take the least, and what it takes.
@@ -108,7 +126,7 @@ def best_checkpointing(stage: Stage, batch: int) -> tuple[Rehearsal, Ledger]:
     Raises:
         UserError: the model has no such blocks.
     """
-    likely = Rehearsal(stage, Strategy.of()).likely_lengths(batch)
+    likely = stage.likely_lengths(batch)
     if not likely:
         raise UserError("the model has no chain of blocks that checkpointing could recompute")
     tried = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -151,6 +152,11 @@ class Strategy:
         recompute = self.settings.recompute
         return self.settings.label() + ("" if recompute == "never" else f" recompute={recompute}")
 
+    @property
+    def is_plain_backprop(self) -> bool:
+        """Whether the model's own forward and one backward are all there is, with checkpoints."""
+        return self.settings.is_backprop and self.settings.recompute == "never"
+
     def to_plain(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         return {**self.settings.to_plain(), "segment": self.segment}
@@ -179,17 +185,23 @@ class TrainingStep:
         )
         self.model = model.train()
         example = torch.zeros(2, *workload.image, device=next(model.parameters()).device)
-        if strategy.settings.is_backprop and strategy.settings.recompute == "never":
+        if strategy.is_plain_backprop:
             self._prepare_backprop(workload, strategy, example)
         else:
             self._prepare_local(workload, strategy, example)
         self._make_optimizers(workload)
 
+    def recomputing(self, segments: Sequence[Sequence[Block]]) -> TrainingStep:
+        """A step of backprop, in which these blocks are recomputed together."""
+        other = copy.copy(self)
+        other._segments, other._fill = segments, other._backprop
+        return other
+
     def _prepare_backprop(self, workload: Workload, strategy: Strategy, example: Tensor) -> None:
         self.trained: nn.Module = self.model
         self.partition = workload.cut(self.model, example)
         self.phase = Phase()
-        self._segments: list[Sequence[Block]] = []
+        self._segments: Sequence[Sequence[Block]] = ()
         if strategy.segment:
             self._segments = segments_of(chain(self.model, example), strategy.segment)
         self._fill: Callable[[Tensor, Tensor], object] = self._backprop
