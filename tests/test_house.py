@@ -15,6 +15,7 @@ ROOT = Path(hpff.__file__).parent
 ROOMS = (
     "cli",
     "experiments",
+    "analysis",
     "training",
     "runs",
     "integrations",

@@ -124,17 +124,28 @@ class PatchFusion(nn.Module):
         if self.together and isinstance(self.network, PatchNetwork) and not self.pieces:
             maps = inputs[0].clone() if self.overwrites else inputs[0]
             return self.network.over_patches(maps, self.patches)
-        count = self._count
-        cuts = inputs if self.pieces else [cut(maps, self.patches) for maps in inputs]
         if self.together:
-            side_by_side = [patches.transpose(0, 1).flatten(0, 1) for patches in cuts]
-            outputs = self._apply_network(*side_by_side)
-            return _each(lambda out: out.unflatten(0, (count, -1)).mean(0), outputs)
+            return _each(lambda out: out.mean(0), self.of_patches(*inputs))
+        count, cuts = self._count, self._cuts(inputs)
         total = None
         for each in zip(*(patches.unbind(1) for patches in cuts), strict=True):
             output = checkpoint(self._apply_network, *each, use_reentrant=False)
             total = output if total is None else _each(torch.add, total, output)
         return _each(lambda out: out / count, total)
+
+    def of_patches(self, *inputs: Tensor) -> Any:
+        """The outputs for each patch by itself, (n², B, ...), or for each of n pieces."""
+        cuts = self._cuts(inputs)
+        if not self.together or (isinstance(self.network, PatchNetwork) and not self.pieces):
+            parts = zip(*(patches.unbind(1) for patches in cuts), strict=True)
+            each = [self._apply_network(*part) for part in parts]
+            return _each(lambda *outs: torch.stack(outs), *each)
+        side_by_side = [patches.transpose(0, 1).flatten(0, 1) for patches in cuts]
+        outputs = self._apply_network(*side_by_side)
+        return _each(lambda out: out.unflatten(0, (self._count, -1)), outputs)
+
+    def _cuts(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        return list(inputs) if self.pieces else [cut(maps, self.patches) for maps in inputs]
 
     def bytes_at_once(self, *inputs: Tensor) -> int:
         """Bytes that its graph holds at a time: that of one patch, where they run one by one."""

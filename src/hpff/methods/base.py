@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -98,6 +98,16 @@ class Method(ABC):
     def loss(self, outputs: Any, targets: Tensor, context: AuxiliaryContext) -> Tensor:
         """The loss (a scalar) of an auxiliary network's fused outputs."""
         return context.criterion(outputs, targets)
+
+    def logits(self, outputs: Any, context: AuxiliaryContext) -> Tensor | None:
+        """The class scores (B, num_classes) among a network's fused outputs; None: it has none.
+
+        By them an auxiliary network is an early exit. By default those under ``"logits"``, or an
+        output that is one tensor.
+        """
+        scores = outputs.get("logits") if isinstance(outputs, Mapping) else outputs
+        fits = isinstance(scores, Tensor) and scores.shape[1:] == (context.num_classes,)
+        return scores if fits else None
 
 
 def check_indices(method: str, targets: Tensor) -> None:

@@ -183,6 +183,9 @@ class InfoPro(Method):
             c_first + (c_last - c_first) * share
         ) * task
 
+    def logits(self, outputs: Mapping[str, Tensor], context: AuxiliaryContext) -> Tensor | None:
+        return outputs["task"] if self.task == "softmax" else None
+
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e30

@@ -1,0 +1,188 @@
+"""Early exits: how well every auxiliary network classifies, and how its patches agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpff.analysis.networks import Loader, Network, batches, evaluating
+from hpff.analysis.probes import check_targets
+from hpff.engine.auxiliary_networks import image_of
+from hpff.engine.level_weights import Level
+from hpff.errors import UserError
+from hpff.features import mask_of
+from hpff.learner import LocalLearner
+
+
+@dataclass(frozen=True)
+class Exit:
+    """What an auxiliary network answers at the output of its module, or the model's own head.
+
+    Attributes:
+        module: j, from 1.
+        name: of the submodule after which the module ends; "the head" for the last one.
+        level: "independent", "cascade", or "final" for the model's own head.
+        loss: the method's, the mean over samples.
+        error: percent of wrong answers; None where the method gives no class scores.
+        patches: n in force.
+        patch_error: percent of wrong answers of single patches; None where n is 1.
+        agreement: over all pairs of a sample's patches, the share that answer alike, 0 to 1; None
+            where n is 1.
+        samples: of how many.
+    """
+
+    module: int
+    name: str
+    level: Level
+    loss: float
+    error: float | None
+    patches: int
+    patch_error: float | None
+    agreement: float | None
+    samples: int
+
+    def to_plain(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        return dict(vars(self))
+
+
+def exits(network: Network, loader: Loader, *, samples: int | None = None) -> tuple[Exit, ...]:
+    """How well every auxiliary network of a learner classifies, and the model's own head.
+
+    The model is in eval mode. Auxiliary networks normalize by their batch's own statistics, as in
+    training, so that their errors depend a little on which samples stand together; a last batch of
+    one sample is left out.
+
+    Args:
+        network: one with a learner.
+        loader: the batches.
+        samples: how many to take at most; None for all.
+
+    Raises:
+        UserError: the network has no learner.
+    """
+    learner = learner_of(network)
+    networks = learner.auxiliary_networks
+    tallies: dict[tuple[int, Level], _Tally] = {}
+    cuts = Network.of(learner)
+    with torch.no_grad(), evaluating(learner):
+        for inputs, targets in batches(loader, learner.model, samples):
+            if len(targets) < 2:
+                continue
+            check_targets(targets, learner.num_classes)
+            outputs, logits = cuts.outputs(inputs)
+            image, mask = image_of(inputs), mask_of(learner.model, inputs)
+            for level, j in networks.contexts:
+                features = networks.features(j, outputs[j - 1], image, mask)
+                tally = tallies.setdefault((j, level), _Tally())
+                _take(learner, level, j, features, image, targets, tally)
+            final = tallies.setdefault((len(learner.partition), "final"), _Tally())
+            final.add(learner.criterion(logits, targets), logits, targets)
+    found = sorted(tallies.items())
+    return tuple(_exit(learner, j, level, tally) for (j, level), tally in found)
+
+
+def learner_of(network: Network) -> LocalLearner:
+    """The network's learner.
+
+    Raises:
+        UserError: it has none.
+    """
+    if network.learner is None:
+        raise UserError(
+            f"{network.label or 'the network'}: has no auxiliary networks, expected a learner, or "
+            "the checkpoint of a run"
+        )
+    return network.learner
+
+
+def agreement(answers: Tensor) -> Tensor:
+    """The share of pairs of patches that answer alike.
+
+    Args:
+        answers: (patches, B), the class that each patch of a sample takes for the likeliest.
+
+    Returns:
+        (B,), each from 0 to 1.
+    """
+    pairs = list(combinations(range(len(answers)), 2))
+    alike = [(answers[a] == answers[b]).double() for a, b in pairs]
+    return torch.stack(alike).mean(0)
+
+
+@dataclass
+class _Tally:
+    """Sums over samples."""
+
+    count: int = 0
+    loss: float = 0.0
+    wrong: int = 0
+    scored: bool = True
+    patches: int = 1
+    wrong_patches: float = 0.0
+    alike: float = 0.0
+
+    def add(self, loss: Tensor, logits: Tensor | None, targets: Tensor) -> None:
+        self.count += len(targets)
+        self.loss += float(loss) * len(targets)
+        if logits is None:
+            self.scored = False
+        else:
+            self.wrong += int((logits.argmax(1) != targets).sum())
+
+
+def _take(
+    learner: LocalLearner,
+    level: Level,
+    j: int,
+    features: Tensor,
+    image: Tensor | None,
+    targets: Tensor,
+    tally: _Tally,
+) -> None:
+    """Let one auxiliary network judge one batch."""
+    networks, method = learner.auxiliary_networks, learner.method
+    fusion, context = networks.at(level, j), networks.contexts[level, j]
+    images = [image] if method.needs_images and image is not None else []
+    outputs = fusion(features, *images)
+    tally.add(method.loss(outputs, targets, context), method.logits(outputs, context), targets)
+    tally.patches = fusion.patches
+    if fusion.patches == 1 or not tally.scored:
+        return
+    each = fusion.of_patches(features, *images)
+    count = fusion.patches if fusion.pieces else fusion.patches**2
+    answers = []
+    for index in range(count):
+        logits = method.logits(_at(each, index), context)
+        assert logits is not None
+        answers.append(logits.argmax(1))
+    stacked = torch.stack(answers)
+    tally.wrong_patches += float((stacked != targets).double().mean(0).sum())
+    tally.alike += float(agreement(stacked).sum())
+
+
+def _at(outputs: Any, index: int) -> Any:
+    if isinstance(outputs, Tensor):
+        return outputs[index]
+    if isinstance(outputs, dict):
+        return {key: _at(value, index) for key, value in outputs.items()}
+    return tuple(_at(value, index) for value in outputs)
+
+
+def _exit(learner: LocalLearner, j: int, level: Level, tally: _Tally) -> Exit:
+    parted = tally.patches > 1 and tally.scored
+    return Exit(
+        module=j,
+        name=learner.partition[j - 1].cut or "the head",
+        level=level,
+        loss=tally.loss / tally.count,
+        error=100 * tally.wrong / tally.count if tally.scored else None,
+        patches=tally.patches,
+        patch_error=100 * tally.wrong_patches / tally.count if parted else None,
+        agreement=tally.alike / tally.count if parted else None,
+        samples=tally.count,
+    )
