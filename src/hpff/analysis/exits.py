@@ -80,7 +80,7 @@ def exits(network: Network, loader: Loader, *, samples: int | None = None) -> tu
                 features = networks.features(j, outputs[j - 1], image, mask)
                 tally = tallies.setdefault((j, level), _Tally())
                 _take(learner, level, j, features, image, targets, tally)
-            final = tallies.setdefault((len(learner.partition), "final"), _Tally())
+            final = tallies.setdefault((len(cuts), "final"), _Tally())
             final.add(learner.criterion(logits, targets), logits, targets)
     found = sorted(tallies.items())
     return tuple(_exit(learner, j, level, tally) for (j, level), tally in found)
@@ -177,7 +177,7 @@ def _exit(learner: LocalLearner, j: int, level: Level, tally: _Tally) -> Exit:
     parted = tally.patches > 1 and tally.scored
     return Exit(
         module=j,
-        name=learner.partition[j - 1].cut or "the head",
+        name="the head" if level == "final" else learner.partition[j - 1].cut,
         level=level,
         loss=tally.loss / tally.count,
         error=100 * tally.wrong / tally.count if tally.scored else None,

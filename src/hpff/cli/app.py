@@ -242,6 +242,46 @@ def evaluate(
 
 
 @app.command()
+def analyze(
+    runs: arguments.Networks,
+    data: arguments.AnyData = None,
+    samples: arguments.Samples = 2000,
+    embedded: arguments.Embedded = 500,
+    gradient_batches: arguments.GradientBatches = 4,
+    images: arguments.ImageNumbers = None,
+    pictures: arguments.Pictures = 4,
+    modules: arguments.OtherCut = None,
+    image_size: arguments.SideOf = None,
+    labels: arguments.NamesOf = None,
+    out: arguments.Out = None,
+    json: arguments.Json = False,
+    imports: Imports = None,
+) -> None:
+    """See what the modules of trained networks learn: one self-contained report.html.
+
+    CKA with the first network, linear probes, early exits, patch agreement, gradients beside
+    backprop's, t-SNE and PCA, activation maps.
+    """
+    from hpff.cli.analyze import AnalyzeOptions
+    from hpff.cli.analyze import analyze as command
+
+    given = AnalyzeOptions(
+        runs=runs,
+        dataset=data,
+        samples=samples,
+        embedded=embedded,
+        gradient_batches=gradient_batches,
+        images=images,
+        pictures=pictures,
+        modules=modules,
+        image_size=image_size,
+        labels=labels,
+        out=out,
+    )
+    command(given, json=json)
+
+
+@app.command()
 def export(
     run: arguments.FinishedRun,
     folder: arguments.NewFolder,

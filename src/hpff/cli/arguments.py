@@ -163,4 +163,46 @@ Treatment = Annotated[
 SkipBroken = Annotated[
     bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")
 ]
+
+# What `analyze` is told.
+Networks = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN ...",
+        help="Folders of finished runs, or MODEL=FILE: a model by name, perhaps with settings "
+        "(resnet20,width=8), and its weights (.safetensors, or torch.save of a state_dict).",
+    ),
+]
+AnyData = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="DATA", help="Such as cifar10 or parquet:FOLDER; by default the runs'."
+    ),
+]
+Samples = Annotated[
+    int, typer.Option(metavar="N", help="Images of the test and of the training set, at most.")
+]
+Embedded = Annotated[int, typer.Option(metavar="N", help="Images in t-SNE and PCA.")]
+GradientBatches = Annotated[
+    int, typer.Option(metavar="N", help="Training batches whose gradients are compared.")
+]
+ImageNumbers = Annotated[
+    str | None,
+    typer.Option(metavar="NUMBERS", help="Test images to draw maps of, such as 3,14,15."),
+]
+Pictures = Annotated[int, typer.Option(metavar="N", help="How many random ones otherwise.")]
+OtherCut = Annotated[
+    str | None,
+    typer.Option(
+        metavar="K",
+        help="Another cut for features: how many modules, or after which submodules; by default "
+        "each run's own.",
+    ),
+]
+SideOf = Annotated[
+    int | None, typer.Option(metavar="PIXELS", help="Resize images for a MODEL=FILE.")
+]
+NamesOf = Annotated[
+    str | None, typer.Option(metavar="NAMES", help="What to call the networks, with commas.")
+]
 NewFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpff.analysis.report.run_report import ResultTable, results_page
 from hpff.cli.progress import progress
+from hpff.cli.reports import finished, write_or_warn
 from hpff.cli.tables import print_json, show_table
 from hpff.errors import UserError, shown
 from hpff.experiments import comparison
@@ -43,6 +46,21 @@ def compare(
         rows, faults = comparison.run(recipe, labels, seeds, path, resume=resume, observe=observe)
     if rows:
         results.write(path, name, recipe, seeds, rows, faults)
+        said = ResultTable(
+            results.HEADER, results.cells(rows), results.notes(recipe, seeds, rows, faults)
+        )
+        places = [
+            (f"{label}, seed {seed}", path / label / f"seed-{seed}")
+            for label in labels
+            for seed in seeds
+        ]
+        command = _command(name, overrides, labels, seeds, path)
+        write_or_warn(
+            path,
+            lambda: results_page(
+                f"{recipe.model.name} on {recipe.data}", command, said, list(finished(places))
+            ),
+        )
         _show(path, name, recipe, seeds, rows, faults, json=json)
     if faults:
         raise UserError(*faults)
@@ -64,6 +82,14 @@ def _show(
     caption = "\n".join(results.notes(recipe, seeds, rows, faults))
     show_table(results.HEADER, results.cells(rows), caption)
     print(f"{path}: {'what finished' if faults else 'every run'}, results.md and results.json")
+
+
+def _command(
+    name: str, overrides: Sequence[str], labels: Sequence[str], seeds: Sequence[int], path: Path
+) -> str:
+    """The command that makes this comparison."""
+    told = ["--methods", ",".join(labels), "--seeds", ",".join(map(str, seeds))]
+    return shlex.join(["hpff", "compare", name, *overrides, *told, "--out", str(path)])
 
 
 def split(text: str, option: str) -> list[str]:

@@ -7,8 +7,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hpff.analysis.report.run_report import ResultTable, results_page
 from hpff.cli.compare import split, split_seeds
 from hpff.cli.progress import progress
+from hpff.cli.reports import finished, write_or_warn
 from hpff.cli.tables import print_json, show_table
 from hpff.data import PUBLISHED_DATASETS
 from hpff.errors import UserError
@@ -53,6 +55,7 @@ def reproduce(
     finished = any(result.has_values for result in results)
     if finished and not dry_run:
         reproduction_results.write(path / "tables", table, results, command, faults, picture=True)
+        _report(path / "tables", table, results, command, faults)
     if json:
         print_json(reproduction_results.as_json(table, results, command, faults))
     elif finished or not faults:
@@ -77,6 +80,32 @@ def _train(work: Reproduction, path: Path, command: str, wandb: str | None) -> N
         work.train(observe, finished)
 
 
+def _report(
+    folder: Path,
+    table: PaperTable,
+    results: Sequence[Result],
+    command: str,
+    faults: Sequence[str],
+) -> None:
+    """Write the table and the curves of its runs as a page, TABLE.html."""
+    said = ResultTable(
+        reproduction_results.header(table),
+        reproduction_results.cells(table, results),
+        reproduction_results.notes(table, results, faults),
+        "Ours beside the paper's numbers, where it has them.",
+    )
+    places = [
+        (f"{result.row.name.rpartition('/')[2]}, seed {run.recipe.seed}", run.path)
+        for result in results
+        for run in result.runs
+    ]
+    write_or_warn(
+        folder,
+        lambda: results_page(table.title, command, said, list(finished(places))),
+        f"{table.name}.html",
+    )
+
+
 def _show(table: PaperTable, results: Sequence[Result], faults: Sequence[str]) -> None:
     show_table(
         reproduction_results.header(table),
@@ -91,7 +120,7 @@ def _where(work: Reproduction, path: Path) -> str:
         return f"{path}: {missing} {'run' if missing == 1 else 'runs'} to train"
     if not (path / "tables" / f"{work.table.name}.md").exists():
         return f"{path}: nothing measured yet; without --dry-run it is"
-    return f"{path}: every run; {path / 'tables' / work.table.name}.md, .json and .png"
+    return f"{path}: every run; {path / 'tables' / work.table.name}.md, .json, .html and .png"
 
 
 def _command(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpff.analysis.report.run_report import NAME, run_page
+from hpff.analysis.report.runs import RunFacts
 from hpff.cli.progress import progress
+from hpff.cli.reports import write_or_warn
 from hpff.cli.tables import print_json
 from hpff.experiments.comparison_report import megabytes
 from hpff.recipes import files as recipe_files
@@ -29,6 +33,8 @@ def train(
     before = resume and RunDirectory(path).finished
     with progress(wandb=wandb) as observer:
         report = loop.train(recipe, path, resume=resume, observer=observer)
+    if not (before and (path / NAME).exists()):
+        write_or_warn(path, lambda: run_page(RunFacts.read(path), _command(name, overrides, path)))
     if json:
         print_json({"run": str(path), **report})
         return
@@ -39,6 +45,11 @@ def train(
         f"({report['peak_memory_source']}), {1000 * report['step_seconds']:.1f} ms a step"
         + _left_out(report.get("broken_images", 0))
     )
+
+
+def _command(name: str, overrides: Sequence[str], path: Path) -> str:
+    """The command that makes this run."""
+    return shlex.join(["hpff", "train", name, *overrides, "--out", str(path)])
 
 
 def _left_out(count: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hpff import data
@@ -13,6 +12,7 @@ from hpff.data import Dataset, EncodedSet, ImageSet
 from hpff.data.classes import Matching, shared_classes, with_classes
 from hpff.errors import UserError
 from hpff.runs.finished_run import FinishedRun
+from hpff.runs.run_data import check_same, own_data
 from hpff.training.evaluation import Score, score
 from hpff.training.setup import choose_device
 
@@ -81,10 +81,10 @@ def transfer(
     names = _names(run, class_names)
     name = run.facts.name if dataset is None else dataset
     usual = run.recipe.treatment if name == run.facts.name else "auto"
-    where = _own_data(run) if dataset is None else name
+    where = own_data(run) if dataset is None else name
     found = data.load(where, treatment=treatment or usual, broken=broken_images)
     if dataset is None:
-        _check_same(run, found)
+        check_same(run, found, "--dataset")
     classes = _match(name, found.class_names, names, matching)
     images = with_classes(found.train if split == "train" else found.test, classes)
     if not len(images):
@@ -115,22 +115,6 @@ def transfer(
         protocol=_protocol(found, images, run, classes, names, matching),
         broken_images=len(found.broken) + len(batches.broken),
     )
-
-
-def _own_data(run: FinishedRun) -> str:
-    """The run's data where they were, or else where their relative path leads from here."""
-    whole = str(run.facts.found["name"])
-    folder = whole.partition(":")[2]
-    return whole if folder and Path(folder).exists() else run.facts.name
-
-
-def _check_same(run: FinishedRun, found: Dataset) -> None:
-    different = data.data_differences(run.facts.found, data.fingerprint(found))
-    if different:
-        raise UserError(
-            f"{run.path}: its data {run.facts.found['name']} are not what they were; different: "
-            f"{', '.join(different)}; to test on them as they are now, name them by --dataset"
-        )
 
 
 def _names(run: FinishedRun, given: Sequence[str] | None) -> tuple[str, ...]:

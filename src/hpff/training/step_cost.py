@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ import torch
 from hpff.memory import AllocationCounter
 from hpff.training.setup import Parts
 
+_CURVE_POINTS = 200
 _COUNTED_STEPS = 2  # The first makes the momentum buffers, the second has them from its start.
 
 
@@ -51,6 +53,20 @@ class StepClock:
         return statistics.median(self._seconds)
 
 
+class _Recorder(AllocationCounter):
+    """Notes the bytes alive after every allocation and release."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.curve: list[int] = []
+
+    def _born(self, key: int, size: int) -> None:
+        self.curve.append(self.current)
+
+    def _died(self, key: int, size: int) -> None:
+        self.curve.append(self.current)
+
+
 class PeakMemory:
     """Peak bytes of a training step: parameters, gradients, optimizer states, activations, batch.
 
@@ -62,6 +78,7 @@ class PeakMemory:
         self._parts = parts
         self._steps = 0
         self._peak = 0
+        self._curve: list[int] = []
         self.source = "allocator" if parts.device.type == "cuda" else "counted"
 
     @property
@@ -84,10 +101,12 @@ class PeakMemory:
             return
         # What compiled code allocates cannot be followed; and what the compiler once met under a
         # counter it would never compile.
-        with torch.compiler.set_stance("force_eager"), AllocationCounter() as counter:
+        with torch.compiler.set_stance("force_eager"), _Recorder() as counter:
             counter.track([*batch, *self._standing()])
+            counter.curve = [counter.current]
             yield
         self._peak = max(self._peak, counter.peak)
+        self._curve = counter.curve
 
     def bytes(self) -> int:
         """The peak of training so far; to be read at the end of an epoch's training."""
@@ -95,6 +114,15 @@ class PeakMemory:
             peak = torch.cuda.max_memory_allocated() - self._parts.data_bytes
             self._peak = max(self._peak, peak)
         return self._peak
+
+    def curve(self) -> list[int]:
+        """Bytes alive over the last counted step, the most in each of up to 200 parts of it.
+
+        The parts are of equal numbers of allocations and releases; nothing where none was counted.
+        """
+        size = math.ceil(len(self._curve) / _CURVE_POINTS)
+        starts = range(0, len(self._curve), size or 1)
+        return [max(self._curve[start : start + size]) for start in starts]
 
     def _standing(self) -> list[torch.Tensor]:
         """Tensors that are there before the step."""
