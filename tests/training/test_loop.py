@@ -73,6 +73,7 @@ def test_a_run_leaves_everything(tmp_path: Path, make_recipe: Any, silent: Any) 
         "checkpoint.pt",
         "model.safetensors",
         "report.json",
+        "step_memory.json",
         "tensorboard",
     }
     metrics = lines(tmp_path / "run")
@@ -249,3 +250,18 @@ def test_what_cannot_be_built_leaves_no_folder(
     with pytest.raises(UserError, match=message):
         loop.train(make_recipe(**changes), tmp_path / "a" / "run", resume=False, observer=silent())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_over_a_counted_step_is_kept(tmp_path: Path, make_recipe: Any, silent: Any) -> None:
+    """Its highest point is the peak that is reported, and a run that goes on keeps it."""
+    report = loop.train(make_recipe(), tmp_path, resume=False, observer=silent())
+    directory = RunDirectory(tmp_path)
+    curve = directory.read_step_memory()
+    assert max(curve) == report["peak_memory_bytes"]
+    assert 100 < len(curve) <= 200
+    assert min(curve) > 0
+    directory.report.unlink()
+    loop.train(make_recipe(), tmp_path, resume=True, observer=silent())
+    assert directory.read_step_memory() == curve
+    directory.step_memory.write_text("[1, -2")
+    assert directory.read_step_memory() == []

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,9 @@ class RunDirectory:
 
     `recipe.yaml` (resolved), `metrics.jsonl` and `metrics.csv` (a line an epoch), `checkpoint.pt`,
     `model.safetensors` (the plain backbone), `report.json` (written last: the run is finished),
-    `tensorboard/`, `broken_images.txt` if any were left out, and `.hpff.lock`, which the operating
-    system lets go of even after kill -9. The report holds the digests of the files beside it.
+    `step_memory.json` (bytes alive over a counted step, if one was), `tensorboard/`,
+    `broken_images.txt` if any were left out, and `.hpff.lock`, which the operating system lets go
+    of even after kill -9. The report holds the digests of the files beside it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,6 +52,7 @@ class RunDirectory:
         self.checkpoint = path / "checkpoint.pt"
         self.weights = path / "model.safetensors"
         self.report = path / "report.json"
+        self.step_memory = path / "step_memory.json"
         self.tensorboard = path / "tensorboard"
         self._lock = path / ".hpff.lock"
         self._lock_is_ours = False
@@ -126,6 +128,20 @@ class RunDirectory:
         self._write(self.table, as_csv(history).encode())
         lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
         self._write(self.metrics, lines.encode())
+
+    def write_step_memory(self, curve: Sequence[int]) -> None:
+        """Keep the bytes alive over a counted step; once, and nothing where none was counted."""
+        if curve and not self.step_memory.exists():
+            write_atomically(self.step_memory, (json.dumps(list(curve)) + "\n").encode())
+
+    def read_step_memory(self) -> list[int]:
+        """The bytes alive over a counted step; none where they were not kept, or are damaged."""
+        try:
+            curve = json.loads(self.step_memory.read_bytes())
+        except (OSError, ValueError):
+            return []
+        sound = isinstance(curve, list) and all(isinstance(v, int) and v >= 0 for v in curve)
+        return curve if sound else []
 
     def add_broken(self, broken: Mapping[str, str]) -> None:
         """Add images that were left out to their list, `NAME: REASON`, each once."""

@@ -65,8 +65,8 @@ def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Me
                 directory.forget()
             raise
         with out_of_memory_as(_LOWER.format(path=path)):
-            curve = _train_epochs(parts, directory, history, observer, found)
-        return _finish(parts, directory, history, found, curve)
+            _train_epochs(parts, directory, history, observer, found)
+        return _finish(parts, directory, history, found)
 
 
 def go_on(recipe: Recipe, path: Path, observer: Observer) -> Metrics:
@@ -82,8 +82,7 @@ def _train_epochs(
     history: list[Metrics],
     observer: Observer,
     found: Metrics,
-) -> list[int]:
-    """Train what is missing; the bytes alive over a counted step."""
+) -> None:
     memory = PeakMemory(parts)
     board = Board(directory.tensorboard, first_epoch=len(history) + 1)
     with contextlib.closing(board):
@@ -92,10 +91,10 @@ def _train_epochs(
             history.append(metrics)
             _save(parts, directory, history, found)
             directory.write_metrics(history)
+            directory.write_step_memory(memory.curve())
             directory.add_broken(parts.broken)
             board.write(metrics)
             observer.epoch_done(metrics)
-    return memory.curve()
 
 
 def _one_epoch(parts: Parts, epoch: int, memory: PeakMemory, observer: Observer) -> Metrics:
@@ -140,17 +139,12 @@ def _save(parts: Parts, directory: RunDirectory, history: list[Metrics], found: 
 
 
 def _finish(
-    parts: Parts,
-    directory: RunDirectory,
-    history: list[Metrics],
-    found: Metrics,
-    curve: list[int],
+    parts: Parts, directory: RunDirectory, history: list[Metrics], found: Metrics
 ) -> Metrics:
     """Write the plain backbone and, last, the report that marks the run as finished."""
     state = {name: value.contiguous() for name, value in parts.learner.model.state_dict().items()}
     directory.write_weights(safetensors.torch.save(state))
-    report = _report(parts, history, found)
-    return directory.write_report({**report, "step_memory_bytes": curve})
+    return directory.write_report(_report(parts, history, found))
 
 
 def _step_seconds(history: list[Metrics]) -> float:

@@ -106,7 +106,7 @@ class PeakMemory:
             counter.curve = [counter.current]
             yield
         self._peak = max(self._peak, counter.peak)
-        self._curve = counter.curve
+        self._curve = list(counter.curve)  # it grows when these tensors die later
 
     def bytes(self) -> int:
         """The peak of training so far; to be read at the end of an epoch's training."""

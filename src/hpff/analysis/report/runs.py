@@ -39,12 +39,14 @@ class RunFacts:
         recipe: what was run.
         report: what came out in the end.
         history: the metrics of each epoch.
+        step_memory: bytes alive over a counted step; empty where none was.
     """
 
     label: str
     recipe: Recipe
     report: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
+    step_memory: Sequence[int] = ()
 
     @classmethod
     def read(cls, path: Path, label: str | None = None) -> RunFacts:
@@ -61,7 +63,7 @@ class RunFacts:
         except (OSError, ValueError) as error:
             raise UserError(f"{directory.metrics}: cannot be read ({error})") from error
         name = label or f"{recipe.local.label()}, seed {recipe.seed}"
-        return cls(name, recipe, report, history)
+        return cls(name, recipe, report, history, directory.read_step_memory())
 
     def curve(self, key: str) -> list[tuple[float, float | None]]:
         """A metric over the epochs."""
@@ -157,12 +159,12 @@ _LEVELS = ("independent_losses", "cascade_losses")
 
 def memory(runs: Sequence[RunFacts]) -> Html | None:
     """Memory over one step, where it was counted."""
-    counted = [run for run in runs if run.report.get("step_memory_bytes")][:_CURVES_SHOWN]
+    counted = [run for run in runs if run.step_memory][:_CURVES_SHOWN]
     if not counted:
         return None
     series = []
     for index, run in enumerate(counted):
-        curve = run.report["step_memory_bytes"]
+        curve = run.step_memory
         share = 100 / max(len(curve) - 1, 1)
         points = [(share * at, size / MIB) for at, size in enumerate(curve)]
         series.append(Series(run.label if len(counted) > 1 else "", points, index))
