@@ -273,3 +273,31 @@ def test_a_comparison_leaves_a_report(hpff: Hpff, folder: Path) -> None:
     page = read(folder / "both" / "report.html")
     for words in ("hpff compare tiny.yaml", "× BP", "dgl, seed 0", "Memory over the step"):
         assert words in page.text, words
+
+
+def test_exits_are_tested_as_training_goes_on(hpff: Hpff, folder: Path) -> None:
+    assert hpff("train", "tiny.yaml", "--exits", "--out", "run").code == 0
+    history = [json.loads(row) for row in Path("run/metrics.jsonl").read_text().splitlines()]
+    for entry in history:
+        assert len(entry["independent_errors"]) == 3
+        assert len(entry["cascade_errors"]) == 2
+        own = entry["test_error_percent"]
+        assert entry["independent_errors"][-1] == entry["cascade_errors"][-1] == pytest.approx(own)
+    found = json.loads(hpff("analyze", "run", *QUICK, "--samples", "5000", "--json").out)
+    exits = {(e["module"], e["level"]): e["error"] for e in found["networks"][0]["exits"]}
+    assert abs(exits[1, "independent"] - history[-1]["independent_errors"][0]) < 5
+    assert "Independent exits over the epochs" in read(Path("run/report.html")).text
+    assert hpff("train", "tiny.yaml", "--out", "without").code == 0
+    assert (
+        Path("run/model.safetensors").read_bytes() == Path("without/model.safetensors").read_bytes()
+    )
+
+
+def test_a_reproduced_table_leaves_a_report(hpff: Hpff, table: Path) -> None:
+    answer = hpff("reproduce", str(table), "--out", "out", "--rows", "tiny-hpff")
+    assert answer.code == 0, answer.err
+    (found,) = Path("out/tables").glob("*.html")
+    page = read(found)
+    assert "paper" in page.text
+    assert "Error over the epochs" in page.text
+    assert ".html" in answer.out

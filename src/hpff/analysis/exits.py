@@ -86,6 +86,27 @@ def exits(network: Network, loader: Loader, *, samples: int | None = None) -> tu
     return tuple(_exit(learner, j, level, tally) for (j, level), tally in found)
 
 
+def exit_errors(learner: LocalLearner, loader: Loader) -> dict[str, list[float]]:
+    """Percent of wrong answers of every exit, as metrics of an epoch.
+
+    Args:
+        learner: whose auxiliary networks.
+        loader: the batches.
+
+    Returns:
+        ``independent_errors`` and ``cascade_errors``, each by module and with the model's own head
+        last; nothing of a level that is off, or whose networks give no class scores.
+    """
+    found = exits(Network.of(learner), loader)
+    metrics = {}
+    for level in ("independent", "cascade"):
+        own = [e.error for e in found if e.level in (level, "final")]
+        errors = [error for error in own if error is not None]
+        if len(own) == len(errors) > 1:
+            metrics[f"{level}_errors"] = errors
+    return metrics
+
+
 def learner_of(network: Network) -> LocalLearner:
     """The network's learner.
 

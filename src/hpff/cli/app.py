@@ -36,13 +36,14 @@ def train(
     out: arguments.Out = None,
     resume: arguments.Resume = False,
     wandb: arguments.Wandb = None,
+    exits: arguments.Exits = False,
     json: arguments.Json = False,
     imports: Imports = None,
 ) -> None:
     """Train one recipe into a run directory (by default runs/RECIPE-1, -2, ...)."""
     from hpff.cli.train import train as command
 
-    command(recipe, overrides or [], out, resume=resume, wandb=wandb, json=json)
+    command(recipe, overrides or [], out, resume=resume, wandb=wandb, json=json, exits=exits)
 
 
 @app.command()

@@ -21,6 +21,12 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in th
 Wandb = Annotated[
     str | None, typer.Option("--wandb", metavar="PROJECT", help="Log to Weights & Biases as well.")
 ]
+Exits = Annotated[
+    bool,
+    typer.Option(
+        "--exits", help="Test every auxiliary network too, whenever the network is tested."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 # What `plan` and `bench` are told of a workload.

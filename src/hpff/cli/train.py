@@ -6,8 +6,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpff.analysis.exits import exit_errors
 from hpff.analysis.report.run_report import NAME, run_page
 from hpff.analysis.report.runs import RunFacts
+from hpff.analysis.subjects import Pass
 from hpff.cli.progress import progress
 from hpff.cli.reports import write_or_warn
 from hpff.cli.tables import print_json
@@ -16,6 +18,7 @@ from hpff.recipes import files as recipe_files
 from hpff.runs.run_directory import RunDirectory
 from hpff.runs.run_paths import default_path
 from hpff.training import loop
+from hpff.training.setup import Parts
 
 
 def train(
@@ -26,13 +29,15 @@ def train(
     resume: bool,
     wandb: str | None,
     json: bool,
+    exits: bool = False,
 ) -> None:
     """Train a recipe, and say how it ended and where it lies."""
     recipe = recipe_files.load(name, overrides)
     path = out or default_path(name, resume=resume)
     before = resume and RunDirectory(path).finished
     with progress(wandb=wandb) as observer:
-        report = loop.train(recipe, path, resume=resume, observer=observer)
+        measure = _exit_errors if exits else None
+        report = loop.train(recipe, path, resume=resume, observer=observer, measure=measure)
     if not (before and (path / NAME).exists()):
         write_or_warn(path, lambda: run_page(RunFacts.read(path), _command(name, overrides, path)))
     if json:
@@ -45,6 +50,11 @@ def train(
         f"({report['peak_memory_source']}), {1000 * report['step_seconds']:.1f} ms a step"
         + _left_out(report.get("broken_images", 0))
     )
+
+
+def _exit_errors(parts: Parts) -> dict[str, list[float]]:
+    """What every auxiliary network gets wrong of the test images."""
+    return exit_errors(parts.learner, Pass(parts.test))
 
 
 def _command(name: str, overrides: Sequence[str], path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from hpff.training.setup import Parts, assemble
 from hpff.training.step_cost import PeakMemory
 
 Metrics = dict[str, Any]
+Measure = Callable[[Parts], Metrics]
 
 _LOWER = (
     "{path}: out of memory; try a smaller batch_size, image_size or model, more modules, or "
@@ -35,8 +37,17 @@ _LOWER = (
 )
 
 
-def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Metrics:
+def train(
+    recipe: Recipe,
+    path: Path,
+    *,
+    resume: bool,
+    observer: Observer,
+    measure: Measure | None = None,
+) -> Metrics:
     """Run `recipe` in the folder `path`; the report, also of a run that was finished before.
+
+    `measure` gives further metrics, numbers or lists of them, of each epoch that is tested.
 
     The test error is that of the last epoch.
 
@@ -65,7 +76,7 @@ def train(recipe: Recipe, path: Path, *, resume: bool, observer: Observer) -> Me
                 directory.forget()
             raise
         with out_of_memory_as(_LOWER.format(path=path)):
-            _train_epochs(parts, directory, history, observer, found)
+            _train_epochs(parts, directory, history, observer, found, measure)
         return _finish(parts, directory, history, found)
 
 
@@ -82,12 +93,15 @@ def _train_epochs(
     history: list[Metrics],
     observer: Observer,
     found: Metrics,
+    measure: Measure | None,
 ) -> None:
     memory = PeakMemory(parts)
     board = Board(directory.tensorboard, first_epoch=len(history) + 1)
     with contextlib.closing(board):
         for epoch in range(len(history) + 1, parts.recipe.epochs + 1):
             metrics = _one_epoch(parts, epoch, memory, observer)
+            if measure is not None and metrics["test_error_percent"] is not None:
+                metrics |= measure(parts)
             history.append(metrics)
             _save(parts, directory, history, found)
             directory.write_metrics(history)

@@ -233,16 +233,18 @@ def _svg(parts: Sequence[str], described: str, size: tuple[float, float] = (WIDT
 
 def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """Four to seven round numbers from below the lowest to above the highest value."""
-    if high <= low:
-        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+    size = max(abs(low), abs(high))
+    if high - low <= 1e-9 * max(size, 1e-6):  # As good as constant.
+        half = size / 2 if size > 1e-9 else 0.5
+        low, high = low - half, low + half
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
     if whole:
         step = max(1.0, float(math.ceil(step)))
     first = math.floor(low / step + 1e-9)
-    last = math.ceil(high / step - 1e-9)
-    return [round(step * i, 10) for i in range(first, last + 1)]
+    last = max(math.ceil(high / step - 1e-9), first + 1)
+    return [float(f"{step * i:.12g}") for i in range(first, last + 1)]
 
 
 def _short(value: float) -> str:

@@ -113,9 +113,35 @@ def training(runs: Sequence[RunFacts]) -> Html:
         ),
     ]
     for run in runs:
-        charts += _levels(run, named=many)
+        charts += [*_exits(run, named=many), *_levels(run, named=many)]
     said = "The last epoch counts; the best one is chosen by the test images and flatters."
     return section("Training", said, [grid(charts)])
+
+
+def _exits(run: RunFacts, *, named: bool) -> list[Html]:
+    """What every auxiliary network gets wrong as training goes on, where it was tested."""
+    charts = []
+    for level in ("independent", "cascade"):
+        tested = [entry for entry in run.history if entry.get(f"{level}_errors")]
+        if not tested:
+            continue
+        count = len(tested[-1][f"{level}_errors"])
+        first = run_modules(run) - count + 1
+        chosen = sorted({round(i * (count - 1) / 5) for i in range(6)})
+        series = [
+            Series(
+                f"module {first + place}",
+                [(entry["epoch"], entry[f"{level}_errors"][place]) for entry in tested],
+                index,
+            )
+            for index, place in enumerate(chosen)
+        ]
+        title = f"{level.capitalize()} exits over the epochs" + (f": {run.label}" if named else "")
+        said = (
+            "Test error of the auxiliary networks at some modules; the last is the network's own."
+        )
+        charts.append(figure(title, said, lines(series, "epoch", "error, %")))
+    return charts
 
 
 def _levels(run: RunFacts, *, named: bool) -> list[Html]:
