@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from sklearn.linear_model import RidgeClassifier as SklearnRidge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from hpff.analysis import Network, RidgeClassifier, probes
 from hpff.analysis.networks import pooled
+from hpff.analysis.probes import HELD_OUT, RIDGES
 from hpff.errors import UserError
 
 
@@ -36,6 +38,37 @@ def test_answers_are_those_of_scikit_learn(ridge: float, batch: int) -> None:
     theirs.fit(rows.double().numpy(), targets.numpy())
     expected = theirs.predict(others.double().numpy())
     assert np.array_equal(classifier.answers(others).numpy(), expected)
+
+
+def test_the_ridge_is_chosen_on_held_out_samples() -> None:
+    """Its squared error there, from sums alone, is that of scikit-learn's predictions."""
+    wide, targets = torch.randn(150, 120), torch.randint(3, (150,))
+    wide[:, 0] += targets
+    noisy, clear = RidgeClassifier(3), RidgeClassifier(3)
+    noisy.update(wide, targets)
+    noisy.fit()
+    rows, classes = clouds(3000, 3, 4)
+    clear.update(rows, classes)
+    clear.fit()
+    assert noisy.ridge is not None
+    assert clear.ridge is not None
+    assert noisy.ridge == 1.0
+    assert clear.ridge < 0.1
+    out = torch.rand(150, generator=torch.Generator().manual_seed(0)) < HELD_OUT
+    errors = []
+    for ridge in RIDGES:
+        scaler = StandardScaler().fit(wide[~out].double().numpy())
+        ours = Ridge(alpha=ridge * int((~out).sum()))
+        hot = torch.nn.functional.one_hot(targets, 3).numpy()
+        ours.fit(scaler.transform(wide[~out].double().numpy()), hot[~out.numpy()])
+        guess = ours.predict(scaler.transform(wide[out].double().numpy()))
+        errors.append(((guess - hot[out.numpy()]) ** 2).sum())
+    assert RIDGES[int(np.argmin(errors))] == noisy.ridge
+    kept, held_out = noisy._kept, noisy._held_out
+    assert kept is not None
+    assert held_out is not None
+    found = [held_out.squared_error(*kept.solved(ridge)) for ridge in RIDGES]
+    assert found == pytest.approx(errors)
 
 
 def test_features_that_never_change_do_no_harm() -> None:

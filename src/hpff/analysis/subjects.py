@@ -16,6 +16,7 @@ from hpff.analysis.networks import Network
 from hpff.data import Dataset, EncodedSet, ImageBatches, ImageSet
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
+from hpff.recipes import recipe as recipes
 from hpff.runs import checkpoint as checkpoints
 from hpff.runs.checkpoint_content import misfit
 from hpff.runs.finished_run import FinishedRun
@@ -251,7 +252,8 @@ def _learner(run: FinishedRun, recipe: Any, found: Dataset, shape: Shape) -> Loc
     if not file.exists():
         return None
     state = checkpoints.load(file)
-    if state.recipe != run.recipe.to_plain() or state.epoch != run.recipe.epochs:
+    before = recipes.parse(state.recipe, str(file))  # an older one lacks keys that are new
+    if before.to_plain() != run.recipe.to_plain() or state.epoch != run.recipe.epochs:
         raise UserError(
             f"{file}: is not of the run's last epoch; put its own back, or delete it to analyze "
             "the backbone alone"
