@@ -15,6 +15,7 @@ from hpff.errors import UserError, shown
 from hpff.experiments import comparison
 from hpff.experiments import comparison_report as results
 from hpff.experiments.comparison import Row
+from hpff.experiments.paper_errors import paper_error
 from hpff.recipes import files as recipe_files
 from hpff.recipes.recipe import Recipe
 from hpff.runs.observer import Observer
@@ -46,21 +47,14 @@ def compare(
         rows, faults = comparison.run(recipe, labels, seeds, path, resume=resume, observe=observe)
     if rows:
         results.write(path, name, recipe, seeds, rows, faults)
-        said = ResultTable(
-            results.HEADER, results.cells(rows), results.notes(recipe, seeds, rows, faults)
-        )
         places = [
             (f"{label}, seed {seed}", path / label / f"seed-{seed}")
             for label in labels
             for seed in seeds
         ]
         command = _command(name, overrides, labels, seeds, path)
-        write_or_warn(
-            path,
-            lambda: results_page(
-                f"{recipe.model.name} on {recipe.data}", command, said, list(finished(places))
-            ),
-        )
+        notes = results.notes(recipe, seeds, rows, faults)
+        write_or_warn(path, lambda: _page(command, recipe, rows, notes, places))
         _show(path, name, recipe, seeds, rows, faults, json=json)
     if faults:
         raise UserError(*faults)
@@ -82,6 +76,32 @@ def _show(
     caption = "\n".join(results.notes(recipe, seeds, rows, faults))
     show_table(results.HEADER, results.cells(rows), caption)
     print(f"{path}: {'what finished' if faults else 'every run'}, results.md and results.json")
+
+
+def _page(
+    command: str,
+    recipe: Recipe,
+    rows: Sequence[Row],
+    notes: Sequence[str],
+    places: Sequence[tuple[str, Path]],
+) -> str:
+    """The comparison's report, with the curves of its runs."""
+    title = f"{recipe.model.name} on {recipe.data}"
+    return results_page(title, command, _beside_paper(recipe, rows, notes), list(finished(places)))
+
+
+def _beside_paper(recipe: Recipe, rows: Sequence[Row], notes: Sequence[str]) -> ResultTable:
+    """The table, with the paper's errors where it has runs of this kind."""
+    cells = results.cells(rows)
+    found = [paper_error(comparison.recipe_for(row.label, recipe, recipe.seed)) for row in rows]
+    if not any(found):
+        return ResultTable(results.HEADER, cells, notes)
+    paper = ["–" if error is None else f"{error:.2f}" for error in found]
+    first, error, *others = results.HEADER
+    header = (first, error, "in the paper", *others)
+    beside = [(row[0], row[1], text, *row[2:]) for row, text in zip(cells, paper, strict=True)]
+    said = "The paper's errors are of its own number of epochs, and the best over test epochs."
+    return ResultTable(header, beside, notes, said)
 
 
 def _command(
