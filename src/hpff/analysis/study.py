@@ -212,7 +212,7 @@ def _findings(
     observe(f"{subject.label}: t-SNE")
     drawn = embeddings(
         network,
-        subject.test(options.embedded),
+        subject.drawn(options.embedded),
         samples=options.embedded,
         tsne=shown_modules(network),
         seed=options.seed,

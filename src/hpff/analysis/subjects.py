@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hpff import data, models
 from hpff.analysis.networks import Network
 from hpff.data import Dataset, EncodedSet, ImageBatches, ImageSet
+from hpff.data.classes import with_classes
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.recipes import recipe as recipes
@@ -27,6 +28,7 @@ from hpff.training.setup import assemble
 
 Shape = tuple[int, int, int]
 BATCH = 128
+MOST_CLASSES = 20
 
 
 class Pass:
@@ -90,7 +92,9 @@ class Subject:
             run.recipe, compile=False, device="cpu" if run.recipe.device == "cpu" else "auto"
         )
         treatment = "auto" if dataset else recipe.treatment
-        found = data.load(dataset or own_data(run), treatment=treatment)
+        found = data.load(
+            dataset or own_data(run), treatment=treatment, broken=recipe.broken_images
+        )
         if dataset is None:
             check_same(run, found, "--data")
         _check_classes(str(path), run.facts.class_names, found)
@@ -163,6 +167,14 @@ class Subject:
         """So many test images, as many of each class as there are, or all."""
         return self._pass(_some(self.dataset.test, samples, 0))
 
+    def drawn(self, samples: int) -> Pass:
+        """So many test images of a few classes, those whose dots can be told apart in a picture."""
+        images = self.dataset.test
+        classes = min(self.num_classes, MOST_CLASSES, max(2, samples // 10))
+        if classes < self.num_classes:
+            images = with_classes(images, {label: label for label in range(classes)})
+        return self._pass(_some(images, samples, 0))
+
     def train(self, samples: int | None) -> Pass:
         """So many of the training images that it was trained on, not augmented, or all."""
         return self._pass(_some(self._trained_on(), samples, self.seed))
@@ -219,6 +231,7 @@ class Subject:
             drop_last=training,
             image_size=self.shape[1],
             workers=None if self.run is None else self.run.recipe.workers,
+            broken_images="stop" if self.run is None else self.run.recipe.broken_images,
         )
 
 
