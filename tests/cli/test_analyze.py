@@ -8,6 +8,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import safetensors.torch
@@ -124,9 +125,13 @@ def test_the_final_exit_is_the_runs_own_error(hpff: Hpff, runs: Path) -> None:
 
 
 def test_the_table_on_the_terminal(hpff: Hpff, runs: Path) -> None:
-    answer = hpff("analyze", "hpff", "bp", *QUICK, "--out", "here")
+    answer = hpff("analyze", "hpff", "bp", *QUICK, "--out", "here", "--figures")
     assert answer.code == 0, answer.err
     assert "probe error %" in answer.out
+    drawn = {path.name for path in Path("here/figures").iterdir()}
+    assert {"probes.svg", "exits.svg", "cka-dgl+hpff-bp.svg", "t-sne-bp-module-1.svg"} <= drawn
+    for path in Path("here/figures").iterdir():
+        ElementTree.parse(path)
     assert "here/report.html: open it in a browser" in answer.out.replace("\\", "/")
 
 

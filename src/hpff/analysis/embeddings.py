@@ -33,7 +33,7 @@ class Separation:
     """
 
     silhouette: float
-    scatter_ratio: float
+    scatter_ratio: float | None
 
     def to_plain(self) -> dict[str, Any]:
         """Everything as plain data."""
@@ -123,8 +123,8 @@ def separation(features: _Numbers, labels: NDArray[np.int64]) -> Separation:
     )
 
 
-def scatter_ratio(features: _Numbers, labels: NDArray[np.int64]) -> float:
-    """The trace of the scatter between classes over that within them."""
+def scatter_ratio(features: _Numbers, labels: NDArray[np.int64]) -> float | None:
+    """The trace of the scatter between classes over that within them; None where that is 0."""
     mean = features.mean(0)
     between = within = 0.0
     for label in np.unique(labels):
@@ -132,7 +132,7 @@ def scatter_ratio(features: _Numbers, labels: NDArray[np.int64]) -> float:
         center = rows.mean(0)
         between += len(rows) * float(((center - mean) ** 2).sum())
         within += float(((rows - center) ** 2).sum())
-    return between / within if within > 0 else float("inf")
+    return between / within if within > 0 else None
 
 
 def standardized(features: _Numbers) -> _Numbers:

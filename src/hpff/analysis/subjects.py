@@ -9,24 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpff import data, models
 from hpff.analysis.networks import Network
+from hpff.analysis.run_learner import Shape, learner_of_run
 from hpff.data import Dataset, EncodedSet, ImageBatches, ImageSet
 from hpff.data.classes import with_classes
 from hpff.errors import UserError
-from hpff.learner import LocalLearner
-from hpff.recipes import recipe as recipes
-from hpff.runs import checkpoint as checkpoints
-from hpff.runs.checkpoint_content import misfit
 from hpff.runs.finished_run import FinishedRun
 from hpff.runs.foreign_weights import load_weights
 from hpff.runs.run_data import check_same, own_data
-from hpff.runs.run_directory import RunDirectory
-from hpff.training.setup import assemble
 
-Shape = tuple[int, int, int]
 BATCH = 128
 MOST_CLASSES = 20
 
@@ -100,7 +94,7 @@ class Subject:
         _check_classes(str(path), run.facts.class_names, found)
         shape = _shape(found, run.facts.image_shape)
         seen = dataclasses.replace(found, mean=run.facts.mean, std=run.facts.std)
-        learner = _learner(run, recipe, seen, shape)
+        learner = learner_of_run(run, recipe, seen, shape)
         name = label or recipe.local.label()
         if learner is None:
             cut = recipe.local.modules if modules is None else modules
@@ -256,44 +250,6 @@ def check_comparable(subjects: Sequence[Subject], *, given: bool) -> None:
             raise UserError(
                 f"{other.label}: was trained on other data ({other.dataset.name}) than "
                 f"{first.label} ({first.dataset.name}); name the data that all are shown by --data"
-            )
-
-
-def _learner(run: FinishedRun, recipe: Any, found: Dataset, shape: Shape) -> LocalLearner | None:
-    """The run's learner with all its weights; None where only the backbone's are left."""
-    file = RunDirectory(run.path).checkpoint
-    if not file.exists():
-        return None
-    state = checkpoints.load(file)
-    before = recipes.parse(state.recipe, str(file))  # an older one lacks keys that are new
-    if before.to_plain() != run.recipe.to_plain() or state.epoch != run.recipe.epochs:
-        raise UserError(
-            f"{file}: is not of the run's last epoch; put its own back, or delete it to analyze "
-            "the backbone alone"
-        )
-    threads = torch.get_num_threads()
-    sized = dataclasses.replace(recipe, subset=None, threads=None, batch_size=1)
-    if shape != found.image_shape():
-        sized = dataclasses.replace(sized, image_size=shape[1])
-    with torch.random.fork_rng():
-        learner = assemble(sized, found).learner
-    torch.set_num_threads(threads)
-    wrong = misfit(state.learner, learner.state_dict())
-    if wrong is not None:
-        raise UserError(f"{file}: does not fit this run ({wrong}); put the run's own back")
-    learner.load_state_dict(state.learner)
-    _check_backbone(run, learner.model)
-    return learner.eval()
-
-
-def _check_backbone(run: FinishedRun, model: nn.Module) -> None:
-    """Raise UserError where checkpoint and final weights are not of the same network."""
-    final = run.model().state_dict()
-    for name, value in model.state_dict().items():
-        if not torch.equal(value.cpu(), final[name]):
-            raise UserError(
-                f"{run.path}: its checkpoint and its model.safetensors differ; put whole copies "
-                "of one run in their place"
             )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpff.analysis.report.study_charts import svg_files
 from hpff.analysis.report.study_report import study_page
 from hpff.analysis.study import Options, Study, pieces, study
 from hpff.analysis.subjects import Subject
@@ -33,6 +34,7 @@ class AnalyzeOptions:
     modules: str | None = None
     image_size: int | None = None
     labels: str | None = None
+    figures: bool = False
     out: Path | None = None
 
     def options(self) -> Options:
@@ -61,6 +63,10 @@ def analyze(given: AnalyzeOptions, *, json: bool) -> None:
     page = study_page(found, _command(given))
     make_folder(out)
     write_atomically(out / "report.html", page.encode())
+    if given.figures:
+        make_folder(out / "figures")
+        for name, content in svg_files(found).items():
+            write_atomically(out / "figures" / name, content.encode())
     if json:
         print_json({**found.to_plain(), "report": str(out / "report.html")})
         return
@@ -206,5 +212,5 @@ def _command(given: AnalyzeOptions) -> str:
         value = getattr(given, field.name)
         if field.name != "runs" and value != getattr(usual, field.name):
             name = "data" if field.name == "dataset" else field.name.replace("_", "-")
-            words += [f"--{name}", str(value)]
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     return shlex.join(words)

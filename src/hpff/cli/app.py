@@ -254,6 +254,7 @@ def analyze(
     modules: arguments.OtherCut = None,
     image_size: arguments.SideOf = None,
     labels: arguments.NamesOf = None,
+    figures: arguments.Figures = False,
     out: arguments.Out = None,
     json: arguments.Json = False,
     imports: Imports = None,
@@ -277,6 +278,7 @@ def analyze(
         modules=modules,
         image_size=image_size,
         labels=labels,
+        figures=figures,
         out=out,
     )
     command(given, json=json)

@@ -211,4 +211,5 @@ SideOf = Annotated[
 NamesOf = Annotated[
     str | None, typer.Option(metavar="NAMES", help="What to call the networks, with commas.")
 ]
+Figures = Annotated[bool, typer.Option("--figures", help="Write every chart as an SVG file, too.")]
 NewFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")]

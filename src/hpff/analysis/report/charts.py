@@ -145,12 +145,23 @@ def heatmap(png: bytes, shape: tuple[int, int], x_label: str, y_label: str) -> H
     return Html(_svg(parts, f"CKA of {y_label} and {x_label}", size))
 
 
-def standalone(chart: Html) -> str:
-    """The chart alone, as an SVG file that has its colors with it; without the legend."""
+def standalone(chart: Html, series: Sequence[Series] = ()) -> str:
+    """The chart alone, as an SVG file that has its colors with it, and a legend of its lines."""
     svg = chart[: chart.index("</svg>")]
     opening, _, rest = svg.partition(">")
+    width, height = (
+        float(word) for word in opening.split('viewBox="0 0 ')[1].split('"')[0].split()
+    )
+    named = [one for one in series if one.label]
+    for index, one in enumerate(named):
+        y = height + 14 + 17 * index
+        dashed = " dashed" if one.dashed else ""
+        rest += f'<path class="line s{one.color % COLORS}{dashed}" d="M{_LEFT} {y - 4}h22"/>'
+        rest += f'<text x="{_LEFT + 29}" y="{y}">{text(one.label)}</text>'
+    tall = height + 17 * len(named) + (8 if named else 0)
     return (
-        f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{THEME}{CHART}</style>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {tall:.0f}" '
+        f'width="{width:.0f}" height="{tall:.0f}"><style>{THEME}{CHART}</style>'
         f'<rect width="100%" height="100%" fill="var(--paper)"/>{rest}</svg>\n'
     )
 
