@@ -174,7 +174,7 @@ SkipBroken = Annotated[
 Networks = Annotated[
     list[str],
     typer.Argument(
-        metavar="RUN ...",
+        metavar="RUN",
         help="Folders of finished runs, or MODEL=FILE: a model by name, perhaps with settings "
         "(resnet20,width=8), and its weights (.safetensors, or torch.save of a state_dict).",
     ),
