@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +18,7 @@ from cli.conftest import TINY
 
 from hpff import models
 from hpff.cli import main
-from hpff.cli.analyze import AnalyzeOptions, _subjects
+from hpff.cli.analyze import AnalyzeOptions, _subjects  # imports the analyses, too
 from hpff.runs.finished_run import FinishedRun
 
 Hpff = Callable[..., Any]
@@ -45,6 +46,14 @@ def runs(folder: Path, trained: Path) -> Path:
     for name in ("hpff", "dgl", "bp"):
         shutil.copytree(trained / name, folder / name)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_tsne(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pictures take most of the time, and have tests of their own."""
+    monkeypatch.setattr(
+        sys.modules["hpff.analysis.embeddings"], "_tsne", lambda rows, seed: rows[:, :2]
+    )
 
 
 class Reader(HTMLParser):
