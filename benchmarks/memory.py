@@ -6,8 +6,8 @@ fp32, batch 1024, 32×32 images; parameters, gradients and SGD's momentum includ
 with its best segment length, in blocks. "Working" leaves out parameters, gradients and momentum,
 as many as there are at the peak, and the images. "Public order" does dgl+hpff's work in the order
 of HPFF's public code (benchmarks/public_order.py). --deep adds ResNet-1202 (minutes), --write puts
-the table into benchmarks/memory.md. `hpff plan resnet110 --batch 1024 --recompute once,blocks` shows
-what each peak is made of.
+the table into benchmarks/memory.md. `hpff plan resnet110 --batch 1024 --recompute once,blocks`
+shows what each peak is made of.
 """
 
 from __future__ import annotations
