@@ -18,6 +18,7 @@ ROOMS = (
     "analysis",
     "training",
     "runs",
+    "parallel",
     "integrations",
     "memory",
     "reference",

@@ -167,9 +167,9 @@ class LocalLearner(nn.Module):
         self.auxiliary_networks = builder.build(cut, self.reach, weights)
         self.independent_auxiliary = self.auxiliary_networks.independent
         self.cascade_auxiliary = self.auxiliary_networks.cascade
-        self._kept: Sequence[Kept] = ()
+        self.kept: Sequence[Kept] = ()
         if settings.recompute == "blocks":
-            self._kept = kept_inside(
+            self.kept = kept_inside(
                 self.partition,
                 self.reach,
                 lambda j: self.auxiliary_networks.bytes_at(j, self.example),
@@ -244,7 +244,7 @@ class LocalLearner(nn.Module):
             self.reach,
             backbone_parameters(self.model, self.partition),
             recompute=self.settings.recompute,
-            kept=self._kept,
+            kept=self.kept,
             phase=self.phase,
         )
         return step.run(inputs, targets, scale, on_module_done or (lambda _: None))

@@ -172,7 +172,7 @@ def trace(model: nn.Module, example: Any) -> Trace:
 
 
 def _trace(model: nn.Module, example: Any) -> Trace:
-    with _undisturbed(model):
+    with undisturbed(model):
         watched = _Watched(model, example)
         logits = watched.logits
         if logits.grad_fn is None:
@@ -323,7 +323,8 @@ def _hooks(model: nn.Module, before: Any, after: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Inside, a model is in training mode with nothing frozen; afterwards it is as it was."""
     modes = {module: module.training for module in model.modules()}
     frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
     try:

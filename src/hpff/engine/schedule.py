@@ -150,6 +150,9 @@ class Step:
         freed: takes each module's input when the module is done; see ``holds``.
         holds: the modules whose outputs the model reads again later, which keep their content.
         around: ``around(level, j, features, work)`` gives what ``work()`` would.
+        first: the first module that is given here; those before are at work elsewhere.
+        on_crossing: called with ``(end, cotangent)`` where the cascade that ends at module ``end``
+            trains modules before the first: with the gradient at the first one's input.
     """
 
     def __init__(
@@ -165,6 +168,8 @@ class Step:
         freed: FreedTensors,
         holds: Collection[int] = (),
         around: Callable[[Level, int, Tensor, Work], Tensor] = lambda *given: given[-1](),
+        first: int = 1,
+        on_crossing: Callable[[int, Tensor], None] = lambda *_: None,
     ) -> None:
         self._reach = reach
         self._parameters = parameters
@@ -176,9 +181,11 @@ class Step:
         self._freed = freed
         self._holds = holds
         self._around = around
-        phase.set("forward", 1)
+        self._first = first
+        self._on_crossing = on_crossing
+        phase.set("forward", first)
         self._live: dict[int, _LiveModule] = {}
-        self._newest = 0
+        self._newest = first - 1
 
     def boundary(
         self, start: Tensor, output: Tensor, features: Tensor, tape: Tape | None = None
@@ -233,6 +240,16 @@ class Step:
         if carried is not None:
             self._carry_down(module.index, carried * carried_share)
 
+    def carry_on(self, end: int, carried: Tensor) -> None:
+        """Carry a cascade's cotangent down that comes from modules at work elsewhere.
+
+        Args:
+            end: the module where the cascade ends, after the last one given here. Cascades come
+                in the order of their ends.
+            carried: the gradient at the output of the last module given here.
+        """
+        self._carry_down(end, carried)
+
     def _enter(
         self, start: Tensor, output: Tensor, features: Tensor, tape: Tape | None
     ) -> _LiveModule:
@@ -264,7 +281,7 @@ class Step:
     def _carry_down(self, end: int, carried: Tensor) -> None:
         """Carry a cascade's cotangent down through the modules below the one where it ends."""
         first = end - self._reach.lengths[end - 1] + 1
-        for j in range(end - 1, first - 1, -1):
+        for j in range(min(end - 1, self._newest), max(first, self._first) - 1, -1):
             module = self._live[j]
             final = self._reach.last_use[j - 1] == end
             only_this = not module.cotangents
@@ -281,6 +298,8 @@ class Step:
                 self._free_input(module)
             if below is not None:
                 carried = below
+        if first < self._first:
+            self._on_crossing(end, carried)
 
     def _complete(self, module: _LiveModule, *, with_input: bool = False) -> Tensor | None:
         del self._live[module.index]

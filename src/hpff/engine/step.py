@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
+from hpff.cutting.partition import LocalModule
 from hpff.cutting.trace import is_compiled
 from hpff.engine.anchors import Kept
 from hpff.engine.auxiliary_networks import AuxiliaryNetworks, image_of
@@ -112,12 +113,8 @@ class HookedStep:
             scale: factor of every gradient.
             on_done: called with j when the gradients of module j are final.
         """
-        self._stepping = Stepping(self._model)
-        try:
-            self._stepping.begin()
-            return self._run(inputs, targets, scale, on_done)
-        finally:
-            self._stepping.end()
+        self._run(inputs, targets, scale, on_done)
+        return self._result()
 
     def _run(
         self,
@@ -125,15 +122,54 @@ class HookedStep:
         targets: Tensor,
         scale: float | Tensor,
         on_done: Callable[[int], None],
-    ) -> Losses:
+    ) -> None:
+        self._stepping = Stepping(self._model)
+        try:
+            self._stepping.begin()
+            self._take(inputs, targets, scale, on_done)
+        finally:
+            self._stepping.end()
+
+    def _take(
+        self,
+        inputs: Any,
+        targets: Tensor,
+        scale: float | Tensor,
+        on_done: Callable[[int], None],
+    ) -> None:
         self._image = image_of(inputs)
         self._mask = mask_of(self._model, inputs)
         self._passed: dict[int, list[weakref.ref[Tensor]]] = {}
         self._targets = targets
         self._on_done = on_done
         self._scale = scale
+        self._step = self._schedule()
+        own = self._own()
+        cuts = [(m.cut, self._model.get_submodule(m.cut)) for m in own if m.cut]
+        passing = [
+            (path, self._model.get_submodule(name))
+            for module in (own if self._kept else ())
+            for name, path in module.passing
+        ]
+        try:
+            reused = self._compiled and any(self._reach.carried_through)
+            compiling = _compiling_for_reuse() if reused else nullcontext()
+            hooks = _hooked(cuts, self._hook), _hooked(passing, self._pass)
+            with modes_restored(), hooks[0], hooks[1], compiling, torch.enable_grad():
+                self._forward(inputs)
+        finally:
+            # This object and its step refer to each other: let go of the last tensors.
+            del self._step, self._start, self._image, self._tape
+            self._phase.set("", 0)
+
+    def _own(self) -> Sequence[LocalModule]:
+        """The modules that this step is through."""
+        return self._partition.modules
+
+    def _schedule(self, **part: Any) -> Step:
+        """The schedule of the step, for all modules or a part of them."""
         weights = self._networks.weights
-        self._step = Step(
+        return Step(
             reach=self._reach,
             parameters=self._parameters,
             loss=self._loss,
@@ -144,25 +180,12 @@ class HookedStep:
             freed=self._freed,
             holds={module.index for module in self._partition if module.read_later},
             around=self._around,
+            **part,
         )
-        cuts = [(m.cut, self._model.get_submodule(m.cut)) for m in self._partition if m.cut]
-        passing = [
-            (path, self._model.get_submodule(name))
-            for module in (self._partition if self._kept else ())
-            for name, path in module.passing
-        ]
-        try:
-            reused = self._compiled and any(self._reach.carried_through)
-            compiling = _compiling_for_reuse() if reused else nullcontext()
-            hooks = _hooked(cuts, self._hook), _hooked(passing, self._pass)
-            with modes_restored(), hooks[0], hooks[1], compiling, torch.enable_grad():
-                self._record(next((tensor for _, tensor in tensors_in(inputs)), None))
-                self._finish(logits_of(call_model(self._model, inputs)))
-            return self._result()
-        finally:
-            # This object and its step refer to each other: let go of the last tensors.
-            del self._step, self._start, self._image, self._tape
-            self._phase.set("", 0)
+
+    def _forward(self, inputs: Any) -> None:
+        self._record(next((tensor for _, tensor in tensors_in(inputs)), None))
+        self._finish(logits_of(call_model(self._model, inputs)))
 
     def _hook(self, name: str, returned: Any) -> Any:
         """Take a cut submodule's output and give the next module its input."""
@@ -195,6 +218,10 @@ class HookedStep:
         features = self._networks.features(module.index, output, self._image, self._mask)
         self._start = self._step.boundary(self._start, output, features, self._tape)
         self._busy = False
+        return self._go_on(module, returned, output)
+
+    def _go_on(self, module: LocalModule, returned: Any, output: Tensor) -> Any:
+        """What the model goes on with after a module: its output detached."""
         self._record(self._start)
         return replaced(returned, output, self._next_input(overwritten=module.overwritten))
 

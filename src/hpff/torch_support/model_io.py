@@ -71,9 +71,20 @@ def replaced(output: Any, old: Tensor, new: Tensor) -> Any:
         old: the tensor that goes, found by identity.
         new: what takes its place.
     """
+
+    def change(tensor: Tensor) -> Tensor:
+        if tensor is old:
+            return new
+        return tensor.detach() if tensor.requires_grad else tensor
+
+    return mapped(output, change)
+
+
+def mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The output with every tensor changed."""
     if isinstance(output, Tensor):
-        return new if output is old else output.detach() if output.requires_grad else output
-    items = [(key, value, replaced(value, old, new)) for key, value in _items(output)]
+        return change(output)
+    items = [(key, value, mapped(value, change)) for key, value in _items(output)]
     if all(value is changed for _, value, changed in items):
         return output
     return _rebuilt(output, {key: changed for key, _, changed in items})

@@ -1,0 +1,56 @@
+"""Which modules each rank owns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hpff.cutting.balance import lightest
+from hpff.cutting.partition import Partition
+from hpff.errors import UserError
+
+
+def groups_of(
+    partition: Partition,
+    ranks: int,
+    sizes: Sequence[int] | None = None,
+    costs: Sequence[float] | None = None,
+) -> list[int]:
+    """How many modules each rank owns.
+
+    Args:
+        partition: the modules.
+        ranks: 1 to their number.
+        sizes: given numbers, which are checked.
+        costs: of each module; by default the bytes that it saves and gives. The costliest rank
+            costs the least.
+
+    Raises:
+        UserError: the sizes are not one for each rank, or do not add up to all modules.
+    """
+    modules = len(partition)
+    if sizes is None:
+        given = costs or [module.saved + module.output_bytes for module in partition]
+        if len(given) != modules:
+            raise UserError(f"costs are of {len(given)} modules, expected {modules}")
+        unit = max(given) / 1e6
+        return lightest([max(1, round(cost / unit)) for cost in given], ranks)
+    if len(sizes) != ranks or min(sizes) < 1 or sum(sizes) != modules:
+        raise UserError(
+            f"sizes are {list(sizes)}, expected {ranks} numbers of at least 1, one for each rank, "
+            f"that add up to {modules} modules"
+        )
+    return list(sizes)
+
+
+def owned_by(sizes: Sequence[int], rank: int) -> tuple[int, int]:
+    """The first and the last module (from 1) of a rank."""
+    last = sum(sizes[: rank + 1])
+    return last - sizes[rank] + 1, last
+
+
+def rank_of(sizes: Sequence[int], module: int) -> int:
+    """The rank that owns a module (from 1)."""
+    rank = 0
+    while module > sum(sizes[: rank + 1]):
+        rank += 1
+    return rank

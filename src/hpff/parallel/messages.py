@@ -1,0 +1,217 @@
+"""Tensors on their way from one rank to the next, of any shape, while both compute.
+
+A message is a header of fixed size, which says what follows, and the tensor's content in the order
+in which it lies in memory, so that it arrives with the same strides: kernels then give the same
+bits. A thread of the receiver waits for the next message, so that it comes in while the rank
+computes; the sender does not wait either, but for a neighbor that is two messages behind.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hpff.errors import UserError
+
+_DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+)
+_MOST_DIMS = 8
+_FIELDS = 4 + 2 * _MOST_DIMS
+_CLOSED, _TENSOR = 0, 1
+_AHEAD = 2  # messages that are sent, or received, before they are needed
+FOREVER = timedelta(days=365)
+
+
+class Message(NamedTuple):
+    """What came.
+
+    Attributes:
+        tensor: its content, in the layout that the sender's had.
+        number: what the sender gave besides.
+        note: bytes that came with it (uint8).
+    """
+
+    tensor: Tensor
+    number: int
+    note: Tensor
+
+
+class Outbox:
+    """Sends to one rank, in order.
+
+    Args:
+        to: the rank.
+        group: used for this direction between these two ranks alone.
+        note_size: how many bytes go with each message.
+        timeout: seconds that a message may wait for its receiver.
+    """
+
+    def __init__(self, to: int, group: Any, note_size: int, timeout: float) -> None:
+        self._to = to
+        self._group = group
+        self._note_size = note_size
+        self._timeout = timeout
+        self._waiting: deque[tuple[Any, Tensor]] = deque()
+
+    def send(self, tensor: Tensor, number: int = 0, note: Tensor | None = None) -> None:
+        """Send a tensor, which must not change until it has arrived.
+
+        Raises:
+            UserError: the rank is gone, or takes nothing.
+        """
+        self._send(_header(tensor, number, note, self._note_size))
+        if tensor.numel():
+            self._send(_flat(tensor).cpu())
+        self._wait(2 * _AHEAD)
+
+    def close(self) -> None:
+        """Say that nothing comes any more, and wait until all has arrived."""
+        header = torch.zeros(8 * _FIELDS + self._note_size, dtype=torch.uint8)
+        self._send(header)
+        self._wait(0)
+
+    def _send(self, tensor: Tensor) -> None:
+        try:
+            work = dist.isend(tensor, self._to, group=self._group)
+        except RuntimeError as error:
+            raise _gone(self._to, error) from error
+        self._waiting.append((work, tensor))
+
+    def _wait(self, left: int) -> None:
+        while len(self._waiting) > left:
+            work, _ = self._waiting[0]
+            try:
+                work.wait(timedelta(seconds=self._timeout))
+            except RuntimeError as error:
+                if "imed out" in str(error) or "imeout" in str(error):
+                    raise UserError(
+                        f"rank {self._to} has taken nothing for {self._timeout:.0f} s: it hangs, "
+                        "was stopped or is very slow; see what it printed"
+                    ) from error
+                raise _gone(self._to, error) from error
+            self._waiting.popleft()
+
+
+class Inbox:
+    """Receives from one rank, in order, ahead of time.
+
+    Args:
+        source: the rank.
+        group: used for this direction between these two ranks alone, without a timeout of its own.
+        device: where tensors are put.
+        note_size: how many bytes come with each message.
+        timeout: seconds that ``get`` waits.
+    """
+
+    def __init__(
+        self, source: int, group: Any, device: torch.device, note_size: int, timeout: float
+    ) -> None:
+        self._source = source
+        self._group = group
+        self._device = device
+        self._note_size = note_size
+        self._timeout = timeout
+        self._arrived: queue.Queue[Message | Exception] = queue.Queue(_AHEAD)
+        self._thread = threading.Thread(target=self._receive_all, daemon=True)
+        self._thread.start()
+
+    def get(self, what: str) -> Message:
+        """The next message.
+
+        Args:
+            what: is waited for, in words.
+
+        Raises:
+            UserError: the rank is gone, or nothing came in time.
+        """
+        try:
+            arrived = self._arrived.get(timeout=self._timeout)
+        except queue.Empty:
+            raise UserError(
+                f"rank {self._source} has sent nothing for {self._timeout:.0f} s ({what} is due): "
+                "it hangs, was stopped or is very slow; see what it printed"
+            ) from None
+        if isinstance(arrived, Exception):
+            raise _gone(self._source, arrived) from arrived
+        return arrived
+
+    def join(self) -> None:
+        """Wait until the sender has closed its end."""
+        self._thread.join(self._timeout)
+
+    def _receive_all(self) -> None:
+        try:
+            while (message := self._receive()) is not None:
+                self._arrived.put(message)
+        except Exception as error:  # noqa: BLE001 - the thread that waits for it raises it
+            self._arrived.put(error)
+
+    def _receive(self) -> Message | None:
+        header = torch.empty(8 * _FIELDS + self._note_size, dtype=torch.uint8)
+        dist.recv(header, self._source, group=self._group)
+        fields = header[: 8 * _FIELDS].view(torch.int64).tolist()
+        if fields[0] == _CLOSED:
+            return None
+        dims = fields[3]
+        shape, strides = fields[4 : 4 + dims], fields[4 + _MOST_DIMS : 4 + _MOST_DIMS + dims]
+        tensor = torch.empty_strided(shape, strides, dtype=_DTYPES[fields[1]])
+        if tensor.numel() and _is_dense(tensor):
+            dist.recv(_flat(tensor), self._source, group=self._group)
+        elif tensor.numel():
+            content = torch.empty(tensor.numel(), dtype=tensor.dtype)
+            dist.recv(content, self._source, group=self._group)
+            tensor.copy_(content.view(shape))
+        return Message(tensor.to(self._device), fields[2], header[8 * _FIELDS :])
+
+
+def _header(tensor: Tensor, number: int, note: Tensor | None, note_size: int) -> Tensor:
+    strides = tensor.stride()
+    if 0 in strides:  # of an expanded tensor: the receiver must be able to write to it
+        strides = torch.empty_like(tensor, device="meta").stride()
+    rest = [0] * (_MOST_DIMS - tensor.ndim)
+    kind = _DTYPES.index(tensor.dtype)
+    fields = [_TENSOR, kind, number, tensor.ndim, *tensor.shape, *rest, *strides, *rest]
+    header = torch.zeros(8 * _FIELDS + note_size, dtype=torch.uint8)
+    header[: 8 * _FIELDS] = torch.tensor(fields, dtype=torch.int64).view(torch.uint8)
+    if note is not None:
+        header[8 * _FIELDS :] = note
+    return header
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """The content in the order in which it lies in memory, where that has no gaps."""
+    if _is_dense(tensor):
+        return tensor.as_strided((tensor.numel(),), (1,))
+    return tensor.contiguous().view(-1)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the elements lie in memory without gaps and overlaps, in any order of the axes."""
+    expected = 1
+    axes = sorted(zip(tensor.stride(), tensor.shape, strict=True))
+    for stride, size in axes:
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _gone(rank: int, error: Exception) -> UserError:
+    text = next(iter(str(error).splitlines()), type(error).__name__)
+    reason = "its connection closed" if "onnection" in text else text[:160]
+    return UserError(f"rank {rank} is gone ({reason}); see what it printed")

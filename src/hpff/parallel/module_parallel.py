@@ -1,0 +1,278 @@
+"""Local modules on several ranks, in a pipeline without micro-batches, flushes or stale weights.
+
+A rank owns a run of adjacent modules. It works through batch t, sends its last output on and goes
+to batch t+1 at once: the weights of its modules are stepped as each is done. What comes back over
+a boundary is the gradient of a cascade that crosses it, which is needed when batch t+1 reaches the
+modules before the boundary, and was sent when the next rank had run the cascade's last module.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hpff.cutting.part import Parts
+from hpff.engine.arguments import check_inputs
+from hpff.engine.parameters import backbone_parameters
+from hpff.engine.partial_step import PartialLosses, PartialStep
+from hpff.errors import UserError
+from hpff.learner import LocalLearner
+from hpff.parallel.agreement import check_same
+from hpff.parallel.groups import groups_of, owned_by
+from hpff.parallel.messages import FOREVER, Inbox, Outbox
+from hpff.parallel.ownership import Ownership
+from hpff.parallel.states import gather_states
+from hpff.torch_support.model_io import tensors_in
+from hpff.torch_support.random_state import get_random_state, set_random_state, step_seed
+
+
+class ModuleParallel:
+    """This rank's part of a learner whose modules are shared out over the ranks of a group.
+
+    Every rank builds the same learner, on the CPU, and gives each step the same batch; what it
+    does not own is then let go of. Gradients, weights and statistics are those of one process that
+    calls ``torch.manual_seed(hpff.parallel.step_seed(seed, t))`` before its step t = 1, 2, ...:
+    on a CPU to the bit.
+
+    Args:
+        learner: the whole; only this rank's modules are kept, on ``device``.
+        sizes: how many modules each rank owns; None: so that the costliest rank costs the least.
+        costs: of each module, where ``sizes`` is None; by default the bytes that it saves. See
+            :func:`hpff.parallel.module_seconds` for the time that each takes.
+        device: of this rank's modules; None: where they are.
+        seed: of the random numbers of steps (dropout).
+        timeout: seconds that this rank waits for another before it gives up.
+
+    Attributes:
+        first, last: the modules of this rank, from 1.
+        steps: how many were begun; set it to go on with a run.
+
+    Raises:
+        UserError: there is no process group, or too large a one; the model's modules cannot run
+            alone; a parameter is used by modules of two ranks; ranks have different learners.
+    """
+
+    def __init__(
+        self,
+        learner: LocalLearner,
+        *,
+        sizes: Sequence[int] | None = None,
+        costs: Sequence[float] | None = None,
+        device: torch.device | str | None = None,
+        seed: int = 0,
+        timeout: float = 600.0,
+    ) -> None:
+        _check_group(learner)
+        self.learner = learner
+        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        self.sizes = groups_of(learner.partition, self.ranks, sizes, costs)
+        check_same(
+            "learners", f"{learner.settings} {learner.reach} {learner.partition} {self.sizes}"
+        )
+        self.first, self.last = owned_by(self.sizes, self.rank)
+        self.device = torch.device(device or learner.partition[0].device)
+        self.steps = 0
+        self._seed = seed
+        parts = Parts(learner.model, learner.partition, learner.example)
+        self._part = parts.part(self.first, self.last)
+        self._owners = Ownership(learner, parts.buffer_modules())
+        self._owners.check(self.sizes)
+        self._owners.keep(self.first, self.last, self.device)
+        self._waits_for = self._owners.waits_for()
+        lengths = enumerate(learner.reach.lengths, start=1)
+        self._due = [end for end, k in lengths if end - k < self.last < end]
+        self._passing = [e for e in self._due if e - learner.reach.lengths[e - 1] + 1 < self.first]
+        self._step: PartialStep | None = None
+        self._ends: deque[int] = deque()
+        self._connect(timeout)
+
+    def backward(
+        self,
+        inputs: Any,
+        targets: Tensor,
+        *,
+        on_module_done: Callable[[int], None],
+        scale: float | Tensor = 1.0,
+    ) -> PartialLosses:
+        """This rank's share of a step; it may end before its last modules are done.
+
+        Args:
+            inputs: what the whole model takes: the same on every rank, of the example's sizes but
+                for the batch.
+            targets: as for the learner's ``backward``.
+            on_module_done: called with j once the gradients of module j are final, perhaps during
+                the next step or in ``finish``. It must use them up: step the module's optimizer,
+                and free them. See ``module_parameters``.
+            scale: factor of every gradient.
+
+        Raises:
+            UserError: as the learner's ``backward``; another rank is gone, or does not answer.
+        """
+        check_inputs(inputs)
+        self._check_sizes(inputs)
+        torch.clear_autocast_cache()
+        self.steps += 1
+        while self._ends and self._ends[0] in self._passing:
+            self._carry_on()
+        if self._part.is_first:
+            torch.manual_seed(step_seed(self._seed, self.steps))
+        learner = self.learner
+        step = PartialStep(
+            learner.model,
+            learner.auxiliary_networks,
+            learner.reach,
+            backbone_parameters(learner.model, learner.partition),
+            recompute=learner.settings.recompute,
+            kept=learner.kept,
+            phase=learner.phase,
+            part=self._part,
+            enter=self._enter,
+            before=self._catch_up,
+            on_crossing=self._send_back,
+        )
+        losses, output = step.run_part(inputs, targets, scale, on_module_done)
+        self._send_on(output)
+        self._step, self._ends = step, deque(self._due)
+        if not self._due:
+            step.forget()
+        return losses
+
+    def finish(self) -> None:
+        """Wait until all modules of this rank are done with the last step."""
+        while self._ends:
+            self._carry_on()
+
+    @torch.no_grad()
+    def forward(self, inputs: Any) -> Any:
+        """This rank's share of the model itself, in the mode that it is in.
+
+        Returns:
+            What the model returns, on the last rank; None on the others.
+        """
+        self.finish()
+        self._check_sizes(inputs)
+        output = self._part.run(self.learner.model, inputs, self._enter)
+        if self._part.is_last:
+            return output
+        self._send_on(output.detach())
+        return None
+
+    @property
+    def module_parameters(self) -> dict[int, list[torch.nn.Parameter]]:
+        """The parameters of this rank's modules, by module."""
+        everything = self.learner.module_parameters
+        return {j: everything[j - 1] for j in range(self.first, self.last + 1)}
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """The parameters of this rank's modules."""
+        for parameters in self.module_parameters.values():
+            yield from parameters
+
+    def state_dict(self) -> dict[str, Tensor] | None:
+        """The whole learner's, on the CPU of rank 0; None elsewhere. Every rank must call it."""
+        self.finish()
+        own = self._owners.state(self.first, self.last)
+        states = gather_states(own)
+        if states is None:
+            return None
+        found = {name: value for state in states for name, value in state.items()}
+        return {name: found[name] for name in self.learner.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take this rank's modules from the whole learner's state."""
+        self._owners.load(state, self.first, self.last)
+
+    def close(self) -> None:
+        """Nothing comes any more; every rank must call it, before its group is destroyed."""
+        self.finish()
+        for outbox in (self._on, self._back):
+            if outbox:
+                outbox.close()
+        for inbox in (self._from_before, self._from_after):
+            if inbox:
+                inbox.join()
+
+    def _connect(self, timeout: float) -> None:
+        """Two process groups for each boundary: one for each direction."""
+        self._on: Outbox | None = None
+        self._back: Outbox | None = None
+        self._from_before: Inbox | None = None
+        self._from_after: Inbox | None = None
+        note = len(get_random_state(self.device))
+        for before in range(self.ranks - 1):
+            pair = [before, before + 1]
+            onward, backward = (dist.new_group(pair, timeout=FOREVER, backend="gloo") for _ in "12")
+            if self.rank == before:
+                self._on = Outbox(before + 1, onward, note, timeout)
+                self._from_after = Inbox(before + 1, backward, self.device, note, timeout)
+            elif self.rank == before + 1:
+                self._from_before = Inbox(before, onward, self.device, note, timeout)
+                self._back = Outbox(before, backward, note, timeout)
+
+    def _enter(self) -> Tensor:
+        """What this rank's modules begin from, and the random numbers they go on with."""
+        assert self._from_before is not None
+        message = self._from_before.get(f"the output of module {self.first - 1}")
+        set_random_state(message.note, self.device)
+        return message.tensor
+
+    def _send_on(self, output: Tensor | None) -> None:
+        if output is not None:
+            assert self._on is not None
+            self._on.send(output, note=get_random_state(self.device))
+
+    def _send_back(self, end: int, cotangent: Tensor) -> None:
+        assert self._back is not None
+        self._back.send(cotangent, end)
+
+    def _catch_up(self, j: int) -> None:
+        """Let the step before be done with what module j needs before it runs."""
+        while self._ends and self._ends[0] <= self._waits_for[j - 1]:
+            self._carry_on()
+
+    def _carry_on(self) -> None:
+        """Take the next cascade's gradient that crosses this rank's end in the step before."""
+        assert self._from_after is not None
+        assert self._step is not None
+        end = self._ends.popleft()
+        message = self._from_after.get(f"the gradient of the cascade that ends at module {end}")
+        if message.number != end:
+            raise UserError(
+                f"rank {self.rank + 1} sent the gradient of the cascade at module "
+                f"{message.number} where {end} was due; every rank must take the same steps"
+            )
+        self._step.carry_on(end, message.tensor)
+        if not self._ends:
+            self._step.forget()
+
+    def _check_sizes(self, inputs: Any) -> None:
+        expected = [(p, tuple(t.shape[1:])) for p, t in tensors_in(self.learner.example)]
+        found = [(p, tuple(t.shape[1:])) for p, t in tensors_in(inputs)]
+        if [shape for _, shape in found] != [shape for _, shape in expected]:
+            raise UserError(
+                "a step on several ranks takes inputs of the example's sizes, the batch apart: "
+                f"expected {_shapes(expected)}, found {_shapes(found)}"
+            )
+
+
+def _shapes(sizes: Sequence[tuple[Any, tuple[int, ...]]]) -> str:
+    return ", ".join("×".join(("B", *map(str, shape))) for _, shape in sizes)
+
+
+def _check_group(learner: LocalLearner) -> None:
+    if not dist.is_initialized():
+        raise UserError(
+            "there is no process group: call torch.distributed.init_process_group first, in "
+            "processes started by torchrun, or let `hpff train RECIPE parallel=modules` start them"
+        )
+    ranks, modules = dist.get_world_size(), len(learner.partition)
+    if ranks > modules:
+        raise UserError(
+            f"{ranks} ranks for {modules} modules; every rank needs one of its own: use fewer "
+            "ranks, or more modules"
+        )

@@ -1,0 +1,135 @@
+"""Modules on several real processes: the same bits as one process, and refusals that say why."""
+
+from __future__ import annotations
+
+import parallel_cases as cases
+import pytest
+import torch
+from parallel_cases import Case, by_one, by_ranks
+from ranks import run_ranks
+
+from hpff.cutting.part import Parts
+from hpff.errors import UserError
+from hpff.parallel import ModuleParallel
+
+HILO = {"cascade": 2}
+ON_TWO = [
+    Case({"cascade": 1, "patches": 1}),
+    Case({"cascade": 2, "patches": 2}, optimizer="adamw"),
+    Case({"cascade": 3}, sizes=(1, 5), optimizer="rmsprop"),
+    Case({"cascade": 2, "independent": False}, sizes=(5, 1)),
+    Case({"cascade": 6, "independent": False, "patches": 1}, sizes=(3, 3)),
+    Case({"method": "predsim"} | HILO),
+    Case({"method": "infopro"} | HILO),
+    Case({"method": "auglocal", "cascade": 1}),
+    Case({"cascade": 2, "recompute": "blocks"}),
+    Case({"cascade": 3, "recompute": "once"}),
+    Case({"cascade": (1, 2, 1, 3, 1, 2)}),
+    Case(HILO, model="tokens"),
+    Case(HILO, model="channels-last"),
+    Case(HILO, model="shared"),
+]
+ON_THREE = [
+    Case({"cascade": 1}),
+    Case({"cascade": 2}, sizes=(1, 4, 1)),
+    Case({"cascade": 4}, sizes=(3, 1, 2)),
+    Case({"cascade": 5, "independent": False}, sizes=(2, 2, 2), optimizer="adamw"),
+]
+ON_FOUR = [Case({"cascade": 6}, sizes=(2, 1, 1, 2)), Case({"method": "predsim"} | HILO)]
+
+
+@pytest.mark.parametrize(
+    ("world", "trained"), [(1, [Case(HILO)]), (2, ON_TWO), (3, ON_THREE), (4, ON_FOUR)]
+)
+def test_ranks_give_the_bits_of_one_process(
+    world: int, trained: list[Case], one_thread: None
+) -> None:
+    found = run_ranks(world, by_ranks, trained)
+    for each in found:
+        assert not isinstance(each, str), each
+    for case, (state, _), (_, losses) in zip(trained, found[0], found[-1], strict=True):
+        expected, final = by_one(case)
+        assert losses == final, case
+        assert list(state) == list(expected)
+        different = [name for name in expected if not torch.equal(state[name], expected[name])]
+        assert different == [], case
+
+
+def test_a_trained_network_is_evaluated_where_it_lies(one_thread: None) -> None:
+    first, second = run_ranks(2, cases.evaluated)
+    assert first is None
+    learner = cases.learner_of(Case())
+    with torch.no_grad():
+        expected = learner.eval()(cases.batches(Case())[0][0])
+    assert torch.equal(second, expected)
+
+
+def test_a_rank_holds_only_its_own_modules(one_thread: None) -> None:
+    held = run_ranks(2, cases.held_bytes)
+    learner = cases.learner_of(Case(), channels=32)
+    whole = sum(p.nbytes for p in learner.parameters())
+    assert all(0.3 * whole < each < 0.7 * whole for each in held)
+    assert whole < sum(held) < 1.01 * whole
+
+
+def test_different_learners_are_refused() -> None:
+    found = run_ranks(2, cases.different_learners)
+    assert all("ranks have different learners: those of rank 1" in each for each in found)
+
+
+def test_what_two_ranks_would_share_is_refused() -> None:
+    found = run_ranks(2, cases.tied)
+    assert all("blocks.0.conv.weight is shared by modules 1, 6" in each for each in found)
+
+
+def test_a_rank_that_is_gone_is_named() -> None:
+    found = run_ranks(2, cases.gone)
+    assert "rank 1 is gone" in found[0]
+
+
+def test_a_rank_that_is_silent_is_named() -> None:
+    found = run_ranks(2, cases.silent)
+    assert "rank 0 has sent nothing for 1 s (the output of module 3 is due)" in found[1]
+
+
+class Remembers(cases.Chain):
+    """Reads again, past the cuts, what an early block gave."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.stem(images)
+        early = maps.detach().mean()
+        for block in self.blocks:
+            maps = block(maps)
+        return self.head(maps.mean((2, 3)) + early)
+
+
+def test_a_model_that_cannot_run_in_parts_is_refused() -> None:
+    learner = cases.learner_of(Case(), model=Remembers())
+    parts = Parts(learner.model, learner.partition, learner.example)
+    parts.part(1, 3)
+    with pytest.raises(UserError, match="modules 4-6 of this model cannot run alone"):
+        parts.part(4, 6)
+
+
+def test_trying_out_a_part_leaves_no_trace() -> None:
+    learner = cases.learner_of(Case())
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    state = torch.get_rng_state()
+    Parts(learner.model, learner.partition, learner.example).part(3, 4)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[n]) for n, value in learner.state_dict().items())
+    assert not any(m._forward_hooks or "forward" in vars(m) for m in learner.modules())
+
+
+def test_without_processes_it_says_how_to_start_them() -> None:
+    with pytest.raises(UserError, match=r"call torch\.distributed\.init_process_group first"):
+        ModuleParallel(cases.learner_of(Case()))
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (0, 6), (2, 2, 2)])
+def test_sizes_that_do_not_fit_are_refused(sizes: tuple[int, ...]) -> None:
+    from hpff.parallel.groups import groups_of
+
+    learner = cases.learner_of(Case())
+    with pytest.raises(UserError, match="add up to 6 modules"):
+        groups_of(learner.partition, 2, sizes)
