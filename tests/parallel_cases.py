@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hpff import LocalLearner
-from hpff.parallel import ModuleParallel, step_seed
+from hpff.auxiliary.norm import BatchStatisticsNorm
+from hpff.parallel import DataParallel, ModuleParallel, step_seed
 
 CLASSES = 4
 
@@ -203,3 +204,80 @@ def silent() -> None:
         time.sleep(3)
     else:
         ranks.backward(*batches(Case())[0], on_module_done=lambda _: None)
+
+
+class ScaleAlone(BatchStatisticsNorm):
+    """Normalizes nothing, so that samples do not depend on each other."""
+
+    def _normalized(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        shape = (-1, *[1] * (x.ndim - 2))
+        return x if weight is None else x * weight.view(shape) + bias.view(shape)
+
+
+def data_case(method: str, k: int) -> tuple[LocalLearner, list[tuple[Tensor, Tensor]]]:
+    """In float64, without what depends on who else is in a batch: statistics and dropout."""
+    case = Case({"method": method, "cascade": k}, batch=8)
+    torch.manual_seed(4)
+    learner = learner_of(case, model=Chain(dropout=0.0), dtype=torch.float64)
+    for owner in list(learner.modules()):
+        for name, child in owner.named_children():
+            if isinstance(child, BatchStatisticsNorm):
+                child.__class__ = ScaleAlone
+            elif isinstance(child, nn.BatchNorm2d):
+                setattr(owner, name, nn.GroupNorm(1, len(child.weight)).double())
+    generator = torch.Generator().manual_seed(2)
+    drawn = [
+        (
+            torch.rand(8, 3, 8, 8, generator=generator, dtype=torch.float64),
+            torch.randint(CLASSES, (8,), generator=generator),
+        )
+        for _ in range(3)
+    ]
+    return learner, drawn
+
+
+def data_by_one(method: str, k: int) -> dict[str, Tensor]:
+    learner, drawn = data_case(method, k)
+    optimizers = optimizers_of(Case(), dict(enumerate(learner.module_parameters, start=1)))
+    for images, targets in drawn:
+        learner.backward(images, targets)
+        for optimizer in optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad()
+    return learner.state_dict()
+
+
+def data_by_ranks(
+    given: list[tuple[str, int]], accumulated: bool
+) -> list[tuple[dict[str, Tensor], int]]:
+    """Weights after the same training with shared data, and how many reductions it took."""
+    return [_data_by_ranks(method, k, accumulated) for method, k in given]
+
+
+def _data_by_ranks(method: str, k: int, accumulated: bool) -> tuple[dict[str, Tensor], int]:
+    rank, world = dist.get_rank(), dist.get_world_size()
+    learner, drawn = data_case(method, k)
+    if rank:
+        with torch.no_grad():
+            for parameter in learner.parameters():
+                parameter.add_(1.0)  # rank 0's weights count
+    optimizers = optimizers_of(Case(), dict(enumerate(learner.module_parameters, start=1)))
+    reduced = []
+
+    def step(j: int) -> None:
+        reduced.append(j)
+        optimizers[j].step()
+        optimizers[j].zero_grad()
+
+    parallel = DataParallel(learner, on_reduced=step, bucket_bytes=2000)
+    for images, targets in drawn:
+        mine = images[rank::world], targets[rank::world]
+        if accumulated:
+            half = len(mine[0]) // 2
+            learner.backward(mine[0][:half], mine[1][:half], scale=0.5)
+            mine = mine[0][half:], mine[1][half:]
+        learner.backward(
+            *mine, on_module_done=parallel.module_done, scale=0.5 if accumulated else 1.0
+        )
+        parallel.finish()
+    return learner.state_dict(), len(reduced)

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hpff import LocalLearner, models
 from hpff.errors import UserError
+from hpff.parallel import DataParallel
 
 
 @pytest.mark.parametrize(
@@ -87,17 +88,14 @@ def test_models_of_several_devices_are_refused_with_what_works() -> None:
         "FSDPModule": sharded,
     }
     for name, wrong in wrapped.items():
-        with pytest.raises(UserError, match=f"wrapped by {name}.*all_reduce") as caught:
+        with pytest.raises(UserError, match=f"wrapped by {name}.*parallel.DataParallel") as caught:
             LocalLearner(wrong, modules=2, example=IMAGES[:2], num_classes=10)
         assert "\n" not in str(caught.value)
 
     learner = LocalLearner(model, modules=2, example=IMAGES[:2], num_classes=10)
-
-    def reduce(j: int) -> None:
-        for parameter in learner.module_parameters[j - 1]:
-            distributed.all_reduce(parameter.grad.div_(1))
-
-    learner.backward(IMAGES, TARGETS, on_module_done=reduce)
+    parallel = DataParallel(learner)
+    learner.backward(IMAGES, TARGETS, on_module_done=parallel.module_done)
+    parallel.finish()
 
 
 def test_inputs_that_wait_for_a_gradient_are_refused() -> None:

@@ -35,6 +35,6 @@ def __getattr__(name: str) -> Any:
     """Import torch only when it is needed, so that the command line answers at once."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    if name in ("analysis", "data", "features", "memory", "methods", "models"):
+    if name in ("analysis", "data", "features", "memory", "methods", "models", "parallel"):
         return import_module(f"hpff.{name}")
     raise AttributeError(f"module 'hpff' has no attribute {name!r}")

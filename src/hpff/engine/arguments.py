@@ -89,9 +89,10 @@ def _check_no_parallel_wrapper(model: nn.Module) -> None:
             where = f"its submodule {name!r}" if name else "the model"
             raise UserError(
                 f"{where} is wrapped by {_wrapper(module, kinds)}, whose gradients local backwards "
-                "would leave different on each device; give LocalLearner the plain model, and "
-                "after backward (or in on_module_done, for learner.module_parameters[j - 1]) call "
-                "torch.distributed.all_reduce(parameter.grad.div_(world_size)) for each parameter"
+                "would leave different on each device; give LocalLearner the plain model, and then "
+                "parallel = hpff.parallel.DataParallel(learner); in each step "
+                "learner.backward(inputs, targets, on_module_done=parallel.module_done) and "
+                "parallel.finish()"
             )
 
 

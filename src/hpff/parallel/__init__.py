@@ -1,6 +1,8 @@
 """Training on several devices: local modules in a pipeline, or the data shared out."""
 
+from hpff.parallel.data_parallel import DataParallel
 from hpff.parallel.module_parallel import ModuleParallel
+from hpff.parallel.timing import module_seconds
 from hpff.torch_support.random_state import step_seed
 
-__all__ = ["ModuleParallel", "step_seed"]
+__all__ = ["DataParallel", "ModuleParallel", "module_seconds", "step_seed"]

@@ -9,7 +9,7 @@ modules before the boundary, and was sent when the next rank had run the cascade
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -173,6 +173,11 @@ class ModuleParallel:
         for parameters in self.module_parameters.values():
             yield from parameters
 
+    def tensors(self) -> list[Tensor]:
+        """Parameters and buffers of this rank's modules."""
+        entries = self.learner.state_dict()
+        return [entries[name] for name in self._owners.names(self.first, self.last)]
+
     def state_dict(self) -> dict[str, Tensor] | None:
         """The whole learner's, on the CPU of rank 0; None elsewhere. Every rank must call it."""
         self.finish()
@@ -183,7 +188,7 @@ class ModuleParallel:
         found = {name: value for state in states for name, value in state.items()}
         return {name: found[name] for name in self.learner.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take this rank's modules from the whole learner's state."""
         self._owners.load(state, self.first, self.last)
 

@@ -77,11 +77,15 @@ class Ownership:
                 if buffer is not None:
                     module._buffers[key] = buffer.to(device)
 
+    def names(self, first: int, last: int) -> list[str]:
+        """Of the entries of the ``state_dict`` that these modules own."""
+        own = range(first, last + 1)
+        return [name for name, j in self.modules.items() if j in own]
+
     def state(self, first: int, last: int) -> dict[str, Tensor]:
         """The entries of the ``state_dict`` that these modules own, on the CPU."""
-        own = range(first, last + 1)
         state = self._learner.state_dict()
-        return {name: state[name].cpu() for name, j in self.modules.items() if j in own}
+        return {name: state[name].cpu() for name in self.names(first, last)}
 
     def load(self, state: Mapping[str, Tensor], first: int, last: int) -> None:
         """Take these modules' entries from a whole state.
@@ -89,11 +93,8 @@ class Ownership:
         Raises:
             UserError: one is missing, or of another shape.
         """
-        own = range(first, last + 1)
         mine = self._learner.state_dict()
-        for name, j in self.modules.items():
-            if j not in own:
-                continue
+        for name in self.names(first, last):
             if name not in state or state[name].shape != mine[name].shape:
                 raise UserError(f"the state has no {name} of this learner's shape")
             mine[name].copy_(state[name])

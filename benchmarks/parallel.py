@@ -1,0 +1,224 @@
+"""Throughput of two processes of one thread each over one process of one thread, in turns.
+
+    python benchmarks/parallel.py [--network resnet32 --modules 16 --batch 128] [--write]
+
+In each round come, one after the other: local learning by one process (the other waits), local
+learning module-parallel by both, backprop by one process, and backprop in a pipeline by both
+(1F1B of torch.distributed.pipelining, at the same cut, with each number of micro-batches, and at
+the cut that suits backprop best). A step includes SGD with momentum. A time is that of a step in
+the steady state: between the ends of the first step and of the last on the last rank; for 1F1B,
+which empties its pipeline in every step, that is its whole step. A ratio is the median of the
+rounds' own ratios. Give each process a core of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.nn.functional import cross_entropy
+
+from hpff import LocalLearner, models
+from hpff.parallel import ModuleParallel, module_seconds
+from hpff.runs import machine
+
+HERE = Path(__file__).parent
+MICRO_BATCHES = (2, 4, 8, 16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", default="resnet32")
+    parser.add_argument("--modules", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--method", default="dgl")
+    parser.add_argument("--cascade", type=int, default=2)
+    parser.add_argument("--patches", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=8, help="of each, in a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help="append to benchmarks/parallel.md")
+    given = parser.parse_args()
+    torch.multiprocessing.spawn(rank_main, (given,), nprocs=2)
+
+
+def rank_main(rank: int, given: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    store = dist.TCPStore("127.0.0.1", 29_517, 2, is_master=rank == 0)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    runs = {**local_runs(given), **backprop_runs(given)}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for round_number in range(1 + given.rounds):  # the first warms up
+        for name, run in runs.items():
+            dist.barrier()
+            seconds = torch.tensor([run(given.steps if round_number else 2)])
+            dist.broadcast(seconds, 0 if name.endswith("one process") else 1)
+            if round_number:
+                times[name].append(seconds.item())
+    if rank == 0:
+        report(given, times)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def batch_of(given: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(given.batch, 3, 32, 32, generator=generator)
+    return images, torch.randint(10, (given.batch,), generator=generator)
+
+
+def learner_of(given: argparse.Namespace) -> LocalLearner:
+    torch.manual_seed(0)
+    return LocalLearner(
+        models.create(given.network),
+        modules=given.modules,
+        example=batch_of(given)[0][:2],
+        num_classes=10,
+        method=given.method,
+        cascade=given.cascade,
+        patches=given.patches,
+    )
+
+
+def local_runs(given: argparse.Namespace) -> dict[str, Callable[[int], float]]:
+    images, targets = batch_of(given)
+    alone = learner_of(given)
+    costs = torch.tensor(module_seconds(alone, images, targets), dtype=torch.float64)
+    dist.broadcast(costs, 0)
+    ranks = ModuleParallel(learner_of(given), costs=costs.tolist())
+    if ranks.rank == 0:
+        print(f"modules of each rank: {ranks.sizes}", flush=True)
+    given.cut = ranks.sizes[0]
+    step_alone = module_step(dict(enumerate(alone.module_parameters, start=1)))
+    step_part = module_step(ranks.module_parameters)
+
+    def by_one(steps: int) -> float:
+        if dist.get_rank():
+            return 0.0
+        return timed(steps, lambda: alone.backward(images, targets, on_module_done=step_alone))
+
+    def by_two(steps: int) -> float:
+        def step() -> None:
+            ranks.backward(images, targets, on_module_done=step_part)
+
+        seconds = timed(steps, step)
+        ranks.finish()
+        return seconds
+
+    return {"local learning, one process": by_one, "local learning, module-parallel": by_two}
+
+
+def module_step(parameters: dict[int, list[nn.Parameter]]) -> Callable[[int], None]:
+    optimizers = {j: sgd(each) for j, each in parameters.items()}
+
+    def done(j: int) -> None:
+        optimizers[j].step()
+        optimizers[j].zero_grad()
+
+    return done
+
+
+def sgd(parameters: list[nn.Parameter]) -> torch.optim.SGD:
+    return torch.optim.SGD(parameters, lr=0.01, momentum=0.9, nesterov=True)
+
+
+def timed(steps: int, step: Callable[[], object]) -> float:
+    """Seconds of a step, from the end of the first to that of the last."""
+    step()
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return (time.perf_counter() - began) / steps
+
+
+def backprop_runs(given: argparse.Namespace) -> dict[str, Callable[[int], float]]:
+    images, targets = batch_of(given)
+    torch.manual_seed(0)
+    whole = models.create(given.network)
+    optimizer = sgd(list(whole.parameters()))
+
+    def step() -> None:
+        cross_entropy(whole(images), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def by_one(steps: int) -> float:
+        return 0.0 if dist.get_rank() else timed(steps, step)
+
+    runs: dict[str, Callable[[int], float]] = {"backprop, one process": by_one}
+    for cut, name in ((given.cut, "our cut"), (backprop_cut(given), "its own cut")):
+        for count in MICRO_BATCHES:
+            runs[f"backprop, 1F1B at {name}, {count} micro-batches"] = pipeline(given, cut, count)
+    return runs
+
+
+def backprop_cut(given: argparse.Namespace) -> int:
+    """After which module both halves of backprop take about the same: what they save."""
+    saved = [module.saved for module in learner_of(given).partition]
+    uneven = [abs(sum(saved[:cut]) - sum(saved[cut:])) for cut in range(1, len(saved))]
+    return 1 + uneven.index(min(uneven))
+
+
+def pipeline(given: argparse.Namespace, cut: int, count: int) -> Callable[[int], float]:
+    images, targets = batch_of(given)
+    torch.manual_seed(0)
+    model = halves(models.create(given.network), learner_of(given).partition[cut - 1].cut)
+    rank = dist.get_rank()
+    optimizer = sgd(list(model[rank].parameters()))
+    stage = PipelineStage(model[rank], rank, 2, torch.device("cpu"))
+    schedule = Schedule1F1B(stage, count, loss_fn=cross_entropy)
+
+    def step() -> None:
+        if rank == 0:
+            schedule.step(images)
+        else:
+            schedule.step(target=targets)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return lambda steps: timed(steps, step)
+
+
+def halves(model: nn.Module, cut: str) -> tuple[nn.Sequential, nn.Sequential]:
+    """The two stages of a ResNet for 32×32 images."""
+    first = nn.Sequential(model.conv1, model.bn1, model.relu)
+    last = nn.Sequential(model.avgpool, nn.Flatten(), model.fc)
+    blocks = [
+        (f"layer{i}.{name}", block)
+        for i, stage in enumerate((model.layer1, model.layer2, model.layer3), start=1)
+        for name, block in stage.named_children()
+    ]
+    end = [name for name, _ in blocks].index(cut) + 1
+    before, after = [[block for _, block in each] for each in (blocks[:end], blocks[end:])]
+    return nn.Sequential(first, *before), nn.Sequential(*after, last)
+
+
+def report(given: argparse.Namespace, times: dict[str, list[float]]) -> None:
+    kinds = {name: name.partition(",")[0] for name in times}
+    lines = ["| what | step, ms (median) | throughput over one process |", "| --- | --- | --- |"]
+    for name, found in times.items():
+        base = times[f"{kinds[name]}, one process"]
+        ratio = statistics.median(b / t for b, t in zip(base, found, strict=True))
+        lines.append(f"| {name} | {1e3 * statistics.median(found):.0f} | {ratio:.2f} |")
+    what = (
+        f"{given.network}, K = {given.modules}, k = {given.cascade}, n = {given.patches}, "
+        f"{given.method}, batch {given.batch}, fp32, {given.rounds} rounds of {given.steps} "
+        f"steps; our cut is after module {given.cut}. {machine.describe()}"
+    )
+    text = "\n".join(("", what, "", *lines, ""))
+    print(text)
+    if given.write:
+        path = HERE / "parallel.md"
+        before = path.read_text() if path.exists() else f"{__doc__}\n"
+        path.write_text(before + text)
+
+
+if __name__ == "__main__":
+    main()
