@@ -43,7 +43,16 @@ def train(
     """Train one recipe into a run directory (by default runs/RECIPE-1, -2, ...)."""
     from hpff.cli.train import train as command
 
-    command(recipe, overrides or [], out, resume=resume, wandb=wandb, json=json, exits=exits)
+    command(
+        recipe,
+        overrides or [],
+        out,
+        resume=resume,
+        wandb=wandb,
+        json=json,
+        exits=exits,
+        imports=imports or [],
+    )
 
 
 @app.command()

@@ -55,6 +55,19 @@ def _shown(label: str) -> Iterator[Observer]:
         yield BarProgress(bars, label)
 
 
+class Unseen:
+    """Shows nothing: for the processes of a run beside the first."""
+
+    def started(self, recipe: Recipe, path: Path, epochs_done: int) -> None:
+        pass
+
+    def stepped(self, step: int, steps: int, loss: float | None) -> None:
+        pass
+
+    def epoch_done(self, metrics: Mapping[str, Any]) -> None:
+        pass
+
+
 class PlainProgress:
     """One line an epoch."""
 

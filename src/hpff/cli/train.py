@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import typer
 
 from hpff.analysis.exits import exit_errors
 from hpff.analysis.report.run_report import NAME, run_page
 from hpff.analysis.report.runs import RunFacts
 from hpff.analysis.subjects import Pass
-from hpff.cli.progress import progress
+from hpff.cli.progress import Unseen, progress
 from hpff.cli.reports import write_or_warn
 from hpff.cli.tables import print_json
+from hpff.errors import UserError
 from hpff.experiments.comparison_report import megabytes
 from hpff.recipes import files as recipe_files
+from hpff.recipes.recipe import Recipe
 from hpff.runs.run_directory import RunDirectory
 from hpff.runs.run_paths import default_path
 from hpff.training import loop
@@ -30,17 +35,61 @@ def train(
     wandb: str | None,
     json: bool,
     exits: bool = False,
+    imports: Sequence[str] = (),
 ) -> None:
-    """Train a recipe, and say how it ended and where it lies."""
+    """Train a recipe, on several processes if it says so; say how it ended and where it lies."""
     recipe = recipe_files.load(name, overrides)
+    given = _Given(name, overrides, resume=resume, wandb=wandb, json=json, exits=exits)
+    if recipe.parallel == "none":
+        _train(recipe, out or default_path(name, resume=resume), given)
+        return
+    if exits:
+        raise UserError(
+            "--exits: no process has all auxiliary networks of a run on several; train with "
+            "parallel=none, or see `hpff analyze` afterwards"
+        )
+    from hpff.parallel import processes
+    from hpff.parallel.agreement import check_same
+
+    if processes.is_rank():
+        with processes.joined(recipe.ranks, recipe.rank_timeout) as rank:
+            check_same("recipes", repr(recipe))
+            if rank:
+                loop.train(recipe, Path(), resume=resume, observer=Unseen())
+                return
+            _train(recipe, out or default_path(name, resume=resume), given)
+        return
     path = out or default_path(name, resume=resume)
-    before = resume and RunDirectory(path).finished
-    with progress(wandb=wandb) as observer:
-        measure = _exit_errors if exits else None
-        report = loop.train(recipe, path, resume=resume, observer=observer, measure=measure)
+    arguments = ["train", name, *overrides, "--out", str(path)]
+    arguments += [word for each in imports for word in ("--import", each)]
+    arguments += ["--wandb", wandb] if wandb else []
+    arguments += [flag for flag, on in (("--resume", resume), ("--json", json)) if on]
+    code = processes.start_ranks(arguments, recipe.ranks)
+    if code:
+        raise typer.Exit(code)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What was asked for on the command line."""
+
+    name: str
+    overrides: Sequence[str]
+    resume: bool
+    wandb: str | None
+    json: bool
+    exits: bool
+
+
+def _train(recipe: Recipe, path: Path, given: _Given) -> None:
+    before = given.resume and RunDirectory(path).finished
+    measure = _exit_errors if given.exits else None
+    with progress(wandb=given.wandb) as observer:
+        report = loop.train(recipe, path, resume=given.resume, observer=observer, measure=measure)
     if not (before and (path / NAME).exists()):
-        write_or_warn(path, lambda: run_page(RunFacts.read(path), _command(name, overrides, path)))
-    if json:
+        command = shlex.join(["hpff", "train", given.name, *given.overrides, "--out", str(path)])
+        write_or_warn(path, lambda: run_page(RunFacts.read(path), command))
+    if given.json:
         print_json({"run": str(path), **report})
         return
     state = "was finished before" if before else "finished"
@@ -55,11 +104,6 @@ def train(
 def _exit_errors(parts: Parts) -> dict[str, list[float]]:
     """What every auxiliary network gets wrong of the test images."""
     return exit_errors(parts.learner, Pass(parts.test))
-
-
-def _command(name: str, overrides: Sequence[str], path: Path) -> str:
-    """The command that makes this run."""
-    return shlex.join(["hpff", "train", name, *overrides, "--out", str(path)])
 
 
 def _left_out(count: int) -> str:

@@ -31,6 +31,17 @@ def gather_states(own: Any) -> list[Any] | None:
     return states
 
 
+def share_from_first(content: Any) -> Any:
+    """What rank 0 gives, on every rank; as for ``gather_states``."""
+    packed = _packed(content)
+    size = torch.tensor([len(packed)])
+    dist.broadcast(size, 0)
+    if dist.get_rank():
+        packed = torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(packed, 0)
+    return torch.load(io.BytesIO(packed.numpy().data), weights_only=True)
+
+
 def _packed(state: Any) -> torch.Tensor:
     archive = io.BytesIO()
     torch.save(state, archive)

@@ -129,6 +129,32 @@ def _fault_of_model(name: str, settings: str) -> str | None:
     return None
 
 
+def _ranks_are_used(values: Values) -> Fault:
+    parallel, ranks = values["parallel"], values["ranks"]
+    if parallel == "none" and ranks > 1:
+        return "ranks", f"is {ranks} with parallel none, expected parallel=modules or parallel=data"
+    if parallel == "data" and values["batch_size"] % ranks:
+        return "ranks", (
+            f"is {ranks}, expected a divisor of batch_size ({values['batch_size']}): each rank "
+            "takes as many images"
+        )
+    return None
+
+
+def _modules_can_be_shared_out(values: Values) -> Fault:
+    if values["parallel"] != "modules":
+        return None
+    if values["method"].name == "bp":
+        return "parallel", "is modules, but bp has one module; expected data, or a local method"
+    if not values["step_per_module"]:
+        return "step_per_module", "is false, expected true with parallel modules"
+    modules, ranks = values["modules"], values["ranks"]
+    count = modules if isinstance(modules, int) else len(modules or ()) + 1
+    if ranks > count:
+        return "ranks", f"is {ranks}, expected at most the number of modules ({count})"
+    return None
+
+
 _CHECKS: tuple[Callable[[Values], Fault], ...] = (
     _modules_given,
     _warmup_fits,
@@ -140,6 +166,8 @@ _CHECKS: tuple[Callable[[Values], Fault], ...] = (
     _data_is_known,
     _treatment_is_for_paths,
     _model_is_known,
+    _ranks_are_used,
+    _modules_can_be_shared_out,
 )
 
 

@@ -26,6 +26,9 @@ from hpff.schema.rules import (
 )
 from hpff.settings import LocalSettings
 
+SHARED_OUT = ("parallel", "ranks", "rank_timeout")
+"""The keys that say how a run is shared out over processes."""
+
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
@@ -65,6 +68,9 @@ class Recipe:
     networks, which takes minutes and pays on a GPU.
     `channels_last` sets how models and images lie in memory; false leaves a model as it comes, and
     this library's own CIFAR ResNets (`resnet20` and its like) come channels-last.
+    `parallel` shares the run out over `ranks` processes: "modules" gives each some local modules,
+    "data" a part of each batch. `rank_timeout` is how many seconds they wait for each other. None
+    of the three is part of what a run is: it can go on with others.
     """
 
     model: Component
@@ -90,6 +96,9 @@ class Recipe:
     threads: Threads | None = None
     step_per_module: bool = True
     evaluate_every: PositiveInt = 1
+    parallel: Literal["none", "modules", "data"] = "none"
+    ranks: PositiveInt = 1
+    rank_timeout: PositiveFloat = 600.0
 
     def to_plain(self) -> dict[str, Any]:
         """The recipe as plain data, every key written out, for YAML and for checkpoints."""
@@ -134,12 +143,17 @@ def _in_force(values: Values) -> Component:
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """One text for each key whose value differs: `optimizer.lr (0.1, now 0.2)`."""
-    before, after = flatten(old.to_plain()), flatten(new.to_plain())
+    return plain_differences(old.to_plain(), new.to_plain())
+
+
+def plain_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The same for plain data; how a run is shared out over processes is no difference."""
+    before, after = flatten(old), flatten(new)
     keys = sorted(before.keys() | after.keys())
     return [
         f"{key} ({shown(before.get(key))}, now {shown(after.get(key))})"
         for key in keys
-        if before.get(key) != after.get(key)
+        if before.get(key) != after.get(key) and key not in SHARED_OUT
     ]
 
 

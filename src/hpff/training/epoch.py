@@ -14,6 +14,7 @@ from hpff.runs.observer import StepObserver
 from hpff.training.evaluation import autocast
 from hpff.training.setup import Parts, epoch_generator
 from hpff.training.step_cost import PeakMemory, StepClock
+from hpff.training.team import Alone
 
 _CHECK_EVERY = {"cuda": 25}  # Steps between looks at the losses; a look makes CUDA wait.
 
@@ -53,13 +54,17 @@ def train_epoch(
     began = time.perf_counter()
     batches = parts.train.epoch(epoch_generator(parts.recipe.seed, epoch))
     for step, (images, targets) in enumerate(batches, 1):
-        with (slowed if memory.slows_next_step else clock).step(), memory.step((images, targets)):
-            losses = train_step(parts, images, targets)
-        tally.add(losses, targets)
+        parts.team.seed_step((epoch - 1) * steps + step)
+        batch = parts.team.share(images, targets)
+        with (slowed if memory.slows_next_step else clock).step(), memory.step(batch):
+            losses = train_step(parts, *batch)
+        tally.add(losses, batch[1])
         look = step % every == 0 or step == steps
         if look and (bad := tally.first_bad_step()):
             raise _diverged(f"the loss at step {bad} of epoch {epoch}", epoch, rate)
         observer.stepped(step, steps, tally.last_loss if look else None)
+    parts.team.finish()
+    tally.add_up(parts.team)
     if not _all_finite(parts):
         raise _diverged(f"a weight after epoch {epoch}", epoch, rate)
     seconds = time.perf_counter() - began
@@ -69,13 +74,8 @@ def train_epoch(
 
 def train_step(parts: Parts, images: torch.Tensor, targets: torch.Tensor) -> Losses:
     """Train one step on a batch on the parts' device."""
-    parts.optimizers.zero_grad()
     with autocast(parts.device, parts.recipe.precision):
-        losses = parts.learner.backward(
-            images, targets, on_module_done=parts.optimizers.module_done
-        )
-    parts.optimizers.step()
-    return losses
+        return parts.team.step(images, targets)
 
 
 class _Tally:
@@ -96,8 +96,9 @@ class _Tally:
         self._levels = (len(losses.independent), len(losses.cascade))
         self._unseen.append(row)
         self._sum = row.double() if self._sum is None else self._sum + row
-        self._wrong += (losses.logits.detach().argmax(1) != targets).sum()
-        self._images += len(targets)
+        if losses.logits.numel():
+            self._wrong += (losses.logits.detach().argmax(1) != targets).sum()
+            self._images += len(targets)
         self._steps += 1
 
     def first_bad_step(self) -> int | None:
@@ -109,6 +110,13 @@ class _Tally:
         self._unseen.clear()
         self.last_loss = rows[-1, 0].item()
         return first
+
+    def add_up(self, team: Alone) -> None:
+        """Take in what other processes saw of the epoch."""
+        assert self._sum is not None
+        counts = torch.stack((self._wrong, torch.full_like(self._wrong, self._images)))
+        self._sum, counts = team.add_up(self._sum, counts)
+        self._wrong, self._images = counts[0], int(counts[1])
 
     def result(self, seconds: float, step_seconds: float, timed_steps: int) -> EpochResult:
         """The epoch's means."""
@@ -129,8 +137,8 @@ class _Tally:
 
 
 def _all_finite(parts: Parts) -> bool:
-    state = [*parts.learner.parameters(), *parts.learner.buffers()]
-    finite = [tensor.detach().isfinite().all() for tensor in state if tensor.is_floating_point()]
+    state = [tensor.detach() for tensor in parts.team.tensors()]
+    finite = [tensor.isfinite().all() for tensor in state if tensor.is_floating_point()]
     return bool(torch.stack(finite).all())
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from hpff.data import ImageBatches
 from hpff.training.setup import Parts
+from hpff.training.team import Alone
 
 TOP = 5
 
@@ -30,31 +31,46 @@ class Score:
 
 def evaluate(parts: Parts) -> Score:
     """The backbone's score on the run's test images."""
-    precision = parts.recipe.precision
-    return score(parts.learner.model, parts.test, parts.dataset.num_classes, precision)
+    precision, team = parts.recipe.precision, parts.team
+    return score(parts.learner.model, parts.test, parts.dataset.num_classes, precision, team=team)
 
 
 @torch.no_grad()
-def score(model: nn.Module, batches: ImageBatches, num_classes: int, precision: str) -> Score:
+def score(
+    model: nn.Module,
+    batches: ImageBatches,
+    num_classes: int,
+    precision: str,
+    *,
+    team: Alone | None = None,
+) -> Score:
     """The score of a model on one pass, in eval mode; its own mode comes back after.
 
-    Answers are among all `num_classes` classes. `precision` is a recipe's, fp32 or bf16.
+    Answers are among all `num_classes` classes. `precision` is a recipe's, fp32 or bf16. With a
+    `team` it is that of its processes, each of which runs what it has of the model or the images.
     """
     training = model.training
     model.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=batches.device)
-    images_seen = 0
+    sums = torch.zeros(4, dtype=torch.float64, device=batches.device)
     # Such batches come in order and unchanged: the generator has nothing to decide.
-    for images, targets in batches.epoch(torch.Generator()):
+    for batch in batches.epoch(torch.Generator()):
+        images, targets = batch if team is None else team.share(*batch)
+        if not len(targets):
+            continue
         with autocast(batches.device, precision):
-            logits = model(images).float()
+            logits = model(images) if team is None else team.forward(images)
+        if logits is None:
+            continue
+        logits = logits.float()
         loss = functional.cross_entropy(logits, targets, reduction="sum")
         likeliest = logits.topk(min(TOP, num_classes), dim=1).indices == targets[:, None]
         wrong = len(targets) - torch.stack((likeliest[:, 0].sum(), likeliest.sum()))
-        sums += torch.cat((loss[None], wrong)).double()
-        images_seen += len(targets)
+        sums += torch.cat((loss[None], wrong, wrong.new_tensor([len(targets)]))).double()
     model.train(training)
-    loss_sum, first, among = sums.tolist()
+    if team is not None:
+        sums = team.sum(sums)
+    loss_sum, first, among, seen = sums.tolist()
+    images_seen = int(seen)
     top5_error = 100 * among / images_seen if num_classes > TOP else None
     return Score(loss_sum / images_seen, 100 * first / images_seen, top5_error, images_seen)
 

@@ -20,11 +20,9 @@ from hpff.runs.observer import Observer
 from hpff.runs.run_directory import RunDirectory
 from hpff.runs.tensorboard import Board
 from hpff.torch_support.out_of_memory import out_of_memory_as
-from hpff.training import resuming
-from hpff.training.epoch import train_epoch
-from hpff.training.evaluation import evaluate
+from hpff.training import following, resuming
+from hpff.training.following import one_epoch
 from hpff.training.memory_check import check_memory
-from hpff.training.rate import rate
 from hpff.training.setup import Parts, assemble
 from hpff.training.step_cost import PeakMemory
 
@@ -55,14 +53,23 @@ def train(
         UserError: bad input; the folder then holds what it held before, or a run that `resume`
             goes on with.
     """
+    if following.is_follower(recipe):
+        return following.follow(recipe)
     directory = RunDirectory(path)
     if resume and directory.finished:  # Needs no right to write there.
-        return directory.finished_before(recipe)
-    with directory.in_use():
-        directory.check(recipe, resume=resume)
-        saved = resuming.saved(directory, recipe)
+        with following.followed(recipe) as followers:
+            report = directory.finished_before(recipe)
+            followers.nothing_to_do()
+        return report
+    with contextlib.ExitStack() as use:
+        with following.followed(recipe) as followers:
+            use.enter_context(directory.in_use())
+            directory.check(recipe, resume=resume)
+            saved = resuming.saved(directory, recipe)
+            with out_of_memory_as(_LOWER.format(path=path)):
+                check_memory(recipe, path)
+            followers.begin(saved)
         with out_of_memory_as(_LOWER.format(path=path)):
-            check_memory(recipe, path)
             parts = assemble(recipe)
         found = resuming.describe(parts)
         history = resuming.restore(parts, found, saved, directory) if saved else []
@@ -77,7 +84,9 @@ def train(
             raise
         with out_of_memory_as(_LOWER.format(path=path)):
             _train_epochs(parts, directory, history, observer, found, measure)
-        return _finish(parts, directory, history, found)
+        report = _finish(parts, directory, history, found)
+        parts.team.close()
+        return report
 
 
 def go_on(recipe: Recipe, path: Path, observer: Observer) -> Metrics:
@@ -99,7 +108,7 @@ def _train_epochs(
     board = Board(directory.tensorboard, first_epoch=len(history) + 1)
     with contextlib.closing(board):
         for epoch in range(len(history) + 1, parts.recipe.epochs + 1):
-            metrics = _one_epoch(parts, epoch, memory, observer)
+            metrics = one_epoch(parts, epoch, memory, observer)
             if measure is not None and metrics["test_error_percent"] is not None:
                 metrics |= measure(parts)
             history.append(metrics)
@@ -111,41 +120,14 @@ def _train_epochs(
             observer.epoch_done(metrics)
 
 
-def _one_epoch(parts: Parts, epoch: int, memory: PeakMemory, observer: Observer) -> Metrics:
-    recipe = parts.recipe
-    epoch_rate = rate(epoch, recipe.epochs, recipe.optimizer, recipe.schedule)
-    result = train_epoch(parts, epoch, epoch_rate, memory, observer)
-    peak = memory.bytes()
-    last = epoch == recipe.epochs
-    score = evaluate(parts) if last or epoch % recipe.evaluate_every == 0 else None
-    return {
-        "epoch": epoch,
-        "rate": epoch_rate,
-        "loss": result.loss,
-        "final_loss": result.final_loss,
-        "independent_losses": result.independent,
-        "cascade_losses": result.cascade,
-        "train_error_percent": result.error,
-        "test_loss": score.loss if score else None,
-        "test_error_percent": score.error if score else None,
-        "test_top5_error_percent": score.top5_error if score else None,
-        "broken_images": len(parts.broken),
-        "images_per_second": result.images / result.seconds,
-        "step_seconds": result.step_seconds,
-        "timed_steps": result.timed_steps,
-        "seconds": result.seconds,
-        "peak_memory_bytes": peak,
-        "peak_memory_source": memory.source,
-    }
-
-
 def _save(parts: Parts, directory: RunDirectory, history: list[Metrics], found: Metrics) -> None:
+    learner, optimizers = parts.team.states()
     state = Checkpoint(
         recipe=parts.recipe.to_plain(),
         data=found,
         epoch=len(history),
-        learner=parts.learner.state_dict(),
-        optimizers=parts.optimizers.state_dict(),
+        learner=learner,
+        optimizers=optimizers,
         random=checkpoints.random_state(),
         history=history,
     )
@@ -156,7 +138,9 @@ def _finish(
     parts: Parts, directory: RunDirectory, history: list[Metrics], found: Metrics
 ) -> Metrics:
     """Write the plain backbone and, last, the report that marks the run as finished."""
-    state = {name: value.contiguous() for name, value in parts.learner.model.state_dict().items()}
+    whole, _ = parts.team.states()
+    names = parts.learner.model.state_dict()
+    state = {name: whole[f"model.{name}"].contiguous() for name in names}
     directory.write_weights(safetensors.torch.save(state))
     return directory.write_report(_report(parts, history, found))
 

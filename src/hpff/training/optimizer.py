@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -65,8 +65,10 @@ class ModuleOptimizers:
         """One state for each optimizer."""
         return [optimizer.state_dict() for optimizer in self._optimizers]
 
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take back what `state_dict` gave.
+    def load_state_dict(
+        self, states: list[dict[str, Any]], *, modules: Collection[int] | None = None
+    ) -> None:
+        """Take back what `state_dict` gave, or of that only some modules' (from 1).
 
         Raises:
             ValueError: it is of other optimizers, or not sound.
@@ -75,7 +77,9 @@ class ModuleOptimizers:
             raise ValueError(
                 f"{len(states)} optimizer states for {len(self._optimizers)} optimizers"
             )
-        for optimizer, state in zip(self._optimizers, states, strict=True):
+        for j, (optimizer, state) in enumerate(zip(self._optimizers, states, strict=True), start=1):
+            if modules is not None and j not in modules:
+                continue
             _check_settings(optimizer.state_dict()["param_groups"], state["param_groups"])
             for group in optimizer.param_groups:
                 _check_state(optimizer, group["params"], state["state"])

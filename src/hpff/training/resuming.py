@@ -7,7 +7,7 @@ from typing import Any
 
 from hpff import data
 from hpff.errors import UserError
-from hpff.recipes.recipe import Recipe
+from hpff.recipes.recipe import Recipe, plain_differences
 from hpff.runs import checkpoint as checkpoints
 from hpff.runs.checkpoint import Checkpoint
 from hpff.runs.checkpoint_content import misfit
@@ -33,7 +33,7 @@ def saved(directory: RunDirectory, recipe: Recipe) -> Checkpoint | None:
     if not path.exists():
         return None
     state = checkpoints.load(path)
-    if state.recipe != recipe.to_plain():
+    if plain_differences(state.recipe, recipe.to_plain()):
         raise UserError(f"{path}: is of another recipe than {directory.recipe}; put its own back")
     if state.epoch > recipe.epochs:
         raise _misfit(path, f"{state.epoch} epochs are done of {recipe.epochs}")
@@ -68,8 +68,7 @@ def restore(
     if wrong:
         raise _misfit(path, wrong)
     try:
-        parts.optimizers.load_state_dict(state.optimizers)
-        parts.learner.load_state_dict(state.learner)
+        parts.team.load(state.learner, state.optimizers)
         checkpoints.restore_random_state(state.random)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise _misfit(path, error) from error

@@ -19,11 +19,15 @@ from hpff.recipes.recipe import Recipe
 from hpff.schema import Component
 from hpff.settings import LocalSettings
 from hpff.training.optimizer import ModuleOptimizers
+from hpff.training.team import Alone, ByData, ByModules
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The pieces of a run, all on one device; `data_bytes` is what the images hold there."""
+    """The pieces of a run, all on one device; `data_bytes` is what the images hold there.
+
+    `team` takes the run's steps, with other processes if there are any.
+    """
 
     recipe: Recipe
     device: torch.device
@@ -33,6 +37,7 @@ class Parts:
     train: ImageBatches
     test: ImageBatches
     data_bytes: int
+    team: Alone
 
     @property
     def broken(self) -> dict[str, str]:
@@ -66,14 +71,34 @@ def assemble(
     test = _batches(recipe, dataset, dataset.test, device, training=False)
     held = held_bytes(dataclasses.replace(dataset, train=images))
     if model is None:
-        model = create_model(recipe, dataset).to(device)
-    learner = _learner(recipe, dataset, model, device)
+        model = create_model(recipe, dataset)
+        if recipe.parallel != "modules":
+            model = model.to(device)
+    kept_on = torch.device("cpu") if recipe.parallel == "modules" else device
+    learner = _learner(recipe, dataset, model, kept_on)
     if recipe.compile:
         learner.compile()
     optimizers = ModuleOptimizers(
         learner.module_parameters, recipe.optimizer, per_module=recipe.step_per_module
     )
-    return Parts(recipe, device, dataset, learner, optimizers, train, test, held)
+    team = _team(recipe, learner, optimizers, train, device)
+    return Parts(recipe, device, dataset, learner, optimizers, train, test, held, team)
+
+
+def _team(
+    recipe: Recipe,
+    learner: LocalLearner,
+    optimizers: ModuleOptimizers,
+    train: ImageBatches,
+    device: torch.device,
+) -> Alone:
+    if recipe.parallel == "data":
+        return ByData(learner, optimizers, recipe.seed)
+    if recipe.parallel == "modules":
+        images, targets = next(train.epoch(epoch_generator(recipe.seed, 1)))
+        batch = images.cpu(), targets.cpu()
+        return ByModules(learner, optimizers, recipe.seed, batch, device, recipe.rank_timeout)
+    return Alone(learner, optimizers, recipe.seed)
 
 
 def load_data(recipe: Recipe) -> Dataset:

@@ -1,0 +1,140 @@
+"""The processes of a run on one machine, and the group that they form."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
+
+from hpff.errors import UserError
+
+_GRACE = 10.0  # seconds in which ranks may say themselves what they miss when another is gone
+_LOST = ("connection closed", "connection reset", "timed out", "timeout", "broken pipe")
+_NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def is_rank() -> bool:
+    """Whether this process was started as one of several, by torchrun or by ``start_ranks``."""
+    return all(name in os.environ for name in _NEEDED)
+
+
+@contextmanager
+def joined(ranks: int, timeout: float) -> Iterator[int]:
+    """Inside, this process is in the group of all ranks; gives its own rank.
+
+    Args:
+        ranks: how many the run is to have.
+        timeout: seconds that ranks wait for each other at most.
+
+    Raises:
+        UserError: there are more or fewer, or the others cannot be reached.
+    """
+    world, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    if world != ranks:
+        raise UserError(
+            f"the run is to have {ranks} ranks (key ranks), but {world} processes were started; "
+            f"give torchrun as many, or ranks={world}"
+        )
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+    except (RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
+        used = "already in use" in text or "EADDRINUSE" in text
+        advice = "the port is in use: choose another" if used else "see that all ranks were started"
+        raise UserError(
+            f"rank {rank} cannot meet the others at {where}: {advice} ({text})"
+        ) from error
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
+    try:
+        yield rank
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if not any(word in text.lower() for word in _LOST):
+            raise
+        raise UserError(
+            f"rank {rank} has lost another rank ({text[-160:]}); see what the others printed; the "
+            "run goes on with --resume"
+        ) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def start_ranks(arguments: Sequence[str], ranks: int) -> int:
+    """Run ``hpff`` in so many processes on this machine, and wait for them.
+
+    When one of them fails, the others are ended.
+
+    Args:
+        arguments: of the command line.
+        ranks: how many.
+
+    Returns:
+        The exit code of the first rank that failed, or 0; it has said itself what it was.
+
+    Raises:
+        UserError: a rank was killed.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = {
+        **os.environ,
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    command = [sys.executable, "-m", "hpff.cli", *arguments]
+    started = [
+        subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(ranks)
+    ]
+    grace = 0.0
+    try:
+        failed = _first_failure(started)
+        grace = _GRACE
+    finally:
+        _end(started, grace)
+    if failed is None:
+        return 0
+    code = started[failed].returncode
+    if code < 0:
+        raise UserError(
+            f"rank {failed} was killed by signal {-code}, so the other ranks were ended; the run "
+            "goes on with --resume"
+        )
+    return code
+
+
+def _first_failure(started: Sequence[subprocess.Popen[bytes]]) -> int | None:
+    """The rank that failed first; None once all have ended well."""
+    while True:
+        codes = [process.poll() for process in started]
+        killed = [rank for rank, code in enumerate(codes) if code and code < 0]
+        failed = [rank for rank, code in enumerate(codes) if code]
+        if failed:
+            return (killed or failed)[0]
+        if all(code == 0 for code in codes):
+            return None
+        time.sleep(0.05)
+
+
+def _end(started: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
+    """Give those that are left time to end by themselves, then end them."""
+    deadline = time.monotonic() + grace
+    for stop in (lambda p: None, subprocess.Popen.terminate, subprocess.Popen.kill):
+        for process in started:
+            if process.poll() is None:
+                stop(process)
+        while any(p.poll() is None for p in started) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        deadline = time.monotonic() + _GRACE

@@ -1,0 +1,130 @@
+"""Whole runs on several real processes: one format on disk, and faults that are named."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import PLAIN
+from ranks import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = {**PLAIN, "epochs": 2, "threads": 1, "rank_timeout": 120.0}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "hpff.cli", "train", *map(str, arguments)]
+
+
+def environment(**more: object) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, **{k: str(v) for k, v in more.items()}}
+
+
+def run(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        check=False,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(QUICK))
+    return file
+
+
+def test_a_killed_run_on_two_goes_on_alone_to_the_same_weights(
+    recipe: Path, tmp_path: Path
+) -> None:
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    assert run(recipe, "epochs=3", "--out", alone).returncode == 0
+    started = subprocess.Popen(
+        command(recipe, "epochs=3", "parallel=modules", "ranks=2", "--out", shared),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (shared / "checkpoint.pt").exists():
+        assert started.poll() is None
+        time.sleep(0.02)
+    os.kill(_ranks_of(started.pid)[1], signal.SIGKILL)
+    _, said = started.communicate(timeout=120)
+    assert started.returncode == 2
+    assert "was killed by signal 9, so the other ranks were ended" in said
+    assert not (shared / "model.safetensors").exists()
+
+    resumed = run(recipe, "epochs=3", "--out", shared, "--resume")
+
+    assert resumed.returncode == 0, resumed.stderr
+    files = [folder / "model.safetensors" for folder in (alone, shared)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def _ranks_of(parent: int) -> list[int]:
+    """The processes that a command has started, in order."""
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    if not children.exists():
+        pytest.skip("this system does not list the children of a process")
+    return [int(pid) for pid in children.read_text().split()]
+
+
+@pytest.mark.parametrize(
+    ("second", "world", "expected"),
+    [
+        ("seed=1", 2, "ranks have different recipes: those of rank 1 are not those of rank 0"),
+        ("seed=0", 3, "2 ranks (key ranks), but 3 processes were started"),
+    ],
+)
+def test_ranks_that_do_not_fit_together_are_refused(
+    recipe: Path, tmp_path: Path, second: str, world: int, expected: str
+) -> None:
+    port = free_port()
+    common = {"WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [
+        subprocess.Popen(
+            command(recipe, changed, "parallel=data", "ranks=2", "--out", tmp_path / "run"),
+            env=environment(**common, RANK=rank, LOCAL_RANK=rank),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, changed in enumerate(("seed=0", second))
+    ]
+    for rank in ranks:
+        _, said = rank.communicate(timeout=200)
+        assert rank.returncode == 2
+        assert expected in said
+        assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["ranks=2"], "ranks: is 2 with parallel none"),
+        (["parallel=data", "ranks=3"], "ranks: is 3, expected a divisor of batch_size (64)"),
+        (["parallel=modules", "ranks=4"], "expected at most the number of modules (3)"),
+        (["parallel=modules", "method=bp"], "parallel: is modules, but bp has one module"),
+        (["parallel=modules", "step_per_module=false"], "step_per_module: is false"),
+    ],
+)
+def test_recipes_that_cannot_be_shared_out_are_refused(
+    changes: list[str], expected: str, recipe: Path
+) -> None:
+    from hpff.errors import UserError
+    from hpff.recipes import files
+
+    with pytest.raises(UserError) as caught:
+        files.load(str(recipe), changes)
+    assert expected in str(caught.value)
