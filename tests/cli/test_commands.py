@@ -17,7 +17,7 @@ from platforms import posix_only
 from hpff.cli import main
 from hpff.recipes import files as recipe_files
 from hpff.recipes.recipe import Recipe
-from hpff.training import loop, memory_check
+from hpff.training import following, memory_check
 from hpff.training.setup import Parts
 
 Hpff = Callable[..., Any]
@@ -172,7 +172,7 @@ def test_compare_goes_on_after_a_run_that_finds_no_memory(
     hpff: Hpff, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Known before, or met in the middle: a line for each such run, and the others are there."""
-    real = loop.train_epoch
+    real = following.train_epoch
 
     def train_epoch(parts: Parts, *arguments: Any) -> Any:
         if parts.recipe.local.label() == "dgl":
@@ -182,7 +182,7 @@ def test_compare_goes_on_after_a_run_that_finds_no_memory(
     def rehearse(recipe: Recipe, **_: Any) -> int:
         return 2**40 if recipe.local.is_backprop else 1
 
-    monkeypatch.setattr(loop, "train_epoch", train_epoch)
+    monkeypatch.setattr(following, "train_epoch", train_epoch)
     monkeypatch.setattr(memory_check, "rehearse", rehearse)
     monkeypatch.setattr(memory_check, "_known_steps", {})
     monkeypatch.setattr(memory_check, "machine_memory", lambda _: 2**20)

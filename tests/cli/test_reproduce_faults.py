@@ -11,7 +11,7 @@ import torch
 from cli.tiny_table import TABLE, TRANSFER, Hpff, errors, reproduce
 
 from hpff.runs import digests
-from hpff.training import loop
+from hpff.training import following
 from hpff.training.setup import Parts
 
 pytestmark = pytest.mark.usefixtures("table")
@@ -33,14 +33,14 @@ def test_a_run_that_fails_does_not_keep_the_others_from_going(hpff: Hpff, folder
 def test_a_run_without_memory_is_named_and_the_others_go_on(
     hpff: Hpff, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.train_epoch
+    real = following.train_epoch
 
     def train_epoch(parts: Parts, *arguments: Any) -> Any:
         if parts.recipe.local.label() == "dgl":
             torch.empty(2**60, dtype=torch.uint8)
         return real(parts, *arguments)
 
-    monkeypatch.setattr(loop, "train_epoch", train_epoch)
+    monkeypatch.setattr(following, "train_epoch", train_epoch)
     answer = reproduce(hpff)
     assert answer.code == 2
     (fault,) = [line for line in answer.err.splitlines() if line.startswith("hpff: ")]

@@ -23,5 +23,5 @@ def finished(paths: Iterable[tuple[str, Path]]) -> Iterator[RunFacts]:
     for label, path in paths:
         try:
             yield RunFacts.read(path, label)
-        except (UserError, OSError):
+        except (UserError, OSError, ValueError, RecursionError):  # damaged files
             continue
