@@ -14,6 +14,7 @@ from hpff.cutting.partition import Partition, partition
 from hpff.engine.anchors import Kept, kept_inside
 from hpff.engine.arguments import (
     check_classes,
+    check_dense_numbers,
     check_example,
     check_inputs,
     check_model,
@@ -28,7 +29,7 @@ from hpff.engine.recomputation import Recompute
 from hpff.engine.step import HookedStep, Losses
 from hpff.errors import UserError
 from hpff.features import Given
-from hpff.methods import Criterion, Method
+from hpff.methods import Criterion, Method, TaskName, criterion_of
 from hpff.settings import LocalSettings
 
 _COMPILED_VARIANTS = 64
@@ -48,7 +49,17 @@ class LocalLearner(nn.Module):
         example: one small input: a tensor, or a tuple or dict of forward's arguments. Give it two
             samples or more where the model has BatchNorm.
         num_classes: of the task; as many as the model's output has.
-        criterion: the task's loss, ``criterion(logits, targets)`` -> scalar.
+        task: "classification", or "segmentation", where the model returns (B, num_classes, H, W)
+            and targets are (B, H, W). Auxiliary networks then predict at the resolution of the
+            features, and losses interpolate to that of the targets; under PFF each patch predicts
+            its own region. See ``docs/segmentation.md``.
+        ignore_index: the target of pixels that count for nothing.
+        own_head_weight: weight of the loss of an auxiliary head that the model itself has, whose
+            output it returns as "aux" beside "out" (torchvision's segmentation models); it is a
+            part of the final loss. 0.4 in InfoPro's experiments on Cityscapes.
+        criterion: the task's loss, ``criterion(logits, targets)`` -> scalar; in a segmentation of
+            logits at the targets' resolution. Another than the default must leave out pixels of
+            ``ignore_index`` itself.
         features: what the outputs at the cuts are, where it is found wrong (``learner.partition``
             shows it): "map", "map-last" (B, H, W, C), "tokens", "sequence", "sequence-first"
             (B, D, L), "vector", or a :class:`~hpff.features.FeatureKind`; or a dict of these by
@@ -84,12 +95,16 @@ class LocalLearner(nn.Module):
         recompute: Recompute = "never",
         criterion: Criterion = F.cross_entropy,
         features: Given = None,
+        task: TaskName = "classification",
+        ignore_index: int = -100,
+        own_head_weight: float = 0.4,
     ) -> None:
         super().__init__()
         if isinstance(model, LocalLearner):
             raise UserError("the model is a LocalLearner already; give the model inside, .model")
         check_model(model)
-        check_task(num_classes, criterion)
+        check_task(task, num_classes, criterion)
+        check_dense_numbers(ignore_index, own_head_weight)
         check_example(example)
         self.settings = LocalSettings(
             method=method,  # type: ignore[arg-type]  # a name is read too
@@ -110,7 +125,10 @@ class LocalLearner(nn.Module):
         )
         self.model = model
         self.num_classes = num_classes
-        self.criterion = criterion
+        self.task = task
+        self.ignore_index = ignore_index
+        self.own_head_weight = own_head_weight
+        self.criterion = criterion_of(task, criterion, ignore_index)
         self.method = self.settings.create_method()
         self.example = example
         self.phase = Phase()
@@ -126,6 +144,9 @@ class LocalLearner(nn.Module):
         num_classes: int,
         criterion: Criterion = F.cross_entropy,
         features: Given = None,
+        task: TaskName = "classification",
+        ignore_index: int = -100,
+        own_head_weight: float = 0.4,
     ) -> LocalLearner:
         """The learner that settings describe; the other arguments are those of the class."""
         return cls(
@@ -134,6 +155,9 @@ class LocalLearner(nn.Module):
             num_classes=num_classes,
             criterion=criterion,
             features=features,
+            task=task,
+            ignore_index=ignore_index,
+            own_head_weight=own_head_weight,
             **vars(settings),
         )
 
@@ -142,7 +166,7 @@ class LocalLearner(nn.Module):
         settings, local = self.settings, self.method.local
         modules = settings.modules if local else 1
         cut = partition(self.model, modules, self.example, balance=settings.balance)
-        check_classes(self.num_classes, cut)
+        check_classes(self.task, self.num_classes, cut)
         self.reach = reach_of(
             settings.cascade if local else 1,
             cut,
@@ -162,6 +186,8 @@ class LocalLearner(nn.Module):
             pool=settings.auxiliary_pool,
             patch_mode=settings.patch_mode,
             keeps_graphs=settings.recompute == "never",
+            dense=self.task != "classification",
+            own_head_weight=self.own_head_weight,
         )
         weights = settings.level_weights(cascades=max(self.reach.lengths) > 1)
         self.auxiliary_networks = builder.build(cut, self.reach, weights)
@@ -226,7 +252,8 @@ class LocalLearner(nn.Module):
 
         Args:
             inputs: what the model takes: a tensor, or a tuple or dict of its arguments.
-            targets: (B,) class indices, or whatever the criterion takes.
+            targets: (B,) class indices, (B, H, W) in a segmentation, or whatever the criterion
+                takes.
             scale: factor of every gradient (1/steps for accumulation, a loss scaler's scale).
             on_module_done: called with j = 1..K as soon as the gradients of module j (those of
                 ``module_parameters[j - 1]``) are final. It may use them up, for example by an

@@ -6,7 +6,7 @@ yardstick for models, methods and settings that nobody has tried before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ from hpff.learner import LocalLearner
 from hpff.methods import AuxiliaryContext
 from hpff.settings import LocalSettings
 from hpff.torch_support.group_norm import has_group_norm, without_channels_last
-from hpff.torch_support.model_io import call_model, logits_of, replaced, tensor_at
+from hpff.torch_support.model_io import call_model, outputs_of, replaced, tensor_at
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
 _AUXILIARY = ("independent_auxiliary.", "cascade_auxiliary.")
@@ -176,8 +176,12 @@ class _Rule:
 
         try:
             with _at_cuts(self._model, self._cut, at_cut):
-                logits = logits_of(call_model(self._model, inputs))
-                return self._learner.criterion(logits, targets)
+                logits, own_head = outputs_of(call_model(self._model, inputs))
+                loss = self._learner.criterion(logits, targets)
+                if own_head is None:
+                    return loss
+                own = self._learner.criterion(own_head, targets)
+                return loss + self._learner.own_head_weight * own
         except _Reached as reached:
             return reached.loss
 
@@ -198,8 +202,15 @@ class _Rule:
                 network(self._read(patch, shared).clone(), *(x.clone() for x in images))
                 for patch, *images in zip(*parts, strict=True)
             ]
-        fused = tree_map(lambda *each: torch.stack(each).mean(0), *outputs)
+        fused = tree_map(lambda *each: self._fused(each, n), *outputs)
         return self._method.loss(fused, targets, context)
+
+    def _fused(self, outputs: Sequence[Tensor], n: int) -> Tensor:
+        """The mean over patches; in a dense task, maps side by side."""
+        if self._learner.task == "classification" or outputs[0].ndim != 4:
+            return torch.stack(list(outputs)).mean(0)
+        rows = [torch.cat(list(outputs[i : i + n]), dim=3) for i in range(0, n * n, n)]
+        return torch.cat(rows, dim=2)
 
     def _network(self, level: Level, j: int) -> tuple[nn.Module, AuxiliaryContext]:
         networks = self._learner.auxiliary_networks
@@ -223,7 +234,9 @@ class _Rule:
         factor = self._learner.settings.auxiliary_pool
         while patch.shape[2] % factor or patch.shape[3] % factor:
             factor -= 1
-        maps = self._method.read(F.avg_pool2d(patch, factor), 1)
+        maps = F.avg_pool2d(patch, factor)
+        if self._learner.task == "classification":
+            maps = self._method.read(maps, 1)
         return maps if shared is None else maps + shared[:, :, None, None]
 
 

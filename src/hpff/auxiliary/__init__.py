@@ -2,6 +2,7 @@
 
 from hpff.auxiliary.conv_mlp import ConvMLP
 from hpff.auxiliary.decoders import Decoder, DeepDecoder
+from hpff.auxiliary.dense_head import dense_head
 from hpff.auxiliary.narrowed import narrowed
 from hpff.auxiliary.norm import BatchStatisticsNorm, PatchAware
 from hpff.auxiliary.patches import PatchFusion, PatchNetwork, cut, patches_in_force
@@ -23,6 +24,7 @@ __all__ = [
     "VectorMLP",
     "cut",
     "deep_head",
+    "dense_head",
     "narrowed",
     "patches_in_force",
     "task_head",

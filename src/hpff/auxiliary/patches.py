@@ -4,7 +4,9 @@ Su et al., "HPFF: Hierarchical Locally Supervised Learning with Patch Feature Fu
 https://arxiv.org/abs/2407.05638.
 
 The auxiliary network's input is cut into n×n patches, the one auxiliary network is applied to
-each, and its outputs are averaged: ŷ = Σ g(x^(k,l)) / n².
+each, and its outputs are averaged: ŷ = Σ g(x^(k,l)) / n². Where each place has a target of its own,
+which the paper leaves open, each patch predicts its own region: outputs with places are put side by
+side as the patches lie.
 """
 
 from __future__ import annotations
@@ -58,6 +60,13 @@ def cut(features: Tensor, n: int) -> Tensor:
     return patches.transpose(0, 1)
 
 
+def joined(patches: Tensor, n: int) -> Tensor:
+    """Put patches (n², B, C, h, w), row by row, together as maps (B, C, n·h, n·w)."""
+    _, batch, channels, h, w = patches.shape
+    grid = patches.view(n, n, batch, channels, h, w)
+    return grid.permute(2, 3, 0, 4, 1, 5).reshape(batch, channels, n * h, n * w)
+
+
 class PatchNetwork(nn.Module, ABC):
     """An auxiliary network that fuses patches itself, faster than by cutting them out."""
 
@@ -89,6 +98,8 @@ class PatchFusion(nn.Module):
         together: the mode.
         pieces: whether features come in n pieces (B, n, D) and not as maps to be cut.
         overwrites: whether the network modifies its inputs in place: it is given copies then.
+        dense: whether each place has a target of its own: outputs that are maps (B, C, h, w) are
+            then put side by side, and only the others are averaged.
     """
 
     def __init__(
@@ -99,9 +110,11 @@ class PatchFusion(nn.Module):
         together: bool = True,
         pieces: bool = False,
         overwrites: bool = False,
+        dense: bool = False,
     ) -> None:
         super().__init__()
         self.patches = 1
+        self.dense = dense
         self.together = together
         self.pieces = pieces
         self.overwrites = overwrites
@@ -118,20 +131,22 @@ class PatchFusion(nn.Module):
         return self.patches if self.pieces else self.patches**2
 
     def forward(self, *inputs: Tensor) -> Any:
-        """The mean of the outputs over patches; every input is a map, and is cut alike."""
+        """The outputs of all patches as one; every input is a map, and is cut alike."""
         if self.patches == 1:
             return self._apply_network(*inputs)
         if self.together and isinstance(self.network, PatchNetwork) and not self.pieces:
             maps = inputs[0].clone() if self.overwrites else inputs[0]
             return self.network.over_patches(maps, self.patches)
         if self.together:
-            return _each(lambda out: out.mean(0), self.of_patches(*inputs))
-        count, cuts = self._count, self._cuts(inputs)
-        total = None
-        for each in zip(*(patches.unbind(1) for patches in cuts), strict=True):
-            output = checkpoint(self._apply_network, *each, use_reentrant=False)
-            total = output if total is None else _each(torch.add, total, output)
-        return _each(lambda out: out / count, total)
+            return _each(self._fused, self.of_patches(*inputs))
+        each_patch = zip(*(patches.unbind(1) for patches in self._cuts(inputs)), strict=True)
+        one_by_one = (checkpoint(self._apply_network, *p, use_reentrant=False) for p in each_patch)
+        if self.dense:
+            return _each(lambda *outs: self._fused(torch.stack(outs)), *one_by_one)
+        total = next(one_by_one)
+        for output in one_by_one:
+            total = _each(torch.add, total, output)
+        return _each(lambda out: out / self._count, total)
 
     def of_patches(self, *inputs: Tensor) -> Any:
         """The outputs for each patch by itself, (n², B, ...), or for each of n pieces."""
@@ -146,6 +161,11 @@ class PatchFusion(nn.Module):
 
     def _cuts(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         return list(inputs) if self.pieces else [cut(maps, self.patches) for maps in inputs]
+
+    def _fused(self, outputs: Tensor) -> Tensor:
+        """What all patches' outputs (n², B, ...) are together."""
+        has_places = self.dense and outputs.ndim == 5
+        return joined(outputs, self.patches) if has_places else outputs.mean(0)
 
     def bytes_at_once(self, *inputs: Tensor) -> int:
         """Bytes that its graph holds at a time: that of one patch, where they run one by one."""

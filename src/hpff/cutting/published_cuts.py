@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from hpff.cutting.trace import Separator
 from hpff.cutting.units import Unit
 
+# As below, of dilated ResNets that segment. K = 2 is InfoPro's of DeepLabV3 on Cityscapes. HPFF's
+# supplement has K = 4 there and does not say where it cuts: these are ours, HPFF's of the same
+# backbone on ImageNet.
+_DENSE_CUTS: dict[tuple[int, ...], dict[int, str]] = {
+    (3, 4, 23, 3): {2: "3.12", 4: "3.0 3.9 3.17"},
+}
+_BACKBONE = "backbone."  # what torchvision's segmentation models call it
+
 # Blocks in each stage -> K -> the last block of each module but the final one, as "stage.block".
 _CUTS: dict[tuple[int, ...], dict[int, str]] = {
     # ResNet-32 and ResNet-110 (InfoPro; K = 32: HPFF, MAN)
@@ -49,13 +57,15 @@ def published_cuts(units: Sequence[Unit], count: int) -> list[Separator] | None:
     """
     ends: dict[str, Separator | None] = {}
     stages: dict[str, int] = {}
+    dense = units[-1].name.startswith(_BACKBONE)
     for unit in units[1:]:
-        stage, _, block = unit.name.rpartition(".")
+        stage, _, block = unit.name.removeprefix(_BACKBONE).rpartition(".")
         if not (stage.removeprefix("layer").isdigit() and block.isdigit()):
             return None
         stages[stage] = stages.get(stage, 0) + 1
         ends[f"{stage.removeprefix('layer')}.{block}"] = unit.separator
-    names = _CUTS.get(tuple(stages.values()), {}).get(count)
+    cuts = _DENSE_CUTS if dense else _CUTS
+    names = cuts.get(tuple(stages.values()), {}).get(count)
     if names is None:
         return None
     return [end for name in names.split() if (end := ends[name]) is not None]

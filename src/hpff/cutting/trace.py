@@ -25,7 +25,7 @@ from hpff.cutting.autograd_graph import Call, Graph, Leak, Returned
 from hpff.cutting.operations import Operations, Point, Saved
 from hpff.errors import UserError
 from hpff.torch_support.autocast import autocast_off
-from hpff.torch_support.model_io import Path, call_model, logits_of, tensors_in
+from hpff.torch_support.model_io import Path, call_model, outputs_of, tensors_in
 from hpff.torch_support.modes import modes_restored
 from hpff.torch_support.out_of_memory import is_out_of_memory
 
@@ -175,9 +175,9 @@ def _trace(model: nn.Module, example: Any) -> Trace:
     with undisturbed(model):
         watched = _Watched(model, example)
         logits = watched.logits
-        if logits.grad_fn is None:
+        if watched.root.grad_fn is None:
             raise UserError("the model's output depends on no parameter: nothing can be trained")
-        graph = Graph(model, watched.calls, logits)
+        graph = Graph(model, watched.calls, watched.root)
         found = [_separator(calls, watched) for calls in graph.separators]
         batch = {len(logits), *(len(tensor) for _, tensor in tensors_in(example) if tensor.ndim)}
         return Trace(
@@ -240,7 +240,8 @@ class _Watched:
                 f"the model does not run on the example ({_shapes(example)}): {reason}; "
                 "give an example, and data, of the size that the model takes"
             ) from error
-        self.logits = logits_of(output)
+        self.logits, own_head = outputs_of(output)
+        self.root = self.logits if own_head is None else _joined(self.logits, own_head)
 
     @property
     def saved(self) -> int:
@@ -300,6 +301,11 @@ class _SavedBytes:
             now = len(self._operations)
             self.all.append(Saved(now, storage.nbytes(), storage._cdata))
         return tensor.detach()  # the tensor itself would make such a cycle
+
+
+def _joined(logits: Tensor, own_head: Tensor) -> Tensor:
+    """A tensor that depends on both outputs: a cut must separate what leads to either."""
+    return torch.stack([logits.sum(), own_head.sum()])
 
 
 def _shapes(example: Any) -> str:

@@ -12,6 +12,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from hpff.cutting.partition import Partition
 from hpff.cutting.trace import is_compiled
 from hpff.errors import UserError, shown
+from hpff.methods.tasks import TaskName, check_task_name
 from hpff.torch_support.model_io import tensors_in
 
 
@@ -35,8 +36,9 @@ def check_model(model: nn.Module) -> None:
         )
 
 
-def check_task(num_classes: object, criterion: object) -> None:
-    """Raise UserError for a number of classes that is none, and a loss that cannot be called."""
+def check_task(task: object, num_classes: object, criterion: object) -> None:
+    """Raise UserError for an unknown task, a number of classes that is none, no loss to call."""
+    check_task_name(task)
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes is {num_classes!r}, expected a whole number of at least 1")
     if not callable(criterion):
@@ -55,10 +57,27 @@ def check_example(example: object) -> None:
         return
 
 
-def check_classes(num_classes: int, cut: Partition) -> None:
-    """Raise UserError where the model's logits (B, C) on the example are of other classes."""
+def check_dense_numbers(ignore_index: object, own_head_weight: object) -> None:
+    """Raise UserError for what is no target, and for a weight that is none."""
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise UserError(f"ignore_index is {shown(ignore_index)}; expected a whole number")
+    known = isinstance(own_head_weight, int | float) and not isinstance(own_head_weight, bool)
+    if not known or not 0 <= own_head_weight <= 1e30:  # type: ignore[operator]
+        raise UserError(
+            f"own_head_weight is {shown(own_head_weight)}; expected a number of at least 0"
+        )
+
+
+def check_classes(task: TaskName, num_classes: int, cut: Partition) -> None:
+    """Raise UserError where the model's logits on the example are of other classes or shape."""
     shape = cut[-1].output_shape
-    if len(shape) == 1 and shape[0] != num_classes:
+    if (len(shape) == 3) != (task == "segmentation") and len(shape) in (1, 3):
+        other = "classification" if task == "segmentation" else "segmentation"
+        raise UserError(
+            f"task is {task!r}, but the model's output is (B, {', '.join(map(str, shape))}), as in "
+            f"a {other}; expected task={other!r}, or another model"
+        )
+    if len(shape) in (1, 3) and shape[0] != num_classes:
         raise UserError(
             f"num_classes is {num_classes}, but the model's output has {shape[0]}; expected the "
             "same number: give the model a last layer for the task's classes"

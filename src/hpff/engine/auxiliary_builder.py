@@ -24,8 +24,8 @@ from hpff.engine.auxiliary_networks import (
 from hpff.engine.level_weights import Level, LevelWeights
 from hpff.engine.reach import Reach
 from hpff.errors import UserError
-from hpff.features import Finder, Given, check_given
-from hpff.methods import AuxiliaryContext, Criterion, Method
+from hpff.features import FeatureKind, Finder, Given, check_given
+from hpff.methods import AuxiliaryContext, Criterion, Method, name_of
 
 PatchMode = Literal["auto", "together", "one-by-one"]
 
@@ -39,6 +39,8 @@ class AuxiliaryBuilder:
         features: what the outputs at the cuts are, where it is found wrong.
         patches, smallest_patch, width, pool: see :class:`~hpff.LocalSettings`.
         keeps_graphs: whether modules' graphs hold their content while losses are computed.
+        dense: whether each place has a target of its own.
+        own_head_weight: of the loss of an auxiliary head that the model itself has.
     """
 
     model: nn.Module
@@ -53,6 +55,8 @@ class AuxiliaryBuilder:
     pool: int
     patch_mode: PatchMode
     keeps_graphs: bool
+    dense: bool
+    own_head_weight: float
 
     def build(self, cut: Partition, reach: Reach, weights: LevelWeights) -> AuxiliaryNetworks:
         """The networks at the cuts: of the independent level if it has weight, and of cascades.
@@ -63,6 +67,12 @@ class AuxiliaryBuilder:
         image = image_of(self.example)
         if self.method.needs_images and image is None:
             raise UserError("this method needs images (B, C, H, W) as the model's first input")
+        if self.dense and self.method.local and not self.method.dense:
+            raise UserError(
+                f"{name_of(self.method)} has no auxiliary networks for a target at each place: it "
+                "judges a sample by its one class; expected dgl, infopro or auglocal, or a method "
+                "with dense = True"
+            )
         check_given(self.features, [m.cut for m in cut[:-1]])
         shapes = [shape for m in cut for shape in m.block_shapes]
         finder = Finder(self.model, self.example, sides_of(image), shapes, self.features)
@@ -72,11 +82,22 @@ class AuxiliaryBuilder:
             sizes.for_output(kind, m.output_shape, image)
             for m, kind in zip(cut, kinds, strict=False)
         ]
+        if self.dense:
+            _check_grids(kinds, cut, image)
         described = cut.with_features(kinds, counts)
         levels = nn.ModuleDict(), nn.ModuleDict()
         contexts: dict[tuple[Level, int], AuxiliaryContext] = {}
         networks = AuxiliaryNetworks(
-            self.method, self.criterion, described, sizes, weights, self.pool, *levels, contexts
+            self.method,
+            self.criterion,
+            described,
+            sizes,
+            weights,
+            self.pool,
+            self.dense,
+            self.own_head_weight,
+            *levels,
+            contexts,
         )
         pair = None if image is None else image[:1].expand(2, -1, -1, -1)
         alive = reach.alive if self.keeps_graphs else (lambda _: [])
@@ -115,7 +136,14 @@ class _AtModule:
         method, mode = self.given.method, self.given.patch_mode
         output = torch.zeros(2, *module.output_shape, dtype=module.dtype, device=module.device)
         features = features_of(
-            method, module.features, output, module.patches, self.image, None, self.given.pool
+            method,
+            module.features,
+            output,
+            module.patches,
+            self.image,
+            None,
+            self.given.pool,
+            dense=self.given.dense,
         )
         context = self._context(level, module, features)
         network = method.auxiliary(context)
@@ -129,6 +157,7 @@ class _AtModule:
             together=mode != "one-by-one",
             pieces=features.ndim != 4,
             overwrites=self._overwrites(network, context, features),
+            dense=self.given.dense,
         )
         if mode == "auto" and module.patches > 1 and self._too_much(fusion, features, module):
             fusion.together = False
@@ -165,6 +194,7 @@ class _AtModule:
             patches=module.patches,
             criterion=self.given.criterion,
             width=self.given.width,
+            dense=self.given.dense,
             preceding=sum(len(m.block_shapes) for m in self.partition[: module.index]) - 1,
         )
 
@@ -196,6 +226,16 @@ class _AtModule:
     def _held(self, module: LocalModule) -> int:
         """Bytes that graphs hold on the example while a module has its losses."""
         return sum(self.partition[i - 1].saved for i in self.alive(module.index))
+
+
+def _check_grids(kinds: Sequence[FeatureKind], cut: Partition, image: Tensor | None) -> None:
+    """Refuse features without a grid, where each place of an image has a target."""
+    for module, kind in zip(cut, kinds, strict=False):
+        if len(kind.features_shape(module.output_shape, sides_of(image))) != 3:
+            raise UserError(
+                f"segmentation takes maps, or tokens on a grid; the output of {module.cut!r} is a "
+                f"{kind.kind}; cut elsewhere, or say what it is by features=..."
+            )
 
 
 def _part(features: Tensor, patches: int) -> tuple[int, ...]:

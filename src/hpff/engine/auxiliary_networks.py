@@ -47,6 +47,8 @@ class AuxiliaryNetworks:
     Attributes:
         partition: the cut, with the features and n in force.
         pool: by which factor maps are pooled before the method reads them.
+        dense: whether each place has a target of its own.
+        own_head_weight: of the loss of an auxiliary head that the model itself has.
         independent, cascade: the networks of a level, by module: "1", "2", ...
         contexts: what each was built for, by level and module.
         weights: of the levels.
@@ -58,6 +60,8 @@ class AuxiliaryNetworks:
     patch_sizes: PatchSizes
     weights: LevelWeights
     pool: int
+    dense: bool
+    own_head_weight: float
     independent: nn.ModuleDict
     cascade: nn.ModuleDict
     contexts: Mapping[tuple[Level, int], AuxiliaryContext]
@@ -101,7 +105,7 @@ class AuxiliaryNetworks:
         """What the networks at module j take of its output: maps, vectors, or pieces."""
         kind = self.partition[j - 1].features
         n = self.fit_patches(j, output, image)
-        return features_of(self.method, kind, output, n, image, mask, self.pool)
+        return features_of(self.method, kind, output, n, image, mask, self.pool, dense=self.dense)
 
     def fit_patches(self, j: int, output: Tensor, image: Tensor | None) -> int:
         """The n in force for this output of module j; its networks are set to it.
@@ -122,9 +126,14 @@ class AuxiliaryNetworks:
     def loss(
         self, level: Level, j: int, features: Tensor, image: Tensor | None, targets: Tensor
     ) -> Tensor:
-        """The loss of a level at module j (a scalar, not weighted); "final": of the logits."""
+        """The loss of a level at module j (a scalar, not weighted); "final": of the logits.
+
+        That of the model's own auxiliary head is a part of the final loss, weighted as such.
+        """
         if level == "final":
             return self.criterion(features, targets)
+        if level == "own head":
+            return self.own_head_weight * self.criterion(features, targets)
         images = [image] if self.method.needs_images and image is not None else []
         outputs = self.at(level, j)(features, *images)
         return self.method.loss(outputs, targets, self.contexts[level, j])
@@ -138,12 +147,19 @@ def features_of(
     image: Tensor | None,
     mask: Tensor | None,
     pool: int,
+    *,
+    dense: bool,
 ) -> Tensor:
-    """What auxiliary networks take of an output: of maps, what their method reads of them."""
+    """What auxiliary networks take of an output: of maps, what their method reads of them.
+
+    Where each place has a target of its own, that is all.
+    """
     features = kind.features(output, pieces, sides_of(image), mask)
     if features.ndim != 4:
         return features
-    maps = method.read(_pooled(features, pool, pieces), pieces)
+    maps = _pooled(features, pool, pieces)
+    if not dense:
+        maps = method.read(maps, pieces)
     shared = kind.shared(output)
     return maps if shared is None else maps + shared[:, :, None, None]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Level = Literal["independent", "cascade", "final"]
+# "own head": of an auxiliary head that the model itself has, whose loss is a part of the final one
+Level = Literal["independent", "cascade", "final", "own head"]
 AuxiliaryWeight = float | Literal["level"]
 
 
@@ -24,12 +25,12 @@ class LevelWeights:
 
     def for_modules(self, level: Level) -> float:
         """A loss's weight for the modules it trains; the final loss stands for both levels."""
-        if level == "final":
+        if level in ("final", "own head"):
             return self.independent + self.cascade
         return self.cascade if level == "cascade" else self.independent
 
     def for_network(self, level: Level) -> float:
         """A loss's weight for what gives it: an auxiliary network, or the model's own head."""
-        if level == "final" or self.auxiliary == "level":
+        if level in ("final", "own head") or self.auxiliary == "level":
             return self.for_modules(level)
         return self.auxiliary

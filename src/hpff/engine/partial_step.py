@@ -14,7 +14,7 @@ from hpff.cutting.partition import LocalModule
 from hpff.engine.schedule import Step
 from hpff.engine.step import HookedStep
 from hpff.errors import UserError
-from hpff.torch_support.model_io import logits_of, tensors_in
+from hpff.torch_support.model_io import outputs_of, tensors_in
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class PartialStep(HookedStep):
             self._record(next((tensor for _, tensor in tensors_in(inputs)), None))
         output = self._part.run(self._model, inputs, self._enter)
         if self._part.is_last:
-            self._finish(logits_of(output))
+            self._finish(outputs_of(output))
         elif self._output is None:
             raise UserError(
                 f"submodule {self._partition[self._part.last - 1].cut!r} did not run in this step: "

@@ -35,6 +35,7 @@ from hpff.errors import UserError
 from hpff.torch_support.autocast import autocast_off
 
 AuxiliaryLoss = Callable[[Level, int, Tensor], Tensor]
+Place = Literal["output", "features", "own_head"]
 
 
 class _Cotangent(torch.autograd.Function):
@@ -63,10 +64,11 @@ class _LiveModule:
     features: Tensor
     parameters: Sequence[Tensor]
     tape: Tape | None
-    cotangents: dict[Literal["output", "features"], Tensor] = field(default_factory=dict)
+    own_head: Tensor | None = None
+    cotangents: dict[Place, Tensor] = field(default_factory=dict)
 
-    def add(self, where: Literal["output", "features"], cotangent: Tensor) -> None:
-        if self.features is self.output:
+    def add(self, where: Place, cotangent: Tensor) -> None:
+        if where == "features" and self.features is self.output:
             where = "output"
         present = self.cotangents.get(where)
         # Not in place: where a module only reshapes, its cotangent and its input's share memory.
@@ -76,7 +78,7 @@ class _LiveModule:
         """Inside, the output's content may be gone; it is there again afterwards."""
         return self.tape.away(self.output) if self.tape else nullcontext()
 
-    def pullback(self, where: Literal["output", "features"], cotangent: Tensor) -> Tensor:
+    def pullback(self, where: Place, cotangent: Tensor) -> Tensor:
         """The input gradient that ``cotangent`` alone gives; the graph is kept."""
         stored = {where: cotangent}
         del cotangent
@@ -98,7 +100,7 @@ class _LiveModule:
 
     def _vjp(
         self,
-        cotangents: dict[Literal["output", "features"], Tensor],
+        cotangents: dict[Place, Tensor],
         wanted: list[Tensor],
         *,
         keep_graph: bool,
@@ -109,16 +111,16 @@ class _LiveModule:
         recomputing = self.tape.backward(last=not keep_graph) if self.tape else nullcontext()
         # VJPs run in the types that their forward chose.
         with autocast_off(self.output.device.type), recomputing:
-            if len(live) == 2:
+            if "output" in live and "features" in live:
                 self._join(cotangents, keep_graph=keep_graph)
-                live = ["output"]
-            stored = [cotangents.pop(where) for where in live]
-            root = _Cotangent.apply(stored, getattr(self, live[0]))  # type: ignore[no-untyped-call]
-            root.backward(inputs=wanted, retain_graph=keep_graph)
+                live.remove("features")
+            roots = [
+                _Cotangent.apply([cotangents.pop(where)], getattr(self, where))  # type: ignore[no-untyped-call]
+                for where in live
+            ]
+            torch.autograd.backward(roots, inputs=wanted, retain_graph=keep_graph)
 
-    def _join(
-        self, cotangents: dict[Literal["output", "features"], Tensor], *, keep_graph: bool
-    ) -> None:
+    def _join(self, cotangents: dict[Place, Tensor], *, keep_graph: bool) -> None:
         """Make of the cotangents of output and features one, of the output."""
         given = cotangents.pop("features")
         (joined,) = torch.autograd.grad(self.features, self.output, given, retain_graph=keep_graph)
@@ -142,7 +144,8 @@ class Step:
         parameters: for each module, the backbone's parameters that its weight VJP fills.
         loss: ``loss(level, j, features)`` is the loss (a scalar) of a level at module j, given a
             leaf that requires grad; weighted as the auxiliary network's own parameters take it. At
-            the last module the level is ``"final"``.
+            the last module the level is ``"final"``, and ``"own head"`` for an auxiliary head that
+            the model itself has.
         share: ``share(level)`` is the factor of its gradient at the module's output.
         independent: whether the independent level is on.
         on_done: called with j when all the gradients of module j are final.
@@ -204,14 +207,14 @@ class Step:
         module = self._enter(start, output, features, tape)
         j = module.index
         if self._reach.lengths[j - 1] > 1:
-            cotangent = self._cotangent("cascade", module)
+            cotangent = self._cotangent("cascade", module, features)
             module.add("features", cotangent)
             self._phase.set("carry", j)
             with module.output_away():
                 self._carry_down(j, module.pullback("features", cotangent))
             del cotangent
         if self._independent:
-            module.add("features", self._cotangent("independent", module))
+            module.add("features", self._cotangent("independent", module, features))
         if self._reach.last_use[j - 1] == j:
             with module.output_away():
                 self._complete(module)
@@ -222,7 +225,13 @@ class Step:
         return output.detach().requires_grad_(self._reach.carried_through[j])
 
     def finish(
-        self, start: Tensor, logits: Tensor, *, carried_share: float, tape: Tape | None = None
+        self,
+        start: Tensor,
+        logits: Tensor,
+        *,
+        carried_share: float,
+        tape: Tape | None = None,
+        own_head: Tensor | None = None,
     ) -> None:
         """The last module: the network's own head and loss stand in for both levels.
 
@@ -232,9 +241,15 @@ class Step:
             carried_share: which part of the last module's loss the modules below it are
                 trained by, as a fraction of its weight.
             tape: as for ``boundary``.
+            own_head: the output of an auxiliary head of the network's own, if it has one.
         """
         module = self._enter(start, logits, logits, tape)
-        module.add("output", self._cotangent("final", module))
+        module.add("output", self._cotangent("final", module, logits))
+        if own_head is not None:
+            if tape is not None:
+                tape.keep(own_head)
+            module.own_head = own_head
+            module.add("own_head", self._cotangent("own head", module, own_head))
         carried = self._complete(module, with_input=self._reach.lengths[-1] > 1)
         self._free_input(module)
         if carried is not None:
@@ -261,16 +276,16 @@ class Step:
         self._live[self._newest] = module
         return module
 
-    def _cotangent(self, level: Level, module: _LiveModule) -> Tensor:
+    def _cotangent(self, level: Level, module: _LiveModule, features: Tensor) -> Tensor:
         self._phase.set("auxiliary", module.index)
-        work = partial(self._local_gradient, level, module)
-        return self._around(level, module.index, module.features, work)
+        work = partial(self._local_gradient, level, module.index, features)
+        return self._around(level, module.index, features, work)
 
-    def _local_gradient(self, level: Level, module: _LiveModule) -> Tensor:
-        leaf = module.features.detach().requires_grad_()
-        loss = self._loss(level, module.index, leaf)
+    def _local_gradient(self, level: Level, j: int, features: Tensor) -> Tensor:
+        leaf = features.detach().requires_grad_()
+        loss = self._loss(level, j, leaf)
         if not loss.requires_grad:
-            raise UserError(f"the {level} loss of module {module.index} depends on nothing trained")
+            raise UserError(f"the {level} loss of module {j} depends on nothing trained")
         with autocast_off(leaf.device.type):
             loss.backward()
         if leaf.grad is None:

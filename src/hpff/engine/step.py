@@ -28,7 +28,15 @@ from hpff.errors import UserError
 from hpff.features import mask_of
 from hpff.methods import Method
 from hpff.torch_support.group_norm import has_group_norm, without_channels_last
-from hpff.torch_support.model_io import Path, call_model, logits_of, replaced, tensor_at, tensors_in
+from hpff.torch_support.model_io import (
+    Outputs,
+    Path,
+    call_model,
+    outputs_of,
+    replaced,
+    tensor_at,
+    tensors_in,
+)
 from hpff.torch_support.modes import modes_restored
 
 Place = TypeVar("Place")
@@ -39,8 +47,10 @@ class Losses:
     """What one step gives. All tensors are detached; the losses are scalars, unweighted.
 
     Attributes:
-        final: the loss of the network's own output.
-        logits: (B, num_classes), the network's own output.
+        final: the loss of the network's own output; where the network has an auxiliary head of its
+            own, with that one's loss, weighted.
+        logits: (B, num_classes), the network's own output; (B, num_classes, H, W) of a
+            segmentation.
         independent: for each module j = 1..K its independent loss, the last being ``final``;
             empty where the level is off.
         cascade: for each cascade its loss, by the module where it ends (k..K), the last being
@@ -185,7 +195,7 @@ class HookedStep:
 
     def _forward(self, inputs: Any) -> None:
         self._record(next((tensor for _, tensor in tensors_in(inputs)), None))
-        self._finish(logits_of(call_model(self._model, inputs)))
+        self._finish(outputs_of(call_model(self._model, inputs)))
 
     def _hook(self, name: str, returned: Any) -> Any:
         """Take a cut submodule's output and give the next module its input."""
@@ -248,7 +258,7 @@ class HookedStep:
         start = without_channels_last(self._start) if self._plain_maps else self._start
         return start.clone() if overwritten and start is self._start else start
 
-    def _finish(self, logits: Tensor) -> None:
+    def _finish(self, outputs: Outputs) -> None:
         missed = [m.cut for m in self._partition[self._next : -1]]
         if missed:
             raise UserError(
@@ -258,9 +268,15 @@ class HookedStep:
         weights = self._networks.weights
         share = weights.for_modules("cascade") / weights.for_modules("final")
         self._stop_recording()
-        self._logits = logits.detach()
+        self._logits = outputs.logits.detach()
         self._busy = True
-        self._step.finish(self._start, logits, carried_share=share, tape=self._tape)
+        self._step.finish(
+            self._start,
+            outputs.logits,
+            carried_share=share,
+            tape=self._tape,
+            own_head=outputs.own_head,
+        )
 
     def _record(self, start: Tensor | None) -> None:
         """Where modules are recomputed, note how the next one's tensors come about."""
@@ -290,7 +306,7 @@ class HookedStep:
 
     def _around(self, level: Level, j: int, features: Tensor, work: Work) -> Tensor:
         """Take a local loss's gradients, unless who watches the step does it otherwise."""
-        if self._phase.instead is None or level == "final":
+        if self._phase.instead is None or level in ("final", "own head"):
             return work()
         method = self._networks.method
         depends = type(method).loss is not Method.loss  # on where the network sits, perhaps
@@ -306,7 +322,10 @@ class HookedStep:
 
     def _loss(self, level: Level, j: int, features: Tensor) -> Tensor:
         loss = self._networks.loss(level, j, features, self._image, self._targets)
-        self._losses[level, j] = loss.detach()
+        if level == "own head":
+            self._losses["final", j] = self._losses["final", j] + loss.detach()
+        else:
+            self._losses[level, j] = loss.detach()
         return loss * (self._scale * self._networks.weights.for_network(level))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -23,7 +23,8 @@ class AugLocal(Method):
 
     The auxiliary network of a module is a chain of residual blocks with the widths of blocks that
     follow it, chosen evenly, then global average pooling and a linear classifier; the loss is the
-    task's.
+    task's. In a dense task the blocks keep the features' resolution, and a 1×1 convolution stands
+    for pooling and classifier.
 
     Args:
         depth: d, blocks of the first chain, at most 1000. With d = 1 a BatchNorm stands before the
@@ -35,6 +36,8 @@ class AugLocal(Method):
     Raises:
         UserError: a setting is out of range.
     """
+
+    dense: ClassVar[bool] = True
 
     def __init__(self, depth: int = 2, pyramid: bool = True) -> None:
         if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= 1000:
@@ -66,8 +69,11 @@ class AugLocal(Method):
         blocks: list[nn.Module] = []
         channels = context.features[0]
         for width in chosen:
-            blocks.append(BasicBlock(channels, width, stride=2 if width > channels else 1))
+            grows = width > channels and not context.dense
+            blocks.append(BasicBlock(channels, width, stride=2 if grows else 1))
             channels = width
+        if context.dense:
+            return nn.Sequential(*blocks, nn.Conv2d(channels, context.num_classes, 1))
         norm = [nn.BatchNorm1d(channels)] if self.depth == 1 and self.pyramid else []
         classifier = nn.Linear(channels, context.num_classes)
         return nn.Sequential(*blocks, GlobalAverage(), *norm, classifier)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from hpff.errors import UserError
-
-Criterion = Callable[[Tensor, Tensor], Tensor]
+from hpff.methods.tasks import Criterion
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,14 @@ class AuxiliaryContext:
         following: what would be seen of the blocks that come after, in order.
         num_classes: of the task.
         patches: n in force here.
-        criterion: the task's loss, ``criterion(logits, targets)`` -> scalar.
+        criterion: the task's loss, ``criterion(logits, targets)`` -> scalar. In a dense task it
+            takes logits (B, num_classes, h, w) of any resolution.
         kind: of the features: ``"map"``, ``"tokens"``, ``"sequence"`` or ``"vector"``.
         preceding: how many of the network's units (its stem and its blocks) come before the one
             whose output is judged.
         width: how many channels of features an auxiliary network sees at most (``features`` and
             ``following`` say so already); its own hidden maps should be no wider. None: any.
+        dense: whether each place of the features has a target of its own.
     """
 
     module: int
@@ -49,6 +50,7 @@ class AuxiliaryContext:
     kind: str = "map"
     preceding: int = 0
     width: int | None = None
+    dense: bool = False
 
 
 class Method(ABC):
@@ -60,6 +62,8 @@ class Method(ABC):
 
     local: ClassVar[bool] = True
     needs_images: ClassVar[bool] = False
+    dense: ClassVar[bool] = False
+    """Whether it has auxiliary networks for dense tasks, where each place has a target."""
 
     @classmethod
     def published(cls, network: str, data: str, modules: int) -> dict[str, Any]:
@@ -78,7 +82,8 @@ class Method(ABC):
         """What of maps the auxiliary networks see; features without a grid are seen whole.
 
         All networks at one place share it. It has no parameters and leaves patches apart: reading
-        the whole and then cutting it gives what reading each patch would. The channels stay.
+        the whole and then cutting it gives what reading each patch would. The channels stay. In a
+        dense task it is left out.
 
         Args:
             features: (B, C, H, W), n×n patches in each.
@@ -92,7 +97,8 @@ class Method(ABC):
 
         Its forward takes the features, and where the method ``needs_images`` the part of the
         images that belongs to them too. It returns a tensor, or a tuple or dict of tensors, the
-        batch first: PFF averages them over patches.
+        batch first: PFF averages them over patches. In a dense task (``context.dense``) it takes
+        maps, and what it returns as maps (B, C, h, w) PFF puts side by side.
         """
 
     def loss(self, outputs: Any, targets: Tensor, context: AuxiliaryContext) -> Tensor:

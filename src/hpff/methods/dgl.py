@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpff.auxiliary import ConvMLP, VectorMLP
+from hpff.auxiliary import ConvMLP, VectorMLP, dense_head
 from hpff.errors import UserError, shown
 from hpff.methods.base import AuxiliaryContext, Method
 
@@ -21,6 +22,10 @@ class DGL(Method):
     Maps are average-pooled to a quarter of their sides before anything is learned, so an
     auxiliary network costs little beside its module.
 
+    In a dense task the MLP, which gives one answer for a whole map, has no place: the network is
+    the one of InfoPro's experiments on Cityscapes (:func:`~hpff.auxiliary.dense_head`), at the
+    features' resolution, and the settings below are without effect. DGL itself has no such task.
+
     Args:
         hidden_layers: hidden layers of the classifier's MLP, at most 100. The default, 2 without
             bias, is the DGL baseline for CIFAR ResNets of AugLocal's code; DGL's own code has 3
@@ -30,6 +35,8 @@ class DGL(Method):
     Raises:
         UserError: a setting is out of range.
     """
+
+    dense: ClassVar[bool] = True
 
     def __init__(self, hidden_layers: int = 2, hidden_bias: bool = False) -> None:
         if isinstance(hidden_layers, bool) or not isinstance(hidden_layers, int):
@@ -50,6 +57,8 @@ class DGL(Method):
         return F.adaptive_avg_pool2d(features, (rows, columns))
 
     def auxiliary(self, context: AuxiliaryContext) -> nn.Module:
+        if context.dense:
+            return dense_head(context.features[0], context.num_classes)
         kind = ConvMLP if context.kind == "map" else VectorMLP
         return kind(
             context.features[0],

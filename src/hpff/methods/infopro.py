@@ -11,7 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpff.auxiliary import Decoder, DeepDecoder, cut, deep_head, patches_in_force, task_head
+from hpff.auxiliary import (
+    Decoder,
+    DeepDecoder,
+    cut,
+    deep_head,
+    dense_head,
+    patches_in_force,
+    task_head,
+)
 from hpff.errors import UserError, shown
 from hpff.methods.base import AuxiliaryContext, Method, check_indices
 
@@ -45,6 +53,7 @@ _PUBLISHED: dict[tuple[str, str], dict[int, _Weights]] = {
     ("imagenet", "resnet101"): {2: ((5, 0.75), (5, 0.75))},
     ("imagenet", "resnet152"): {2: ((5, 1), (5, 1))},
     ("imagenet", "resnext101_32x8d"): {2: ((5, 0.75), (5, 0.75))},
+    ("cityscapes", "deeplabv3_resnet101"): {2: ((1.5, 1), (1.5, 1))},
 }
 
 
@@ -56,7 +65,9 @@ class InfoPro(Method):
 
     The loss is λ1 · BCE(decoder(features), image in [0, 1]) + λ2 · task. Both λ are linear in the
     module's index, from module 1 to module K - 1. Under PFF each patch of the features
-    reconstructs its own patch of the image, and the scores are averaged.
+    reconstructs its own patch of the image, and the scores are averaged. In a dense task head and
+    decoder are those of the paper's experiments on Cityscapes, whatever ``head`` is, each patch
+    predicts its own region, and there is no contrast.
 
     Args:
         task: ``"softmax"`` (the criterion on class scores) or ``"contrast"`` (supervised
@@ -75,12 +86,14 @@ class InfoPro(Method):
         mean: of the images' normalization, for each channel, which is undone before they are
             compared. By default the images are taken to be in [0, 1] already.
         std: the deviation, likewise.
+        dropout: in a dense task, the share of the head's hidden channels left out at random.
 
     Raises:
         UserError: a setting is out of range.
     """
 
     needs_images: ClassVar[bool] = True
+    dense: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -94,6 +107,7 @@ class InfoPro(Method):
         decoders: int = 1,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
+        dropout: float = 0.0,
     ) -> None:
         if task not in ("softmax", "contrast"):
             raise UserError(f"infopro: task is {task!r}; expected 'softmax' or 'contrast'")
@@ -110,6 +124,9 @@ class InfoPro(Method):
                 )
         if not _is_number(temperature) or temperature <= 0:
             raise UserError(f"infopro: temperature is {temperature!r}; expected a number above 0")
+        if not _is_number(dropout) or not 0 <= dropout < 1:
+            raise UserError(f"infopro: dropout is {dropout!r}; expected a number from 0 to below 1")
+        self.dropout = float(dropout)
         self.task = task
         self.head = head
         self.hidden = hidden
@@ -125,7 +142,7 @@ class InfoPro(Method):
 
     @classmethod
     def published(cls, network: str, data: str, modules: int) -> dict[str, Any]:
-        """The paper's λ, on ImageNet its head and decoder too.
+        """The paper's λ, on ImageNet its head and decoder too, on Cityscapes its dropout.
 
         Another K takes the nearest one's, as AugLocal's code takes K = 16's for K = 55.
         """
@@ -134,7 +151,8 @@ class InfoPro(Method):
             return {}
         first, last = known[min(known, key=lambda k: abs(k - modules))]
         weights = {"reconstruction": [first[0], last[0]], "classification": [first[1], last[1]]}
-        return {"head": "imagenet", **weights} if data == "imagenet" else weights
+        more: dict[str, Any] = {"imagenet": {"head": "imagenet"}, "cityscapes": {"dropout": 0.1}}
+        return {**more.get(data, {}), **weights}
 
     def auxiliary(self, context: AuxiliaryContext) -> nn.Module:
         if len(context.features) != 3 or len(context.image) != 3:
@@ -155,18 +173,27 @@ class InfoPro(Method):
                 "expected patches 1, as separate decoders cut the maps themselves"
             )
         count = patches_in_force(self.decoders, context.features, context.image) ** 2
+        if context.dense and self.task == "contrast":
+            raise UserError("infopro: task is 'contrast' in a dense task; expected 'softmax'")
+        return InfoProNetwork(
+            self._head(context), self._decoders(context, count), self.mean, self.std
+        )
+
+    def _head(self, context: AuxiliaryContext) -> nn.Module:
         size = context.num_classes if self.task == "softmax" else self.hidden
-        channels, colors = context.features[0], context.image[0]
-        decoders: list[nn.Module]
+        channels = context.features[0]
+        if context.dense:
+            hidden = max(1, int(self.widen * (channels // 2)))
+            return dense_head(channels, size, hidden=hidden, dropout=self.dropout)
         if self.head == "imagenet":
-            head = deep_head(channels, size, self.widen, context.width)
-            decoders = [
-                DeepDecoder(channels, colors, self.widen, context.width) for _ in range(count)
-            ]
-        else:
-            head = task_head(channels, self.head, self.hidden, size, self.widen)
-            decoders = [Decoder(channels, colors, self.widen) for _ in range(count)]
-        return InfoProNetwork(head, decoders, self.mean, self.std)
+            return deep_head(channels, size, self.widen, context.width)
+        return task_head(channels, self.head, self.hidden, size, self.widen)
+
+    def _decoders(self, context: AuxiliaryContext, count: int) -> list[nn.Module]:
+        channels, colors = context.features[0], context.image[0]
+        if self.head == "imagenet" or context.dense:
+            return [DeepDecoder(channels, colors, self.widen, context.width) for _ in range(count)]
+        return [Decoder(channels, colors, self.widen) for _ in range(count)]
 
     def loss(
         self, outputs: Mapping[str, Tensor], targets: Tensor, context: AuxiliaryContext

@@ -8,13 +8,24 @@ from torch import nn
 
 from hpff.errors import UserError, did_you_mean
 from hpff.models.cifar_resnet import DEPTHS, CifarResNet
+from hpff.models.dense_resnet import DenseResNet
 from hpff.models.settings import check_settings
 from hpff.torch_support import torchvision_import
 from hpff.torch_support.out_of_memory import is_out_of_memory
 
-__all__ = ["CifarResNet", "create", "image_size", "names", "resolve", "sized"]
+__all__ = [
+    "CifarResNet",
+    "DenseResNet",
+    "create",
+    "image_size",
+    "is_dense",
+    "names",
+    "resolve",
+    "sized",
+]
 
 _OWN = {f"resnet{depth}": depth for depth in DEPTHS}
+_OWN_DENSE = {f"fcn_resnet{depth}": depth for depth in DEPTHS[:-1]}
 # Their auxiliary classifiers, an early form of local losses, are off unless asked for.
 _DEFAULTS = {
     "googlenet": {"aux_logits": False, "init_weights": True},
@@ -28,7 +39,9 @@ def create(name: str, num_classes: int = 10, *, in_channels: int = 3, **settings
     Args:
         name: ``resnet32`` and its like (CIFAR ResNets), ``torchvision/NAME``, ``timm/NAME``, or
             NAME alone: torchvision's model of that name, or if it has none timm's.
-        num_classes: size of the output, (B, num_classes).
+        num_classes: size of the output, (B, num_classes); (B, num_classes, H, W) for models that
+            segment. Those of torchvision have their own auxiliary head (``aux_loss``), and give a
+            dict.
         in_channels: of the images; other than 3 only where the family allows it.
         settings: further arguments of the family that set its shape or dropout, such as
             ``width=8``, or where a model's images have one size ``image_size=32`` (torchvision)
@@ -47,6 +60,8 @@ def create(name: str, num_classes: int = 10, *, in_channels: int = 3, **settings
             return _torchvision(rest, num_classes, in_channels, settings)
         if library == "timm":
             return _timm(rest, num_classes, in_channels, settings)
+        if name in _OWN_DENSE:
+            return DenseResNet(_OWN_DENSE[name], num_classes, in_channels=in_channels, **settings)
         return CifarResNet(_OWN[name], num_classes, in_channels=in_channels, **settings)
     except TypeError as error:
         raise UserError(f"model {name!r} does not take these arguments: {error}") from error
@@ -66,10 +81,10 @@ def resolve(name: str) -> tuple[str, str]:
     Raises:
         UserError: there is no such model.
     """
-    if name in _OWN:
+    if name in _OWN or name in _OWN_DENSE:
         return "hpff", name
     prefix, _, rest = name.rpartition("/")
-    near = [] if prefix else list(_OWN)
+    near = [] if prefix else [*_OWN, *_OWN_DENSE]
     for library, list_names in (("torchvision", _torchvision_names), ("timm", _timm_names)):
         if prefix not in ("", library):
             continue
@@ -84,6 +99,17 @@ def resolve(name: str) -> tuple[str, str]:
     raise UserError(f"unknown model {name!r}{_guess(name, near)}")
 
 
+def is_dense(name: str) -> bool:
+    """Whether a model by name classifies each pixel and not the whole image.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    library, rest = resolve(name)
+    dense = _OWN_DENSE if library == "hpff" else _dense_torchvision_names()
+    return library != "timm" and rest in dense
+
+
 def image_size(name: str) -> tuple[int, int, int]:
     """The images that a model was made for.
 
@@ -94,6 +120,8 @@ def image_size(name: str) -> tuple[int, int, int]:
         UserError: there is no such model.
     """
     library, rest = resolve(name)
+    if is_dense(name):
+        return (3, 192, 256) if library == "hpff" else (3, 480, 480)
     if library == "hpff":
         return (3, 32, 32)
     if library == "timm":
@@ -136,7 +164,9 @@ def names() -> list[tuple[str, str]]:
     ]
     return [
         *own,
+        *((name, "the same with a dilated last stage, for segmentation") for name in _OWN_DENSE),
         ("torchvision/NAME", "any torchvision classification model, such as torchvision/resnet101"),
+        ("torchvision/NAME", "or segmentation model, such as torchvision/deeplabv3_resnet101"),
         ("timm/NAME", "any timm model, such as timm/vit_tiny_patch16_224"),
         ("NAME", "torchvision's model of that name, or else timm's, such as vgg13 or vit_b_16"),
     ]
@@ -145,6 +175,12 @@ def names() -> list[tuple[str, str]]:
 def _torchvision_names() -> list[str]:
     library = torchvision_import.torchvision("models")
     found: list[str] = library.list_models(module=library)
+    return [*found, *_dense_torchvision_names()]
+
+
+def _dense_torchvision_names() -> list[str]:
+    library = torchvision_import.torchvision("models")
+    found: list[str] = library.list_models(module=library.segmentation)
     return found
 
 
@@ -169,6 +205,9 @@ def _torchvision(
     if in_channels != 3:
         raise UserError(f"torchvision/{name} takes images of 3 channels, not {in_channels}")
     settings = {**_DEFAULTS.get(name, {}), **settings}
+    if name in _dense_torchvision_names():
+        own_head = {} if name.startswith("lraspp") else {"aux_loss": True}
+        settings = {"weights_backbone": None, **own_head, **settings}
     model: nn.Module = library.get_model(name, weights=None, num_classes=num_classes, **settings)
     return model
 

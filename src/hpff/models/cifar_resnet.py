@@ -27,19 +27,20 @@ class BasicBlock(nn.Module):
         in_channels: C_in.
         channels: C.
         stride: of the first convolution, and of the shortcut.
+        dilation: of the 3×3 convolutions.
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, dilation: int = 1) -> None:
         super().__init__()
-        self.conv1 = _convolution(in_channels, channels, 3, stride)
+        self.conv1 = convolution(in_channels, channels, 3, stride, dilation)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = _convolution(channels, channels, 3)
+        self.conv2 = convolution(channels, channels, 3, dilation=dilation)
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != channels:
             self.shortcut = nn.Sequential(
-                _convolution(in_channels, channels, 1, stride), nn.BatchNorm2d(channels)
+                convolution(in_channels, channels, 1, stride), nn.BatchNorm2d(channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,12 +77,12 @@ class CifarResNet(nn.Module):
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise UserError(f"{name} is {size!r}; expected a whole number of at least 1")
         blocks = (depth - 2) // 6
-        self.conv1 = _convolution(in_channels, width, 3)
+        self.conv1 = convolution(in_channels, width, 3)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(width, width, blocks, stride=1)
-        self.layer2 = _stage(width, 2 * width, blocks, stride=2)
-        self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
+        self.layer1 = stage(width, width, blocks, stride=1)
+        self.layer2 = stage(width, 2 * width, blocks, stride=2)
+        self.layer3 = stage(2 * width, 4 * width, blocks, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(4 * width, num_classes)
 
@@ -93,15 +94,20 @@ class CifarResNet(nn.Module):
         return logits
 
 
-def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+def stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+    """Basic blocks in a row, the first with the stride."""
     first = BasicBlock(in_channels, channels, stride)
     return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
 
 
-def _convolution(in_channels: int, channels: int, size: int, stride: int = 1) -> nn.Conv2d:
+def convolution(
+    in_channels: int, channels: int, size: int, stride: int = 1, dilation: int = 1
+) -> nn.Conv2d:
+    """A convolution without bias that keeps the sides but for its stride, channels last."""
     kind = PointwiseConv2d if size == 1 else nn.Conv2d
-    convolution = kind(in_channels, channels, size, stride, size // 2, bias=False)
-    weight = torch.empty_like(convolution.weight, memory_format=torch.channels_last)
-    convolution.weight = nn.Parameter(weight)
-    nn.init.normal_(convolution.weight, 0.0, math.sqrt(2.0 / (size * size * channels)))
-    return convolution
+    padding = dilation * (size // 2)
+    layer = kind(in_channels, channels, size, stride, padding, dilation, bias=False)
+    weight = torch.empty_like(layer.weight, memory_format=torch.channels_last)
+    layer.weight = nn.Parameter(weight)
+    nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0 / (size * size * channels)))
+    return layer

@@ -14,7 +14,15 @@ _LAYERS = ("block_config", "depth", "depths", "layers", "serial_depths", "stages
 _ALLOWED = {
     "hpff": ("width",),
     "torchvision": (
-        *("attention_dropout", "bn_size", "drop_rate", "dropout", "groups", "growth_rate"),
+        *(
+            "attention_dropout",
+            "aux_loss",
+            "bn_size",
+            "drop_rate",
+            "dropout",
+            "groups",
+            "growth_rate",
+        ),
         *("image_size", "init_weights", "layer_scale", "stochastic_depth_prob", "transform_input"),
         *("width_mult", "width_per_group", "zero_init_residual"),
     ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -28,23 +28,44 @@ def call_model(model: Callable[..., Any], inputs: Any) -> Any:
     return model(inputs)
 
 
-def logits_of(output: Any) -> Tensor:
-    """The tensor that the loss is taken of.
+class Outputs(NamedTuple):
+    """What losses are taken of.
+
+    Attributes:
+        logits: the model's output.
+        own_head: that of an auxiliary head of the model's own, if it has one and returns it.
+    """
+
+    logits: Tensor
+    own_head: Tensor | None = None
+
+
+def outputs_of(output: Any) -> Outputs:
+    """The tensors that losses are taken of.
 
     Args:
-        output: of a model: a tensor, or an object or a mapping with one as ``logits``.
+        output: of a model: a tensor, or an object or a mapping with one as ``logits`` or, as
+            torchvision's segmentation models return it, as ``out``, and perhaps another as ``aux``.
 
     Raises:
         UserError: there is none.
     """
-    logits = output.get("logits") if isinstance(output, Mapping) else output
+    logits, own_head = output, None
+    if isinstance(output, Mapping):
+        logits = output.get("logits", output.get("out"))
+        own_head = output.get("aux")
     logits = getattr(output, "logits", logits)
     if not isinstance(logits, Tensor):
         raise UserError(
             f"the model returns {type(output).__name__}; expected a tensor of logits, "
             "or an object with a tensor in .logits"
         )
-    return logits
+    return Outputs(logits, own_head if isinstance(own_head, Tensor) else None)
+
+
+def logits_of(output: Any) -> Tensor:
+    """A model's output as one tensor; see :func:`outputs_of`."""
+    return outputs_of(output).logits
 
 
 def tensors_in(output: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
