@@ -33,6 +33,7 @@ from hpff.methods import Criterion, Method, TaskName, criterion_of
 from hpff.settings import LocalSettings
 
 _COMPILED_VARIANTS = 64
+OWN_HEAD_WEIGHT = 0.4
 
 
 class LocalLearner(nn.Module):
@@ -97,7 +98,7 @@ class LocalLearner(nn.Module):
         features: Given = None,
         task: TaskName = "classification",
         ignore_index: int = -100,
-        own_head_weight: float = 0.4,
+        own_head_weight: float = OWN_HEAD_WEIGHT,
     ) -> None:
         super().__init__()
         if isinstance(model, LocalLearner):
@@ -146,7 +147,7 @@ class LocalLearner(nn.Module):
         features: Given = None,
         task: TaskName = "classification",
         ignore_index: int = -100,
-        own_head_weight: float = 0.4,
+        own_head_weight: float = OWN_HEAD_WEIGHT,
     ) -> LocalLearner:
         """The learner that settings describe; the other arguments are those of the class."""
         return cls(

@@ -14,7 +14,7 @@ from torch import Tensor
 from hpff import data, models
 from hpff.analysis.networks import Network
 from hpff.analysis.run_learner import Shape, learner_of_run
-from hpff.data import Dataset, EncodedSet, ImageBatches, ImageSet
+from hpff.data import Dataset, EncodedSet, ImageBatches, ImageSet, PairSet
 from hpff.data.classes import with_classes
 from hpff.errors import UserError
 from hpff.runs.finished_run import FinishedRun
@@ -159,11 +159,11 @@ class Subject:
 
     def test(self, samples: int | None) -> Pass:
         """So many test images, as many of each class as there are, or all."""
-        return self._pass(_some(self.dataset.test, samples, 0))
+        return self._pass(_some(self._classified(self.dataset.test), samples, 0))
 
     def drawn(self, samples: int) -> Pass:
         """So many test images of a few classes, those whose dots can be told apart in a picture."""
-        images = self.dataset.test
+        images = self._classified(self.dataset.test)
         classes = min(self.num_classes, MOST_CLASSES, max(2, samples // 10))
         if classes < self.num_classes:
             images = with_classes(images, {label: label for label in range(classes)})
@@ -185,7 +185,7 @@ class Subject:
         Raises:
             UserError: there is no image of such a number.
         """
-        test = self.dataset.test
+        test = self._classified(self.dataset.test)
         if not all(0 <= index < len(test) for index in indices):
             raise UserError(
                 f"{self.dataset.name}: has {len(test)} test images; expected numbers of 0 to "
@@ -207,8 +207,15 @@ class Subject:
         return (images * std + mean).clamp(0, 1)
 
     def _trained_on(self) -> ImageSet | EncodedSet:
-        images = self.dataset.train
+        images = self._classified(self.dataset.train)
         return images if self.subset is None else images.subset(self.subset, seed=self.seed)
+
+    def _classified(self, images: ImageSet | EncodedSet | PairSet) -> ImageSet | EncodedSet:
+        if isinstance(images, PairSet):
+            raise UserError(
+                f"{self.dataset.name}: is for segmentation; the views are of classifiers so far"
+            )
+        return images
 
     def _pass(self, images: ImageSet | EncodedSet) -> Pass:
         return Pass(self._batches(images, BATCH, training=False))

@@ -241,14 +241,29 @@ def evaluate(
     match: arguments.Match = "name",
     class_names: arguments.ClassNames = None,
     treatment: arguments.Treatment = None,
+    scales: arguments.Scales = None,
+    flip: arguments.Flip = False,
+    window: arguments.Window = None,
+    pictures: arguments.Overlays = None,
     skip_broken: arguments.SkipBroken = False,
     json: arguments.Json = False,
     imports: Imports = None,
 ) -> None:
-    """Test a trained model on another dataset or split: top-1 and top-5."""
+    """Test a trained model on a dataset or split: top-1 and top-5, or mIoU class by class."""
+    from hpff.cli.evaluate import Views
     from hpff.cli.evaluate import evaluate as command
 
-    command(run, dataset, split, match, class_names, treatment, skip_broken=skip_broken, json=json)
+    command(
+        run,
+        dataset,
+        split,
+        match,
+        class_names,
+        treatment,
+        Views(scales, flip, window, pictures),
+        skip_broken=skip_broken,
+        json=json,
+    )
 
 
 @app.command()

@@ -212,4 +212,23 @@ NamesOf = Annotated[
     str | None, typer.Option(metavar="NAMES", help="What to call the networks, with commas.")
 ]
 Figures = Annotated[bool, typer.Option("--figures", help="Write every chart as an SVG file, too.")]
+Scales = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NUMBERS",
+        help="Segmentation: scales whose predictions are averaged, such as 0.5,1,1.5; published: "
+        "0.5 to 1.75.",
+    ),
+]
+Flip = Annotated[
+    bool, typer.Option("--flip", help="Segmentation: average with mirrored images too.")
+]
+Window = Annotated[
+    str | None,
+    typer.Option(metavar="H,W", help="Segmentation: predict by sliding windows of this size."),
+]
+Overlays = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Segmentation: draw image, labels, answers side by side."),
+]
 NewFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")]

@@ -74,7 +74,7 @@ def _show(
         print_json(results.as_json(name, recipe, seeds, rows, faults))
         return
     caption = "\n".join(results.notes(recipe, seeds, rows, faults))
-    show_table(results.HEADER, results.cells(rows), caption)
+    show_table(results.header(rows), results.cells(rows), caption)
     print(f"{path}: {'what finished' if faults else 'every run'}, results.md and results.json")
 
 
@@ -94,10 +94,11 @@ def _beside_paper(recipe: Recipe, rows: Sequence[Row], notes: Sequence[str]) -> 
     """The table, with the paper's errors where it has runs of this kind."""
     cells = results.cells(rows)
     found = [paper_error(comparison.recipe_for(row.label, recipe, recipe.seed)) for row in rows]
+    header = results.header(rows)
     if not any(found):
-        return ResultTable(results.HEADER, cells, notes)
+        return ResultTable(header, cells, notes)
     paper = ["–" if error is None else f"{error:.2f}" for error in found]
-    first, error, *others = results.HEADER
+    first, error, *others = header
     header = (first, error, "in the paper", *others)
     beside = [(row[0], row[1], text, *row[2:]) for row, text in zip(cells, paper, strict=True)]
     said = "The paper's errors are of its own number of epochs, and the best over test epochs."

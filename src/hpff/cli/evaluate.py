@@ -3,15 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hpff.cli.compare import split as split_words
 from hpff.cli.tables import print_json, show_table
-from hpff.data import PUBLISHED_DATASETS
+from hpff.data import PUBLISHED_DATASETS, Policy
 from hpff.data.classes import Matching
 from hpff.errors import UserError, one_line
+from hpff.experiments.segmentation import draw, evaluate_pixels
 from hpff.experiments.transfer import transfer
 from hpff.runs.finished_run import FinishedRun
+from hpff.training.inference import MULTI_SCALE, Inference
+
+
+@dataclass(frozen=True)
+class Views:
+    """What the command line said of how a model that segments looks at images."""
+
+    scales: str | None = None
+    flip: bool = False
+    window: str | None = None
+    pictures: Path | None = None
+
+    def options(self) -> list[str]:
+        """The options that were given."""
+        given = {
+            "--scales": self.scales is not None,
+            "--flip": self.flip,
+            "--window": self.window is not None,
+            "--pictures": self.pictures is not None,
+        }
+        return [option for option, is_given in given.items() if is_given]
+
+    def inference(self) -> Inference:
+        """These as settings.
+
+        Raises:
+            UserError: a text does not say what it should.
+        """
+        scales = MULTI_SCALE if self.scales == "published" else _numbers(self.scales or "1")
+        window = None if self.window is None else _numbers(self.window)
+        if window is not None and (len(window) != 2 or not all(s.is_integer() for s in window)):
+            raise UserError(f"--window: is {self.window!r}, expected two sides such as 512,1024")
+        sides = None if window is None else (int(window[0]), int(window[1]))
+        return Inference(scales, self.flip, sides)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError as error:
+        raise UserError(f"{text!r}: expected numbers with commas between, such as 0.5,1") from error
 
 
 def evaluate(
@@ -21,12 +64,20 @@ def evaluate(
     matching: str,
     class_names: str | None,
     treatment: str | None,
+    views: Views,
     *,
     skip_broken: bool,
     json: bool,
 ) -> None:
     """Score a run's model, and say how."""
     found = FinishedRun.read(run)
+    if found.is_dense:
+        refused = {"--match": matching != "name", "--class-names": class_names is not None}
+        refused["--treatment"] = treatment is not None
+        _refuse(run, [option for option, given in refused.items() if given], "classify images")
+        _evaluate_pixels(found, dataset, split, views, skip_broken=skip_broken, json=json)
+        return
+    _refuse(run, views.options(), "segment")
     result = transfer(
         found,
         dataset,
@@ -49,6 +100,43 @@ def evaluate(
     print(one_line(f"{run} on {tested}: {result.protocol}"))
     if result.broken_images:
         print(f"{result.broken_images} broken images were left out")
+
+
+def _evaluate_pixels(
+    run: FinishedRun,
+    dataset: str | None,
+    split: str,
+    views: Views,
+    *,
+    skip_broken: bool,
+    json: bool,
+) -> None:
+    """Score a model that segments: a table of its classes, and pictures where they are wanted."""
+    inference = views.inference()
+    broken: Policy = "skip" if skip_broken else "stop"
+    split = _one_of(split, ("test", "train"), "--split")
+    found = evaluate_pixels(run, dataset, split=split, inference=inference, broken_images=broken)
+    if views.pictures is not None:
+        draw(run, views.pictures, dataset, split=split, inference=inference, broken_images=broken)
+    if json:
+        print_json({"run": str(run.path), **found.to_plain()})
+        return
+    rows = [(name, _percent(iou), _percent(right)) for name, iou, right in found.rows()]
+    rows.append(
+        ("mean, and all pixels", _percent(found.score.miou), _percent(100 - found.score.error))
+    )
+    show_table(("class", "IoU, %", "accuracy, %"), rows)
+    tested = f"{found.dataset} ({split}, {found.score.images} images)"
+    print(one_line(f"{run.path} on {tested}: {found.inference}"))
+    if views.pictures is not None:
+        print(one_line(f"{views.pictures}: pictures of image, labels and answers"))
+
+
+def _refuse(run: Path, options: Sequence[str], what: str) -> None:
+    if options:
+        raise UserError(
+            f"{options[0]}: is for models that {what}, and that of {run} does not; leave it out"
+        )
 
 
 def _percent(value: float | None) -> str:

@@ -150,6 +150,8 @@ def _numbers(metrics: Mapping[str, Any], *, with_loss: bool = True) -> str:
     parts = [f"loss {metrics['loss']:.4f}"] if with_loss else []
     if metrics["test_error_percent"] is not None:
         parts.append(f"error {metrics['test_error_percent']:.2f} %")
+    if metrics.get("test_miou_percent") is not None:
+        parts.append(f"mIoU {metrics['test_miou_percent']:.2f} %")
     if metrics.get("broken_images"):
         parts.append(f"{metrics['broken_images']} broken images left out")
     parts.append(f"{metrics['images_per_second']:.0f} images/s")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -94,7 +95,7 @@ def _train(recipe: Recipe, path: Path, given: _Given) -> None:
         return
     state = "was finished before" if before else "finished"
     print(
-        f"{path}: {state}, test error {report['test_error_percent']:.2f} % after epoch "
+        f"{path}: {state}, {_result(report)} after epoch "
         f"{report['epochs']}, peak memory {megabytes(report['peak_memory_bytes'])} "
         f"({report['peak_memory_source']}), {1000 * report['step_seconds']:.1f} ms a step"
         + _left_out(report.get("broken_images", 0))
@@ -104,6 +105,13 @@ def _train(recipe: Recipe, path: Path, given: _Given) -> None:
 def _exit_errors(parts: Parts) -> dict[str, list[float]]:
     """What every auxiliary network gets wrong of the test images."""
     return exit_errors(parts.learner, Pass(parts.test))
+
+
+def _result(report: Mapping[str, Any]) -> str:
+    error = f"error {report['test_error_percent']:.2f} %"
+    if "test_miou_percent" in report:
+        return f"test mIoU {report['test_miou_percent']:.2f} %, pixel {error}"
+    return f"test {error}"
 
 
 def _left_out(count: int) -> str:

@@ -8,12 +8,17 @@ from typing import Any
 from hpff.data.augmentation import Augmentation
 from hpff.data.batches import Batches, ImageBatches
 from hpff.data.broken import BrokenImages, Policy
-from hpff.data.dataset import Dataset
+from hpff.data.dataset import Dataset, Split
 from hpff.data.encoded_set import EncodedSet
 from hpff.data.fingerprint import absolute_name, data_differences, fingerprint
 from hpff.data.image_set import ImageSet
-from hpff.data.published import PUBLISHED_DATASETS, blank
+from hpff.data.pair_augmentation import PairAugmentation
+from hpff.data.pair_batches import PairBatches
+from hpff.data.pairs import PairSet
+from hpff.data.published import PUBLISHED_DATASETS
+from hpff.data.published import blank as blank_images
 from hpff.data.resized_crop import ResizedCrop
+from hpff.data.segmentation import SEGMENTATION_DATASETS, blank_pairs
 from hpff.data.streamed import StreamedBatches
 from hpff.data.treatment import TreatmentName, check_treatment
 from hpff.data.vision import NAMES, default_root, load_vision
@@ -21,6 +26,7 @@ from hpff.errors import UserError
 
 __all__ = [
     "PUBLISHED_DATASETS",
+    "SEGMENTATION_DATASETS",
     "Augmentation",
     "Batches",
     "BrokenImages",
@@ -28,8 +34,12 @@ __all__ = [
     "EncodedSet",
     "ImageBatches",
     "ImageSet",
+    "PairAugmentation",
+    "PairBatches",
+    "PairSet",
     "Policy",
     "ResizedCrop",
+    "Split",
     "StreamedBatches",
     "TreatmentName",
     "absolute_name",
@@ -41,7 +51,7 @@ __all__ = [
     "names",
 ]
 
-_BY_PATH = ("folder", "parquet")
+_BY_PATH = ("folder", "parquet", "pairs")
 
 
 def load(
@@ -63,7 +73,7 @@ def load(
     kind, colon, path = name.partition(":")
     if kind in _BY_PATH and path:
         return _load_by_path(kind, (root or Path()) / Path(path).expanduser(), treatment, broken)
-    if colon or name not in ("digits", "imagenet", *NAMES):
+    if colon or name not in ("digits", "imagenet", *NAMES, *SEGMENTATION_DATASETS):
         known = ", ".join(known for known, _ in names())
         raise UserError(f'there is no dataset "{name}"; expected one of {known}')
     if treatment != "auto":
@@ -79,10 +89,42 @@ def load(
         from hpff.data.imagenet import load_imagenet
 
         return load_imagenet(root or default_root(), broken)
+    if name in SEGMENTATION_DATASETS:
+        return _load_segmentation(name, root or default_root())
     return load_vision(name, root)
 
 
+def blank(name: str, image_size: int | None = None) -> Dataset:
+    """Return a data set that is known by its published sizes, without what its images show.
+
+    Args:
+        name: a key of `PUBLISHED_DATASETS` or `SEGMENTATION_DATASETS`.
+        image_size: pixels a side of ImageNet's images, 224 by default.
+    """
+    return blank_pairs(name) if name in SEGMENTATION_DATASETS else blank_images(name, image_size)
+
+
+def _load_segmentation(name: str, root: Path) -> Dataset:
+    if name == "cityscapes":
+        from hpff.data.cityscapes import load_cityscapes
+
+        return load_cityscapes(root)
+    from hpff.data.pair_folders import holds_pairs, load_pair_parquet, load_pairs
+
+    folder = root / name
+    return load_pair_parquet(folder, name) if holds_pairs(folder) else load_pairs(folder, name)
+
+
 def _load_by_path(kind: str, folder: Path, treatment: str, broken: Policy) -> Dataset:
+    from hpff.data.pair_folders import holds_pairs, load_pair_parquet, load_pairs
+
+    if kind == "pairs" or (kind == "parquet" and holds_pairs(folder)):
+        if treatment != "auto":
+            raise UserError(
+                f"treatment is {treatment}, which is for classification, but {folder} has a label "
+                "at each pixel; expected auto"
+            )
+        return load_pairs(folder) if kind == "pairs" else load_pair_parquet(folder)
     if kind == "parquet":
         from hpff.data.parquet import load_parquet
 
@@ -93,11 +135,12 @@ def _load_by_path(kind: str, folder: Path, treatment: str, broken: Policy) -> Da
 
 
 def batches(
-    images: ImageSet | EncodedSet,
+    images: Split,
     dataset: Dataset,
     *,
     workers: int | None = None,
     broken_images: Policy = "stop",
+    steps: int | None = None,
     **settings: Any,
 ) -> ImageBatches:
     """Return the batches of a split.
@@ -107,16 +150,29 @@ def batches(
         dataset: the one it belongs to.
         workers: of `StreamedBatches`; for images in memory there are none.
         broken_images: of `StreamedBatches`.
+        steps: of `PairBatches`.
         settings: the other arguments of `Batches`, or of `StreamedBatches`.
 
     Returns:
-        `Batches` of images in memory, `StreamedBatches` of encoded ones.
+        `Batches` of images in memory, `StreamedBatches` of encoded ones, `PairBatches` of images
+        with labels at each pixel, which are cropped where they would be shuffled.
 
     Raises:
         UserError: as `Batches` and `StreamedBatches` do.
     """
     if isinstance(images, ImageSet):
         return Batches(images, dataset, **settings)
+    if isinstance(images, PairSet):
+        known = ("batch_size", "device", "augment", "channels_last")
+        return PairBatches(
+            images,
+            dataset,
+            training=settings["shuffle"],
+            steps=steps if settings["shuffle"] else None,
+            workers=workers,
+            broken_images=broken_images,
+            **{key: settings[key] for key in known if key in settings},
+        )
     return StreamedBatches(
         images, dataset, workers=workers, broken_images=broken_images, **settings
     )
@@ -127,6 +183,9 @@ def names() -> list[tuple[str, str]]:
     return [
         ("digits", "handwritten digits, 8x8 gray, 10 classes, 1437 + 360 images, embedded"),
         *((name, str(outline)) for name, outline in PUBLISHED_DATASETS.items()),
+        *((name, str(facts)) for name, facts in SEGMENTATION_DATASETS.items()),
         ("folder:PATH", "images in PATH/train/CLASS/ and PATH/test/CLASS/ (or val/)"),
         ("parquet:FOLDER", "train*.parquet and test*.parquet with columns img or image, label"),
+        ("parquet:FOLDER", "or columns image, annotation (a label map), for segmentation"),
+        ("pairs:PATH", "for segmentation: PATH/train and PATH/trainannot, PATH/test, ..."),
     ]

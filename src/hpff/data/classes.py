@@ -8,8 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hpff.data.dataset import Split
 from hpff.data.encoded_set import EncodedSet
 from hpff.data.image_set import ImageSet
+from hpff.data.pairs import PairSet
 
 Matching = Literal["name", "position"]  # of the classes of two data sets
 
@@ -34,15 +36,14 @@ def shared_classes(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]
     return {index: our for index, our in found.items() if our is not None}
 
 
-def with_classes(
-    images: ImageSet | EncodedSet, classes: Mapping[int, int]
-) -> ImageSet | EncodedSet:
+def with_classes(images: Split, classes: Mapping[int, int]) -> ImageSet | EncodedSet:
     """Return the images of some classes under other labels.
 
     Args:
         images: of all classes.
         classes: the old label of each class that stays, to its new one.
     """
+    assert not isinstance(images, PairSet), "there are label maps, not labels"
     new = torch.full((int(images.labels.max()) + 1,), -1, dtype=torch.int64)
     for old, label in classes.items():
         if old < len(new):

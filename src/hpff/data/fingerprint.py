@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from hpff.data.dataset import Dataset
+from hpff.data.dataset import Dataset, Split
 from hpff.data.decode import BrokenImageError
 from hpff.data.encoded_set import EncodedSet
 from hpff.data.image_set import ImageSet
+from hpff.data.pairs import PairSet
 
 _SAMPLE = 256
 
@@ -58,23 +59,31 @@ def absolute_name(name: str) -> str:
     return f"{kind}:{whole.absolute()}"
 
 
-def _split(images: ImageSet | EncodedSet) -> dict[str, Any]:
-    labels = images.labels.cpu()
+def _split(images: Split) -> dict[str, Any]:
     return {
         "images": len(images),
         "format": _format(images),
-        "labels": hashlib.sha256(labels.numpy().tobytes()).hexdigest(),
+        "labels": _labels(images),
         "sample": _sample(images),
     }
 
 
-def _format(images: ImageSet | EncodedSet) -> str:
+def _labels(images: Split) -> str:
+    """Of label maps how they are read; what they hold is in the sample."""
+    if isinstance(images, PairSet):
+        return hashlib.sha256(repr(images.maps).encode()).hexdigest()
+    return hashlib.sha256(images.labels.cpu().numpy().tobytes()).hexdigest()
+
+
+def _format(images: Split) -> str:
+    if isinstance(images, PairSet):
+        return "encoded pairs"
     if isinstance(images, EncodedSet):
         return "encoded"
     return "x".join(map(str, images.shape))
 
 
-def _sample(images: ImageSet | EncodedSet) -> str:
+def _sample(images: Split) -> str:
     digest = hashlib.sha256()
     count = min(_SAMPLE, len(images))
     for index in torch.linspace(0, len(images) - 1, count, dtype=torch.float64).long().tolist():
@@ -83,11 +92,12 @@ def _sample(images: ImageSet | EncodedSet) -> str:
     return digest.hexdigest()
 
 
-def _bytes(images: ImageSet | EncodedSet, index: int) -> bytes:
+def _bytes(images: Split, index: int) -> bytes:
     if isinstance(images, ImageSet):
         return images.images[index].cpu().numpy().tobytes()
     try:
-        return images.read(index)
+        found = images.read(index)
+        return b"".join(found) if isinstance(found, tuple) else found
     except BrokenImageError:
         return b""  # Training will say so, or leave it out.
 

@@ -100,6 +100,20 @@ def _stl10(title: str, matching: Matching) -> Column:
     return Column(title, 2, read, slow=True, tested_on="stl10")
 
 
+def _multi_scale(title: str, *, flip: bool) -> Column:
+    """The mIoU of a run on its own test images, at several scales."""
+
+    def read(run: Subject) -> float | None:
+        from hpff.experiments.segmentation import evaluate_pixels
+        from hpff.runs.finished_run import FinishedRun
+        from hpff.training.inference import MULTI_SCALE, Inference
+
+        inference = Inference(MULTI_SCALE, flip=flip)
+        return evaluate_pixels(FinishedRun.read(run.path), inference=inference).score.miou
+
+    return Column(title, 2, read, slow=True)
+
+
 _GIB = 2**30
 COLUMNS = {
     "error": Column("test error, %", 2, _reported("test_error_percent")),
@@ -109,5 +123,8 @@ COLUMNS = {
     "minutes": Column("training, minutes", 1, _scaled("train_seconds", lambda x: x / 60)),
     "stl10_position": _stl10("STL-10, labels by position, %", "position"),
     "stl10_name": _stl10("STL-10, 9 classes by name, %", "name"),
+    "miou": Column("mIoU, single scale, %", 2, _reported("test_miou_percent")),
+    "miou_ms": _multi_scale("mIoU, multi scale, %", flip=False),
+    "miou_ms_flip": _multi_scale("mIoU, multi scale and flip, %", flip=True),
     "step_memory": Column("memory, GiB", 2, _step_memory, trains=False, slow=True),
 }

@@ -23,13 +23,17 @@ from hpff.training.setup import assemble
 
 @dataclass(frozen=True)
 class Row:
-    """A method over its seeds: test errors of the last epoch in percent, and costs."""
+    """A method over its seeds: test errors of the last epoch in percent, and costs.
+
+    In a segmentation `mious` are the mean intersections over union, and errors those of pixels.
+    """
 
     label: str
     errors: tuple[float, ...]
     peak_memory_bytes: int
     peak_memory_source: str
     step_seconds: float
+    mious: tuple[float, ...] = ()
 
     @property
     def error(self) -> float:
@@ -122,4 +126,5 @@ def _row(label: str, reports: Sequence[Mapping[str, Any]]) -> Row:
         peak_memory_bytes=max(report["peak_memory_bytes"] for report in reports),
         peak_memory_source=reports[0]["peak_memory_source"],
         step_seconds=statistics.median(report["step_seconds"] for report in reports),
+        mious=tuple(r["test_miou_percent"] for r in reports if "test_miou_percent" in r),
     )

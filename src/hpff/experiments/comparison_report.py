@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,23 @@ from hpff.runs.atomic_files import write_atomically
 from hpff.runs.markdown import escaped
 from hpff.settings import BASELINE
 
-HEADER = ("method", "test error %", "peak memory", "× BP", "step time", "× BP")
+_COSTS = ("peak memory", "× BP", "step time", "× BP")
+
+
+def header(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The titles of the columns."""
+    scores = ("mIoU %", "pixel error %") if _is_dense(rows) else ("test error %",)
+    return ("method", *scores, *_COSTS)
 
 
 def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """One tuple of texts a row, under HEADER; ratios are `–` where BP is not among the rows."""
+    """One tuple of texts a row, under `header`; ratios are `–` where BP is not among the rows."""
     base = _baseline(rows)
     return [
         (
             row.label,
-            f"{row.error:.2f}" + ("" if row.spread is None else f" ± {row.spread:.2f}"),
+            *([_over_seeds(row.mious)] if _is_dense(rows) else []),
+            _over_seeds(row.errors),
             megabytes(row.peak_memory_bytes),
             f"{row.peak_memory_bytes / base.peak_memory_bytes:.2f}" if base else "–",
             f"{1000 * row.step_seconds:.1f} ms",
@@ -49,6 +57,7 @@ def notes(
 def caption(recipe: Recipe, rows: Sequence[Row]) -> str:
     """What the numbers are, in one line."""
     seeds = max(len(row.errors) for row in rows)
+    what = "mIoU, whole images at a single scale," if _is_dense(rows) else "test error"
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     memory = {
         "counted": "counted, tensor by tensor",
@@ -56,7 +65,7 @@ def caption(recipe: Recipe, rows: Sequence[Row]) -> str:
     }[rows[0].peak_memory_source]
     return one_line(
         f"{recipe.model.name} on {recipe.data}, {recipe.epochs} epochs, batch "
-        f"{recipe.batch_size}: test error of the last epoch ({over}); peak memory of a training "
+        f"{recipe.batch_size}: {what} of the last epoch ({over}); peak memory of a training "
         f"step ({memory}); median step time."
     )
 
@@ -85,7 +94,8 @@ def as_markdown(
     recipe: Recipe, seeds: Sequence[int], rows: Sequence[Row], faults: Sequence[str] = ()
 ) -> str:
     """The table, what is to be said of it, and the machine."""
-    lines = [HEADER, ("---",) + ("---:",) * (len(HEADER) - 1), *cells(rows)]
+    titles = header(rows)
+    lines = [titles, ("---",) + ("---:",) * (len(titles) - 1), *cells(rows)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     where = ", ".join(f"{key} {value}" for key, value in machine.describe().items())
     said = "\n".join(map(escaped, notes(recipe, seeds, rows, faults)))
@@ -111,6 +121,15 @@ def megabytes(count: int) -> str:
     return f"{count / 2**20:.1f} MiB"
 
 
+def _is_dense(rows: Sequence[Row]) -> bool:
+    return any(row.mious for row in rows)
+
+
+def _over_seeds(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{spread}"
+
+
 def _baseline(rows: Sequence[Row]) -> Row | None:
     return next((row for row in rows if row.label == BASELINE), None)
 
@@ -121,6 +140,7 @@ def _row_as_json(row: Row, base: Row | None) -> dict[str, Any]:
         "test_error_percent": row.error,
         "spread_percent": row.spread,
         "errors_percent": list(row.errors),
+        **({"miou_percent": list(row.mious)} if row.mious else {}),
         "peak_memory_bytes": row.peak_memory_bytes,
         "peak_memory_source": row.peak_memory_source,
         "peak_memory_to_bp": row.peak_memory_bytes / base.peak_memory_bytes if base else None,

@@ -32,6 +32,9 @@ _WITHOUT_EFFECT = {
 _OFF = {
     "subset": None,
     "image_size": None,
+    "iterations": None,
+    "crop_size": None,
+    "backbone_weights": None,
     "treatment": "auto",
     "precision": "fp32",
     "cascade_budget": 1.0,
@@ -143,6 +146,8 @@ def _matters(key: str, value: Any, recipe: Recipe) -> bool:
         return _matters_locally(key, recipe)
     if key in ("optimizer.momentum", "optimizer.nesterov"):
         return recipe.optimizer.name == "sgd"
+    if key in ("schedule.power", "schedule.last_lr"):
+        return recipe.schedule.name == "poly"
     return key != "schedule.warmup_lr" or recipe.schedule.warmup_epochs > 0
 
 
@@ -151,6 +156,8 @@ def _matters_locally(key: str, recipe: Recipe) -> bool:
         return key == "method.name"
     if key.endswith("_weight"):
         return recipe.local.independent and recipe.local.has_cascades
+    if key == "method.dropout":
+        return bool(recipe.local.method_settings.get("dropout"))
     if key == "method.temperature":
         return recipe.local.method_settings.get("task") == "contrast"
     return key != "smallest_patch" or recipe.local.patches > 1

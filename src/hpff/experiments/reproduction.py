@@ -54,6 +54,9 @@ class Scale:
         if self.epochs is not None:
             warmup = min(published.schedule.warmup_epochs, max(0, self.epochs) // 10)
             changes["schedule.warmup_epochs"] = warmup
+            if published.iterations is not None:
+                steps = published.iterations // published.epochs
+                changes["iterations"] = max(1, self.epochs) * steps
         given = [f"{k}={json.dumps(value)}" for k, value in changes.items() if value is not None]
         return recipe_files.load(name, [*given, *self.overrides])
 

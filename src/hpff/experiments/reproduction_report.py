@@ -41,6 +41,8 @@ def notes(table: PaperTable, results: Sequence[Result], faults: Sequence[str] = 
     lines += provenance.lines({result.row.name: result.settings for result in results})
     if {"error", "top5", "accuracy"} & set(table.measures):
         lines.append(_LAST_EPOCH)
+    if "miou" in table.measures:
+        lines.append("mIoU is that of the last iteration, on whole images.")
     if any(len(result.seeds) > 1 for result in results):
         lines.append("Mean ± standard deviation over the seeds.")
     sources = sorted({source for result in results for source in _memory_sources(table, result)})

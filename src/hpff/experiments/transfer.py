@@ -85,6 +85,8 @@ def transfer(
     found = data.load(where, treatment=treatment or usual, broken=broken_images)
     if dataset is None:
         check_same(run, found, "--dataset")
+    if found.task != "classification":
+        raise UserError(f"{name}: is for segmentation, and the run's model classifies images")
     classes = _match(name, found.class_names, names, matching)
     images = with_classes(found.train if split == "train" else found.test, classes)
     if not len(images):

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from hpff.engine.step import Losses
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
+from hpff.methods import wrong_answers
 from hpff.torch_support.model_io import call_model, logits_of
 from hpff.torch_support.torchvision_import import torchvision
 
@@ -130,7 +131,7 @@ class LocalLearning(LightningModule):
         count = len(targets)
         self.log("loss", losses.total.detach(), prog_bar=True, batch_size=count)
         self.log("final_loss", losses.final.detach(), batch_size=count)
-        self.log("train_error", _error(losses.logits, targets), batch_size=count)
+        self.log("train_error", self._error(losses.logits, targets), batch_size=count)
         if not self._log_modules:
             return
         for level in ("independent", "cascade"):
@@ -142,9 +143,9 @@ class LocalLearning(LightningModule):
         logits = logits_of(call_model(self.learner, inputs))
         loss = self.learner.criterion(logits, targets)
         self.log(f"{name}_loss", loss, prog_bar=True, batch_size=len(targets))
-        error = _error(logits, targets)
+        error = self._error(logits, targets)
         self.log(f"{name}_error", error, prog_bar=True, batch_size=len(targets))
 
-
-def _error(logits: Tensor, targets: Tensor) -> Tensor:
-    return (logits.detach().argmax(1) != targets).float().mean()
+    def _error(self, logits: Tensor, targets: Tensor) -> Tensor:
+        wrong, answers = wrong_answers(logits, targets, self.learner.ignore_index)
+        return wrong / answers.clamp(min=1)

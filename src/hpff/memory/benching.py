@@ -122,19 +122,18 @@ def bench(
     ]
     torch.manual_seed(0)
     images = torch.rand(batch, *workload.image, device=device)
-    targets = torch.randint(workload.num_classes, (batch,), device=device)
     racers = []
     for number, strategy in enumerate(strategies):
         observe(f"{strategy}: setting up")
         racer = _Racer(workload, strategy, device, compiled=compiled)
-        racer.set_up(images, targets)
+        racer.set_up(images)
         if racer.fault and number == 0:
             raise UserError(f"{strategy}: {racer.fault}")
         racers.append(racer)
     for _ in range(rounds):
         for racer in racers:
             observe(str(racer.strategy))
-            racer.run(images, targets)
+            racer.run(images)
     source = "allocator" if device == "cuda" else "counted"
     rows = tuple(racer.measured(racers[0].seconds) for racer in racers)
     modules = len(racers[0].partition)
@@ -153,7 +152,7 @@ class _Racer:
         self._peak: int | None = None
         self._workload, self._device, self._compiled = workload, device, compiled
 
-    def set_up(self, images: Tensor, targets: Tensor) -> None:
+    def set_up(self, images: Tensor) -> None:
         """Build, warm up, and take the peak."""
         if self._compiled and self.strategy.segment:
             self.fault = "checkpointing is measured only without --compile"
@@ -163,9 +162,11 @@ class _Racer:
             self._step = TrainingStep(model, self._workload, self.strategy)
             if self._compiled:
                 self._step.trained.compile()
+            shape = self._step.targets_of(len(images))
+            self._targets = torch.randint(self._workload.num_classes, shape, device=self._device)
             for _ in range(_WARM_UP):
-                self._timed(images, targets)
-            self._peak = self._measure_peak(images, targets)
+                self._timed(images)
+            self._peak = self._measure_peak(images)
         except (UserError, RuntimeError, MemoryError) as error:
             if not isinstance(error, UserError) and not is_out_of_memory(error):
                 raise
@@ -176,10 +177,10 @@ class _Racer:
         """The cut."""
         return self._step.partition
 
-    def run(self, images: Tensor, targets: Tensor) -> None:
+    def run(self, images: Tensor) -> None:
         """One measured step."""
         if not self.fault:
-            self.seconds.append(self._timed(images, targets))
+            self.seconds.append(self._timed(images))
 
     def measured(self, base: Sequence[float]) -> Measured:
         """Everything, beside the first strategy's seconds."""
@@ -188,16 +189,16 @@ class _Racer:
         ratios = tuple(mine / other for mine, other in zip(self.seconds, base, strict=True))
         return Measured(self.strategy, tuple(self.seconds), ratios, self._peak)
 
-    def _timed(self, images: Tensor, targets: Tensor) -> float:
+    def _timed(self, images: Tensor) -> float:
         began = time.perf_counter()
-        self._step.fill_gradients(images, targets)
+        self._step.fill_gradients(images, self._targets)
         if self._device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
         self._step.trained.zero_grad()
         return seconds
 
-    def _measure_peak(self, images: Tensor, targets: Tensor) -> int | None:
+    def _measure_peak(self, images: Tensor) -> int | None:
         if self._device != "cuda":
             if self._compiled:
                 return None
@@ -205,8 +206,8 @@ class _Racer:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        self._step.fill_gradients(images, targets)
+        self._step.fill_gradients(images, self._targets)
         self._step.finish()
         own = [tensor for _, tensor in self._step.standing()]
-        held = sum(tensor.nbytes for tensor in (images, targets, *own))
+        held = sum(tensor.nbytes for tensor in (images, self._targets, *own))
         return torch.cuda.max_memory_allocated() - before + held

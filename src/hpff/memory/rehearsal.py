@@ -157,7 +157,7 @@ def count(
                 ledger.track([tensor])
         with ledger.owned_by("inputs"):
             images = torch.zeros(batch, *image, device=device)
-            targets = torch.zeros(batch, dtype=torch.int64, device=device)
+            targets = torch.zeros(step.targets_of(batch), dtype=torch.int64, device=device)
         step.watched = True
         with ledger.watching():
             step.fill_gradients(images, targets)

@@ -19,13 +19,14 @@ from hpff.cutting.partition import Partition, partition
 from hpff.engine.phase import Phase
 from hpff.engine.reach import Cascade
 from hpff.errors import UserError
-from hpff.learner import LocalLearner
+from hpff.learner import OWN_HEAD_WEIGHT, LocalLearner
 from hpff.memory.checkpointing import Block, chain, checkpointed, segments_of
 from hpff.memory.ledger import What
-from hpff.methods import Criterion
+from hpff.methods import Criterion, TaskName, criterion_of
 from hpff.methods.criteria import ChunkedCrossEntropy
 from hpff.schema import Component
 from hpff.settings import BASELINE, LocalSettings
+from hpff.torch_support.model_io import outputs_of
 
 Precision = Literal["fp32", "bf16"]
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -108,6 +109,8 @@ class Workload:
             return settings
         name, given = settings.method.name, settings.method.settings
         data = "cifar10" if max(self.image[1:]) <= 32 else "imagenet"
+        if models.is_dense(self.model):
+            data = "cityscapes"
         published = methods.published(name, network=self.model, data=data, modules=modules)
         return replace(settings, method=Component(name, {**published, **given}))
 
@@ -179,17 +182,29 @@ class TrainingStep:
 
     def __init__(self, model: nn.Module, workload: Workload, strategy: Strategy) -> None:
         self._precision = workload.precision
-        chunk = workload.chunk
+        self.model = model.train()
+        example = torch.zeros(2, *workload.image, device=next(model.parameters()).device)
+        cut = workload.cut(self.model, example)
+        self._is_dense = len(cut[-1].output_shape) == 3
+        self._image = workload.image
+        chunk = None if self._is_dense else workload.chunk
         self._criterion: Criterion = (
             F.cross_entropy if chunk is None else ChunkedCrossEntropy(chunk)
         )
-        self.model = model.train()
-        example = torch.zeros(2, *workload.image, device=next(model.parameters()).device)
         if strategy.is_plain_backprop:
-            self._prepare_backprop(workload, strategy, example)
+            self._prepare_backprop(cut, strategy, example)
         else:
-            self._prepare_local(workload, strategy, example)
+            self._prepare_local(cut, workload, strategy, example)
         self._make_optimizers(workload)
+
+    @property
+    def task(self) -> TaskName:
+        """A segmentation where the model's output are maps."""
+        return "segmentation" if self._is_dense else "classification"
+
+    def targets_of(self, batch: int) -> tuple[int, ...]:
+        """The shape of a batch's targets."""
+        return (batch, *self._image[1:]) if self._is_dense else (batch,)
 
     def recomputing(self, segments: Sequence[Sequence[Block]]) -> TrainingStep:
         """A step of backprop, in which these blocks are recomputed together."""
@@ -197,17 +212,19 @@ class TrainingStep:
         other._segments, other._fill = segments, other._backprop
         return other
 
-    def _prepare_backprop(self, workload: Workload, strategy: Strategy, example: Tensor) -> None:
+    def _prepare_backprop(self, cut: Partition, strategy: Strategy, example: Tensor) -> None:
         self.trained: nn.Module = self.model
-        self.partition = workload.cut(self.model, example)
+        self.partition = cut
+        self._loss = criterion_of(self.task, self._criterion, ignore_index=-100)
         self.phase = Phase()
         self._segments: Sequence[Sequence[Block]] = ()
         if strategy.segment:
             self._segments = segments_of(chain(self.model, example), strategy.segment)
         self._fill: Callable[[Tensor, Tensor], object] = self._backprop
 
-    def _prepare_local(self, workload: Workload, strategy: Strategy, example: Tensor) -> None:
-        cut = workload.cut(self.model, example)
+    def _prepare_local(
+        self, cut: Partition, workload: Workload, strategy: Strategy, example: Tensor
+    ) -> None:
         names = tuple(module.cut for module in cut if module.cut)
         settings = replace(workload.with_published(strategy.settings, len(cut)), modules=names or 1)
         learner = LocalLearner.from_settings(
@@ -216,6 +233,7 @@ class TrainingStep:
             example=example,
             num_classes=workload.num_classes,
             criterion=self._criterion,
+            task=self.task,
         )
         self.trained, self.partition, self.phase = learner, learner.partition, learner.phase
         done = self._step_module if workload.step_per_module else None
@@ -261,9 +279,11 @@ class TrainingStep:
         follow = _followed(cuts if self.watched else [], self.phase)
         with checkpointed(self._segments), follow:
             self.phase.set("forward", 1)
-            logits = self.model(images)
+            logits, own_head = outputs_of(self.model(images))
             self.phase.set("auxiliary", len(self.partition))
-            loss = self._criterion(logits, targets)
+            loss = self._loss(logits, targets)
+            if own_head is not None:
+                loss = loss + OWN_HEAD_WEIGHT * self._loss(own_head, targets)
             self.phase.set("complete", len(self.partition))
         loss.backward()
         self.phase.set("", 0)

@@ -7,7 +7,14 @@ from hpff.methods.dgl import DGL
 from hpff.methods.infopro import InfoPro
 from hpff.methods.predsim import PredSim
 from hpff.methods.registry import create, name_of, names, published, register, setting_names
-from hpff.methods.tasks import Criterion, PixelCriterion, TaskName, at_pixels, criterion_of
+from hpff.methods.tasks import (
+    Criterion,
+    PixelCriterion,
+    TaskName,
+    at_pixels,
+    criterion_of,
+    wrong_answers,
+)
 
 __all__ = [
     "DGL",
@@ -28,4 +35,5 @@ __all__ = [
     "published",
     "register",
     "setting_names",
+    "wrong_answers",
 ]

@@ -93,6 +93,21 @@ def at_pixels(scores: Tensor, sides: tuple[int, int]) -> Tensor:
     return F.interpolate(scores, size=sides, mode="bilinear", align_corners=False)
 
 
+def wrong_answers(scores: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """How many answers are wrong, and how many there are, as tensors on the scores' device.
+
+    Args:
+        scores: (B, classes), or of a segmentation (B, classes, h, w).
+        targets: class indices (B,) or (B, H, W).
+        ignore_index: the target of pixels that do not count.
+    """
+    if targets.ndim == 3:
+        scores = at_pixels(scores, (targets.shape[1], targets.shape[2]))
+    counted = targets != ignore_index
+    wrong = (scores.detach().argmax(1) != targets) & counted
+    return wrong.sum(), counted.sum()
+
+
 def _check_maps(scores: Tensor, targets: Tensor) -> None:
     if scores.ndim != 4:
         raise UserError(

@@ -93,6 +93,41 @@ def _data_is_known(values: Values) -> Fault:
     return "data", f"is {name}, expected a name from `hpff list datasets`{hint}"
 
 
+def _iterations_fit(values: Values) -> Fault:
+    """A stretch of equal length for each epoch."""
+    iterations, epochs = values["iterations"], values["epochs"]
+    if iterations is None or iterations % epochs == 0:
+        return None
+    return "iterations", f"is {iterations}, expected a multiple of epochs ({epochs})"
+
+
+def _crop_has_two_sides(values: Values) -> Fault:
+    crop = values["crop_size"]
+    if crop is None or len(crop) == 2:
+        return None
+    return "crop_size", f"has {len(crop)} sides, expected height and width, such as [512, 1024]"
+
+
+def _is_for_the_task(values: Values) -> Fault:
+    """What data that are known by name are for, and what the model and other keys are for."""
+    name, model = values["data"], values["model"].name
+    dense = name in data.SEGMENTATION_DATASETS or name.startswith("pairs:")
+    if not dense and ":" in name:
+        return None  # The data themselves will tell.
+    if models.is_dense(model) != dense:
+        return "model", (
+            f"is {model}, which classifies {'images' if dense else 'pixels'}, but {name} is for "
+            f"{'segmentation' if dense else 'classification'}; expected a model for that, such as "
+            f"{'torchvision/deeplabv3_resnet50' if dense else 'resnet32'}"
+        )
+    for key in ("crop_size", "iterations"):
+        if not dense and values[key] is not None:
+            return key, f"is for segmentation, and {name} for classification, expected null"
+    if dense and values["image_size"] is not None:
+        return "image_size", "is for classification, expected null (crop_size is for segmentation)"
+    return None
+
+
 def _treatment_is_for_paths(values: Values) -> Fault:
     treatment, name = values["treatment"], values["data"]
     if treatment == "auto" or ":" in name:
@@ -155,6 +190,19 @@ def _modules_can_be_shared_out(values: Values) -> Fault:
     return None
 
 
+def _ranks_classify(values: Values) -> Fault:
+    if values["parallel"] == "none":
+        return None
+    if models.is_dense(values["model"].name):
+        return "parallel", "is for classification so far, expected none for a segmentation"
+    if values["parallel"] == "modules" and values["schedule"].name == "poly":
+        return "schedule.name", (
+            "is poly, whose rate changes with every step, expected cosine, cosine-from-full or "
+            "constant with parallel=modules"
+        )
+    return None
+
+
 _CHECKS: tuple[Callable[[Values], Fault], ...] = (
     _modules_given,
     _warmup_fits,
@@ -165,9 +213,13 @@ _CHECKS: tuple[Callable[[Values], Fault], ...] = (
     _subset_fills_a_batch,
     _data_is_known,
     _treatment_is_for_paths,
+    _iterations_fit,
+    _crop_has_two_sides,
     _model_is_known,
     _ranks_are_used,
     _modules_can_be_shared_out,
+    _is_for_the_task,
+    _ranks_classify,
 )
 
 

@@ -45,9 +45,11 @@ class OptimizerRecipe:
 class ScheduleRecipe:
     """How the learning rate goes with the epochs; see `rate`."""
 
-    name: Literal["cosine", "cosine-from-full", "constant"] = "cosine"
+    name: Literal["cosine", "cosine-from-full", "constant", "poly"] = "cosine"
     warmup_epochs: CountFromZero = 0
     warmup_lr: NonNegativeFloat = 0.01
+    power: PositiveFloat = 0.9
+    last_lr: NonNegativeFloat = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Recipe:
     `local` says how the network is trained: see :class:`~hpff.LocalSettings`. A recipe turns levels
     and patches on: without keys of their own, `cascade` and `patches` are 1. `method` has the
     settings that were published for the network, the data and K, unless the recipe gives its own.
+    `iterations` is how many steps a run takes in all; `epochs` is then into how many stretches of
+    equal length they are divided, after each of which the model is tested and saved (null: an epoch
+    is a pass over the data). Only for segmentation, like `crop_size`, the height and width of
+    training images (null: the data's). `backbone_weights` is a file of pretrained weights of the
+    model's backbone, safetensors or a plain state dict (null: random).
     `subset` is a number of training images (null: all); `threads` of the CPU (null: torch's choice;
     1 is quickest for tiny models).
     `treatment` is the published normalization and augmentation for data given by a path (auto:
@@ -86,6 +93,9 @@ class Recipe:
     treatment: TreatmentName = "auto"
     image_size: ImageSize | None = None
     workers: Workers | None = None
+    iterations: PositiveInt | None = None
+    crop_size: tuple[ImageSize, ...] | None = None
+    backbone_weights: str | None = None
     broken_images: Policy = "stop"
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
@@ -111,7 +121,7 @@ class Recipe:
             elif isinstance(value, OptimizerRecipe | ScheduleRecipe):
                 plain[name] = dataclasses.asdict(value)
             else:
-                plain[name] = value
+                plain[name] = list(value) if isinstance(value, tuple) else value
         return plain
 
 

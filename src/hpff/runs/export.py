@@ -77,10 +77,11 @@ def card(run: FinishedRun) -> str:
     """The model card: Markdown under the YAML header that model hubs read."""
     recipe, report, facts = run.recipe, run.report, run.facts
     dataset = facts.name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
-    accuracy = 100 - report["test_error_percent"]
-    header = yaml.safe_dump(_header(run, dataset, accuracy), sort_keys=False)
+    header = yaml.safe_dump(_header(run, dataset), sort_keys=False)
     levels = _levels(run)
     memory = report["peak_memory_bytes"] / 2**30
+    step = f"a training step\ntook {memory:.2f} GiB at batch {recipe.batch_size}"
+    mean, std = _numbers(facts.mean), _numbers(facts.std)
     machine = escaped(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
     size = "×".join(map(str, facts.image_shape))
     code = _code(run)
@@ -89,9 +90,7 @@ def card(run: FinishedRun) -> str:
 {header}---
 # {escaped(recipe.model.name)} on {escaped(dataset)}, trained by {levels}
 
-{accuracy:.2f} % of {report["test_images"]} test images right after the last of {report["epochs"]}
-epochs. Trained with [hpff](https://arxiv.org/abs/2407.05638) {hpff.__version__}; a training step
-took {memory:.2f} GiB at batch {recipe.batch_size}.
+{_result(run)}. Trained with [hpff](https://arxiv.org/abs/2407.05638) {hpff.__version__}; {step}.
 
 `model.safetensors` holds the plain backbone, without anything of local learning:
 
@@ -99,7 +98,7 @@ took {memory:.2f} GiB at batch {recipe.batch_size}.
 {code}
 {fence}
 
-Images are {size}, in 0..1, less the mean {_numbers(facts.mean)}, divided by {_numbers(facts.std)}.
+{_images(run, size)}, in 0..1, less the mean {mean}, divided by {std}.
 Classes, in order: {", ".join(map(escaped, facts.class_names))}.
 
 - `recipe.yaml`: every setting; `hpff train recipe.yaml` trains it again.
@@ -110,16 +109,43 @@ Machine: {machine}.
 """
 
 
-def _header(run: FinishedRun, dataset: str, accuracy: float) -> dict[str, Any]:
+def _result(run: FinishedRun) -> str:
+    """What came out, in a sentence without its full stop."""
+    report, accuracy = run.report, 100 - run.report["test_error_percent"]
+    epochs = report["epochs"]
+    if run.is_dense:
+        iterations = run.recipe.iterations
+        after = f"{epochs} epochs" if iterations is None else f"{iterations} iterations"
+        return (
+            f"mIoU {report['test_miou_percent']:.2f} %, and {accuracy:.2f} % of pixels right, on "
+            f"{report['test_images']} whole test images\nat a single scale, after {after}"
+        )
+    return (
+        f"{accuracy:.2f} % of {report['test_images']} test images right after the last of "
+        f"{epochs}\nepochs"
+    )
+
+
+def _images(run: FinishedRun, size: str) -> str:
+    if run.is_dense:
+        return f"The model takes images of any size (it was trained on crops of {size})"
+    return f"Images are {size}"
+
+
+def _header(run: FinishedRun, dataset: str) -> dict[str, Any]:
+    task, metric = "image-classification", "accuracy"
+    value = 100 - run.report["test_error_percent"]
+    if run.is_dense:
+        task, metric, value = "image-segmentation", "mean_iou", run.report["test_miou_percent"]
     result = {
-        "task": {"type": "image-classification"},
+        "task": {"type": task},
         "dataset": {"name": dataset, "type": dataset},
-        "metrics": [{"type": "accuracy", "value": round(accuracy / 100, 4)}],
+        "metrics": [{"type": metric, "value": round(value / 100, 4)}],
     }
     library = models.resolve(run.recipe.model.name)[0]
     return {
         "library_name": "timm" if library == "timm" else "pytorch",
-        "pipeline_tag": "image-classification",
+        "pipeline_tag": task,
         "tags": ["local-learning", "hpff", run.recipe.local.method_name],
         "model-index": [{"name": run.recipe.model.name, "results": [result]}],
     }
@@ -141,6 +167,9 @@ def _code(run: FinishedRun) -> str:
     settings = dict(run.recipe.model.settings)
     arguments: dict[str, Any] = {"num_classes": len(run.facts.class_names), **settings}
     channels = run.facts.image_shape[0]
+    if run.is_dense and library == "torchvision":
+        own_head = {} if name.startswith("lraspp") else {"aux_loss": True}
+        arguments = {**arguments, "weights_backbone": None, **own_head, **settings}
     if library == "timm" and channels != 3:
         arguments["in_chans"] = channels
     if library == "hpff" and channels != 3:

@@ -63,6 +63,11 @@ class FinishedRun:
         facts = _facts(report.get("data"), directory.report)
         return cls(path, directory.read_recipe(), report, facts)
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether its model classifies pixels."""
+        return "test_miou_percent" in self.report
+
     def model(self) -> nn.Module:
         """The backbone with its trained weights, on the CPU, in eval mode.
 

@@ -30,6 +30,7 @@ _SCALARS = {
     "train_error_percent": "error/train",
     "test_error_percent": "error/test",
     "test_top5_error_percent": "error/test_top5",
+    "test_miou_percent": "miou/test",
     "broken_images": "data/broken_images",
     "images_per_second": "speed/images_per_second",
     "step_seconds": "speed/step_seconds",

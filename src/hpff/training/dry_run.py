@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from hpff import data
 from hpff.data import Dataset, ImageSet
 from hpff.recipes.recipe import Recipe
 from hpff.torch_support.fake_tensors import FakeTensors, fake_model
 from hpff.training.epoch import train_step
-from hpff.training.setup import assemble, create_model
+from hpff.training.setup import Parts, assemble, create_model
 from hpff.training.step_cost import PeakMemory
 
 
@@ -30,7 +32,8 @@ def rehearse(recipe: Recipe, steps: int = 2, dataset: Dataset | None = None) -> 
         UserError: something cannot be built.
     """
     recipe = dataclasses.replace(recipe, device="cpu", subset=None, threads=None)
-    if dataset is None and recipe.data not in data.PUBLISHED_DATASETS:
+    known = {**data.PUBLISHED_DATASETS, **data.SEGMENTATION_DATASETS}
+    if dataset is None and recipe.data not in known:
         dataset = data.load(recipe.data, treatment=recipe.treatment)
     mode = FakeTensors()
     with torch.random.fork_rng(devices=[]):
@@ -38,11 +41,12 @@ def rehearse(recipe: Recipe, steps: int = 2, dataset: Dataset | None = None) -> 
             blank = (
                 _emptied(dataset, recipe) if dataset else data.blank(recipe.data, recipe.image_size)
             )
+            blank = blank.cropped(recipe.crop_size)
         model = fake_model(lambda: create_model(recipe, blank), mode)
         with mode:
             parts = assemble(recipe, blank, model)
             memory = PeakMemory(parts)
-            batches = parts.train.epoch(torch.Generator())
+            batches = _batches(parts)
             parts.learner.train()
             for _ in range(steps):
                 images, targets = next(batches)
@@ -51,8 +55,22 @@ def rehearse(recipe: Recipe, steps: int = 2, dataset: Dataset | None = None) -> 
     return memory.bytes()
 
 
+def _batches(parts: Parts) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of training; blank ones of images that would have to be decoded with their labels."""
+    if parts.dataset.task == "classification":
+        yield from parts.train.epoch(torch.Generator())
+        return
+    shape = parts.dataset.image_shape()
+    layout = torch.channels_last if parts.recipe.channels_last else torch.contiguous_format
+    while True:
+        images = torch.zeros(parts.recipe.batch_size, *shape).to(memory_format=layout)
+        yield images, torch.zeros(len(images), *shape[1:], dtype=torch.int64)
+
+
 def _emptied(dataset: Dataset, recipe: Recipe) -> Dataset:
     """The data set with as many images of the same size, which show nothing."""
+    if dataset.task == "segmentation":
+        return dataset
     shape = dataset.image_shape(recipe.image_size)
     train, test = (
         ImageSet(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from hpff.engine.step import Losses
 from hpff.errors import UserError
+from hpff.methods import wrong_answers
 from hpff.runs.observer import StepObserver
 from hpff.training.evaluation import autocast
 from hpff.training.setup import Parts, epoch_generator
@@ -22,6 +24,8 @@ _CHECK_EVERY = {"cuda": 25}  # Steps between looks at the losses; a look makes C
 @dataclass(frozen=True)
 class EpochResult:
     """Means over an epoch's images; `error` in percent, of the batches as they were trained on.
+
+    In a segmentation the error is the share of wrong pixels.
 
     `step_seconds` is the median of the `timed_steps` that nothing slowed, or of all if none is.
     """
@@ -38,22 +42,33 @@ class EpochResult:
 
 
 def train_epoch(
-    parts: Parts, epoch: int, rate: float, memory: PeakMemory, observer: StepObserver
+    parts: Parts,
+    epoch: int,
+    rate: Callable[[float], float],
+    memory: PeakMemory,
+    observer: StepObserver,
 ) -> EpochResult:
     """Train one epoch.
+
+    Args:
+        parts: what is trained, and on what.
+        epoch: from 1.
+        rate: that of a step, by the share of the epoch that is done before it.
+        memory: watches the steps.
+        observer: hears of them.
 
     Raises:
         UserError: a loss or a weight is no finite number any more.
     """
     parts.learner.train()
-    parts.optimizers.set_rate(rate)
-    tally, clock = _Tally(parts.device), StepClock(parts.device)
+    tally, clock = _Tally(parts.device, parts.dataset.ignore_index), StepClock(parts.device)
     slowed = StepClock(parts.device)
     memory.epoch_begins()
     every, steps = _CHECK_EVERY.get(parts.device.type, 1), len(parts.train)
     began = time.perf_counter()
     batches = parts.train.epoch(epoch_generator(parts.recipe.seed, epoch))
     for step, (images, targets) in enumerate(batches, 1):
+        parts.optimizers.set_rate(rate((step - 1) / steps))
         parts.team.seed_step((epoch - 1) * steps + step)
         batch = parts.team.share(images, targets)
         with (slowed if memory.slows_next_step else clock).step(), memory.step(batch):
@@ -61,12 +76,12 @@ def train_epoch(
         tally.add(losses, batch[1])
         look = step % every == 0 or step == steps
         if look and (bad := tally.first_bad_step()):
-            raise _diverged(f"the loss at step {bad} of epoch {epoch}", epoch, rate)
+            raise _diverged(f"the loss at step {bad} of epoch {epoch}", epoch, rate(0.0))
         observer.stepped(step, steps, tally.last_loss if look else None)
     parts.team.finish()
     tally.add_up(parts.team)
     if not _all_finite(parts):
-        raise _diverged(f"a weight after epoch {epoch}", epoch, rate)
+        raise _diverged(f"a weight after epoch {epoch}", epoch, rate(0.0))
     seconds = time.perf_counter() - began
     typical = clock if clock.timed else slowed
     return tally.result(seconds, step_seconds=typical.median(), timed_steps=clock.timed)
@@ -81,10 +96,12 @@ def train_step(parts: Parts, images: torch.Tensor, targets: torch.Tensor) -> Los
 class _Tally:
     """Sums over an epoch, kept on the device; looked at only when asked."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, ignore_index: int) -> None:
         self._unseen: list[torch.Tensor] = []
         self._sum: torch.Tensor | None = None
+        self._ignore_index = ignore_index
         self._wrong = torch.zeros((), dtype=torch.int64, device=device)
+        self._answers = torch.zeros((), dtype=torch.int64, device=device)
         self._images = self._steps = self._seen = 0
         self._levels = (0, 0)
         self.last_loss = math.nan
@@ -97,7 +114,9 @@ class _Tally:
         self._unseen.append(row)
         self._sum = row.double() if self._sum is None else self._sum + row
         if losses.logits.numel():
-            self._wrong += (losses.logits.detach().argmax(1) != targets).sum()
+            wrong, answers = wrong_answers(losses.logits, targets, self._ignore_index)
+            self._wrong += wrong
+            self._answers += answers
             self._images += len(targets)
         self._steps += 1
 
@@ -114,9 +133,11 @@ class _Tally:
     def add_up(self, team: Alone) -> None:
         """Take in what other processes saw of the epoch."""
         assert self._sum is not None
-        counts = torch.stack((self._wrong, torch.full_like(self._wrong, self._images)))
-        self._sum, counts = team.add_up(self._sum, counts)
-        self._wrong, self._images = counts[0], int(counts[1])
+        images = torch.full_like(self._wrong, self._images)
+        self._sum, counts = team.add_up(
+            self._sum, torch.stack((self._wrong, self._answers, images))
+        )
+        self._wrong, self._answers, self._images = counts[0], counts[1], int(counts[2])
 
     def result(self, seconds: float, step_seconds: float, timed_steps: int) -> EpochResult:
         """The epoch's means."""
@@ -128,7 +149,7 @@ class _Tally:
             final_loss=final,
             independent=independent,
             cascade=levels[len(independent) :],
-            error=100 * self._wrong.item() / self._images,
+            error=100 * self._wrong.item() / max(1, self._answers.item()),
             seconds=seconds,
             step_seconds=step_seconds,
             timed_steps=timed_steps,

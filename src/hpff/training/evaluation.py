@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from hpff.data import ImageBatches
+from hpff.data import Dataset, ImageBatches
+from hpff.methods import PixelCriterion
+from hpff.torch_support.model_io import logits_of
+from hpff.training.inference import Inference
+from hpff.training.pixel_scores import Confusion, PixelScores
 from hpff.training.setup import Parts
 from hpff.training.team import Alone
 
@@ -20,19 +24,28 @@ class Score:
     """Mean cross-entropy, and the shares of wrong answers in percent.
 
     `top5_error` counts an answer as right if it is among the five likeliest; None for fewer than
-    six classes.
+    six classes, and in a segmentation. There the error is the share of wrong pixels, and `pixels`
+    has the rest.
     """
 
     loss: float
     error: float
     top5_error: float | None
     images: int
+    pixels: PixelScores | None = None
+
+    @property
+    def miou(self) -> float | None:
+        """The mean intersection over union of a segmentation, in percent."""
+        return None if self.pixels is None else self.pixels.miou
 
 
 def evaluate(parts: Parts) -> Score:
-    """The backbone's score on the run's test images."""
-    precision, team = parts.recipe.precision, parts.team
-    return score(parts.learner.model, parts.test, parts.dataset.num_classes, precision, team=team)
+    """The backbone's score on the run's test images; in a segmentation whole, at a single scale."""
+    model, precision, team = parts.learner.model, parts.recipe.precision, parts.team
+    if parts.dataset.task == "segmentation":
+        return pixel_score(model, parts.test, parts.dataset, precision)
+    return score(model, parts.test, parts.dataset.num_classes, precision, team=team)
 
 
 @torch.no_grad()
@@ -58,10 +71,10 @@ def score(
         if not len(targets):
             continue
         with autocast(batches.device, precision):
-            logits = model(images) if team is None else team.forward(images)
-        if logits is None:
+            output = model(images) if team is None else team.forward(images)
+        if output is None:
             continue
-        logits = logits.float()
+        logits = logits_of(output).float()
         loss = functional.cross_entropy(logits, targets, reduction="sum")
         likeliest = logits.topk(min(TOP, num_classes), dim=1).indices == targets[:, None]
         wrong = len(targets) - torch.stack((likeliest[:, 0].sum(), likeliest.sum()))
@@ -73,6 +86,49 @@ def score(
     images_seen = int(seen)
     top5_error = 100 * among / images_seen if num_classes > TOP else None
     return Score(loss_sum / images_seen, 100 * first / images_seen, top5_error, images_seen)
+
+
+@torch.no_grad()
+def pixel_score(
+    model: nn.Module,
+    batches: ImageBatches,
+    dataset: Dataset,
+    precision: str,
+    inference: Inference | None = None,
+) -> Score:
+    """The score of a model that segments, on one pass in eval mode; its own mode comes back after.
+
+    Args:
+        model: the model.
+        batches: of images and labels (B, H, W).
+        dataset: whose classes they have.
+        precision: a recipe's, fp32 or bf16.
+        inference: how images are looked at; by default whole, at a single scale.
+
+    Returns:
+        The score; its loss is that of the logits, or with several views of their probabilities.
+    """
+    inference = inference or Inference()
+    criterion = PixelCriterion(dataset.ignore_index)
+    confusion = Confusion(dataset.num_classes, dataset.ignore_index)
+    loss, images_seen = torch.zeros((), dtype=torch.float64, device=batches.device), 0
+    training = model.training
+    model.eval()
+    for images, targets in batches.epoch(torch.Generator()):
+        with autocast(batches.device, precision):
+            scores = inference.scores(model, images).float()
+        confusion.add(scores.argmax(1), targets)
+        loss += len(images) * criterion(_logits(scores, inference), targets)
+        images_seen += len(images)
+    model.train(training)
+    pixels = confusion.scores()
+    return Score(loss.item() / images_seen, pixels.error, None, images_seen, pixels)
+
+
+def _logits(scores: Tensor, inference: Inference) -> Tensor:
+    """Scores as logits: the logarithm of probabilities."""
+    several = len(inference.scales) > 1 or inference.flip
+    return scores.clamp(min=1e-12).log() if several else scores
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from hpff.recipes.recipe import Recipe
 from hpff.runs.checkpoint import Checkpoint
 from hpff.runs.observer import StepObserver
 from hpff.training.epoch import train_epoch
-from hpff.training.evaluation import evaluate
+from hpff.training.evaluation import Score, evaluate
 from hpff.training.rate import rate
 from hpff.training.setup import Parts, assemble
 from hpff.training.step_cost import PeakMemory
@@ -102,14 +103,14 @@ class _Nobody:
 def one_epoch(parts: Parts, epoch: int, memory: PeakMemory, observer: StepObserver) -> Metrics:
     """Train and evaluate one epoch; its metrics, the same on every process."""
     recipe = parts.recipe
-    epoch_rate = rate(epoch, recipe.epochs, recipe.optimizer, recipe.schedule)
-    result = train_epoch(parts, epoch, epoch_rate, memory, observer)
+    rate_at = functools.partial(rate, epoch, recipe.epochs, recipe.optimizer, recipe.schedule)
+    result = train_epoch(parts, epoch, rate_at, memory, observer)
     peak = parts.team.largest(memory.bytes())
     last = epoch == recipe.epochs
     score = evaluate(parts) if last or epoch % recipe.evaluate_every == 0 else None
     return {
         "epoch": epoch,
-        "rate": epoch_rate,
+        "rate": rate_at(),
         "loss": result.loss,
         "final_loss": result.final_loss,
         "independent_losses": result.independent,
@@ -118,6 +119,7 @@ def one_epoch(parts: Parts, epoch: int, memory: PeakMemory, observer: StepObserv
         "test_loss": score.loss if score else None,
         "test_error_percent": score.error if score else None,
         "test_top5_error_percent": score.top5_error if score else None,
+        **_of_the_task(parts, score),
         "broken_images": len(parts.broken),
         "images_per_second": result.images / result.seconds,
         "step_seconds": result.step_seconds,
@@ -126,3 +128,10 @@ def one_epoch(parts: Parts, epoch: int, memory: PeakMemory, observer: StepObserv
         "peak_memory_bytes": peak,
         "peak_memory_source": memory.source,
     }
+
+
+def _of_the_task(parts: Parts, score: Score | None) -> Metrics:
+    """What is measured in a segmentation alone."""
+    if parts.dataset.task == "classification":
+        return {}
+    return {"test_miou_percent": score.miou if score else None}

@@ -6,15 +6,17 @@ import dataclasses
 import functools
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from hpff import data, methods, models
-from hpff.data import Dataset, EncodedSet, ImageBatches, ImageSet, Policy
+from hpff.data import Dataset, ImageBatches, ImageSet, Policy
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.methods import Method
+from hpff.models.pretrained import load_backbone
 from hpff.recipes.recipe import Recipe
 from hpff.schema import Component
 from hpff.settings import LocalSettings
@@ -64,6 +66,7 @@ def assemble(
         torch.set_num_threads(recipe.threads)
     if dataset is None:
         dataset = load_data(recipe)
+    dataset = dataset.cropped(recipe.crop_size)
     images = dataset.train
     if recipe.subset is not None:
         images = images.subset(recipe.subset, seed=recipe.seed)
@@ -103,7 +106,9 @@ def _team(
 
 def load_data(recipe: Recipe) -> Dataset:
     """The recipe's data; several runs in one process decode them once."""
-    return _load_data(data.absolute_name(recipe.data), recipe.treatment, recipe.broken_images)
+    name = data.absolute_name(recipe.data)
+    found = _load_data(name, recipe.treatment, recipe.broken_images)
+    return found.cropped(recipe.crop_size)
 
 
 @functools.lru_cache(maxsize=1)
@@ -143,6 +148,8 @@ def create_model(recipe: Recipe, dataset: Dataset) -> nn.Module:
         in_channels=dataset.image_shape()[0],
         **recipe.model.settings,
     )
+    if recipe.backbone_weights is not None:
+        load_backbone(model, Path(recipe.backbone_weights).expanduser())
     if recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
@@ -156,7 +163,12 @@ def _learner(
         example = example.contiguous(memory_format=torch.channels_last)
     settings = dataclasses.replace(recipe.local, method=_method(recipe.local, dataset))
     return LocalLearner.from_settings(
-        model, settings, example=example, num_classes=dataset.num_classes
+        model,
+        settings,
+        example=example,
+        num_classes=dataset.num_classes,
+        task=dataset.task,
+        ignore_index=dataset.ignore_index,
     )
 
 
@@ -164,7 +176,7 @@ def _example(dataset: Dataset, image_size: int | None) -> torch.Tensor:
     """Two images in 0..1 as the model will see them; gray ones where reading them takes work."""
     shape = dataset.image_shape(image_size)
     images = dataset.train
-    if isinstance(images, EncodedSet) or images.shape != shape:
+    if not isinstance(images, ImageSet) or images.shape != shape:
         return torch.full((2, *shape), 0.5)
     return images.images[:2].to(torch.float32) / 255
 
@@ -183,7 +195,7 @@ def _method(local: LocalSettings, dataset: Dataset) -> Component | Method:
 def _batches(
     recipe: Recipe,
     dataset: Dataset,
-    images: ImageSet | EncodedSet,
+    images: data.Split,
     device: torch.device,
     *,
     training: bool,
@@ -200,4 +212,5 @@ def _batches(
         image_size=recipe.image_size,
         workers=recipe.workers,
         broken_images=recipe.broken_images,
+        steps=None if recipe.iterations is None else recipe.iterations // recipe.epochs,
     )
