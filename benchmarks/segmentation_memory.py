@@ -33,7 +33,7 @@ HEADER = ("cuts", "method", *WAYS)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", default="dgl,dgl+hpff,infopro,infopro+hpff")
+    parser.add_argument("--methods", default="infopro,infopro+hpff")
     parser.add_argument("--cuts", default=",".join(CUTS))
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
