@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 from small_pairs import write_folder
 from torch import Tensor, nn
 
@@ -46,6 +47,8 @@ def test_scores_are_those_of_a_naive_count() -> None:
     for one, other in zip(answers, truth, strict=True):
         confusion.add(one[None], other[None])
     counted = truth != VOID
+    oracle = confusion_matrix(truth[counted], answers[counted], labels=range(5))
+    assert confusion.counts.tolist() == oracle.tolist()
     expected = []
     for label in range(5):
         a, b = (answers == label) & counted, truth == label

