@@ -64,7 +64,10 @@ def write(folder: Path, name: str, text: str) -> str:
             {"schedule": {"warmup_epochs": 1, "warmup_lr": 0.2}},
             "schedule.warmup_lr: is 0.2, expected at most the rate that it warms up to",
         ),
-        ({"schedule": {"name": "cosin"}}, "expected cosine or cosine-from-full or constant, did"),
+        (
+            {"schedule": {"name": "cosin"}},
+            "expected cosine or cosine-from-full or constant or poly, did",
+        ),
         ({"precision": "fp16"}, "precision: is 'fp16', expected fp32 or bf16"),
         ({"modules": None}, "modules: is missing, expected the number of local modules"),
         ({"modules": []}, "modules: is [], expected a whole number of at least 1 or a list"),

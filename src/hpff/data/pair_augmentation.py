@@ -114,27 +114,32 @@ def _scale_and_crop() -> Any:
         def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
             (labels,) = (given for given in flat_inputs if isinstance(given, kinds.Mask))
             scale = torch.empty(()).uniform_(*self._settings.scale).item()
-            sides = [max(1, round(side * scale)) for side in labels.shape]
             for _ in range(_TRIES):
-                params = self._draw(*sides)
+                params = self._draw(scale, *labels.shape)
                 if not self._is_filled(self.transform(labels, params)):
                     break
             return params
 
         def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
             fill = self._settings.ignore_index if isinstance(inpt, kinds.Mask) else _GRAY
-            scaled = v2.functional.resize(inpt, params["sides"], antialias=True)
-            whole = v2.functional.pad(scaled, params["padding"], fill=fill)
-            return v2.functional.crop(whole, *params["place"], *self._settings.crop)
+            part = v2.functional.resized_crop(inpt, *params["region"], params["sides"])
+            return v2.functional.pad(part, params["padding"], fill=fill)
 
-        def _draw(self, height: int, width: int) -> dict[str, Any]:
-            down, across = self._settings.crop
-            place = [
-                int(torch.randint(max(1, side - wanted + 1), ()))
-                for side, wanted in ((height, down), (width, across))
+        def _draw(self, scale: float, height: int, width: int) -> dict[str, Any]:
+            """A region of the image, and the sides that it is scaled to: no more is scaled."""
+            crop = self._settings.crop
+            whole = [max(1, round(side * scale)) for side in (height, width)]
+            sides = [min(side, wanted) for side, wanted in zip(whole, crop, strict=True)]
+            region = [
+                min(side, max(1, round(part * side / scaled)))
+                for side, part, scaled in zip((height, width), sides, whole, strict=True)
             ]
-            padding = _padding(height, width, self._settings.crop)
-            return {"sides": [height, width], "place": place, "padding": padding}
+            place = [
+                int(torch.randint(side - part + 1, ()))
+                for side, part in zip((height, width), region, strict=True)
+            ]
+            padding = _padding(sides[0], sides[1], crop)
+            return {"region": [*place, *region], "sides": sides, "padding": padding}
 
         def _is_filled(self, labels: Tensor) -> bool:
             counted = labels[labels != self._settings.ignore_index]
