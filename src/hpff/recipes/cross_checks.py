@@ -114,7 +114,11 @@ def _is_for_the_task(values: Values) -> Fault:
     dense = name in data.SEGMENTATION_DATASETS or name.startswith("pairs:")
     if not dense and ":" in name:
         return None  # The data themselves will tell.
-    if models.is_dense(model) != dense:
+    try:
+        segments = models.is_dense(model)
+    except UserError:
+        return None  # `_model_is_known` says it.
+    if segments != dense:
         return "model", (
             f"is {model}, which classifies {'images' if dense else 'pixels'}, but {name} is for "
             f"{'segmentation' if dense else 'classification'}; expected a model for that, such as "
