@@ -90,8 +90,8 @@ def test_a_recipe_takes_a_step_at_full_size(name: str) -> None:
     if not recipe.local.is_backprop:
         assert found.independent == (modules if recipe.local.independent else 0)
         assert found.cascade == (modules - k + 1 if k > 1 else 0)
-    classes = {"imagenet": 1000}.get(recipe.data, 10)
-    assert found.logits == (recipe.batch_size, classes)
+    classes = {"imagenet": 1000, "camvid": 11, "cityscapes": 19}.get(recipe.data.split(":")[0], 10)
+    assert found.logits == (recipe.batch_size, classes, *(recipe.crop_size or ()))
     states = 2 if recipe.optimizer.name == "adamw" else 1
     assert found.stepped == states * found.parameters
     assert found.peak > (1 + states) * 4 * found.parameters
