@@ -52,5 +52,6 @@ def test_an_unknown_dataset_is_refused_with_the_known_ones():
 
 
 def test_names_lists_what_load_takes():
-    names = "digits cifar10 cifar100 svhn stl10 imagenet folder:PATH parquet:FOLDER"
+    names = "digits cifar10 cifar100 svhn stl10 imagenet camvid cityscapes folder:PATH "
+    names += "parquet:FOLDER parquet:FOLDER pairs:PATH"
     assert [name for name, _ in data.names()] == names.split()
