@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from hpff import data
-from hpff.data.streamed import default_workers
+from hpff.data.decoding import default_workers
 from hpff.runs import machine
 
 
