@@ -26,6 +26,16 @@ class BrokenImageError(UserError):
 
 
 @contextmanager
+def broken_if_unreadable(what: str) -> Iterator[None]:
+    """Inside, an OSError is a BrokenImageError: ``what`` cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise BrokenImageError(f"{what} cannot be read ({reason})") from error
+
+
+@contextmanager
 def opened(encoded: bytes) -> Iterator[Any]:
     """Open an image without decoding it.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hpff.data.broken import BrokenImages
-from hpff.data.decode import BrokenImageError, Shape, decode
+from hpff.data.decode import BrokenImageError, Shape, broken_if_unreadable, decode
 from hpff.data.image_set import ImageSet, class_by_class
 from hpff.errors import UserError
 
@@ -98,11 +98,8 @@ class EncodedSet:
         Raises:
             BrokenImageError: they cannot be had.
         """
-        try:
+        with broken_if_unreadable("the image"):
             return self.source.read(int(self.places[index]))
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise BrokenImageError(f"the image cannot be read ({reason})") from error
 
     def where(self, index: int) -> str:
         """Name an image, for messages."""

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hpff.data.decode import BrokenImageError, Pixels, opened
+from hpff.data.decode import Pixels, broken_if_unreadable, opened
 from hpff.data.encoded_set import Packed
 from hpff.data.label_maps import LabelMaps
 from hpff.errors import UserError
@@ -127,11 +127,8 @@ class PairSet:
         Raises:
             BrokenImageError: they cannot be had.
         """
-        try:
+        with broken_if_unreadable("the image or its labels"):
             return self.source.read(int(self.places[index]))
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise BrokenImageError(f"the image or its labels cannot be read ({reason})") from error
 
     def decoded(self, index: int) -> tuple[Tensor, Tensor]:
         """Return an image, uint8 (3, H, W), and its labels, uint8 (H, W).

@@ -72,10 +72,7 @@ class CifarResNet(nn.Module):
         self, depth: int, num_classes: int = 10, *, in_channels: int = 3, width: int = 16
     ) -> None:
         super().__init__()
-        sizes = {"num_classes": num_classes, "in_channels": in_channels, "width": width}
-        for name, size in sizes.items():
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise UserError(f"{name} is {size!r}; expected a whole number of at least 1")
+        check_sizes(num_classes=num_classes, in_channels=in_channels, width=width)
         blocks = (depth - 2) // 6
         self.conv1 = convolution(in_channels, width, 3)
         self.bn1 = nn.BatchNorm2d(width)
@@ -92,6 +89,13 @@ class CifarResNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(self.avgpool(x).flatten(1))
         return logits
+
+
+def check_sizes(**sizes: object) -> None:
+    """Raise UserError where one of them is no whole number of at least 1."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise UserError(f"{name} is {size!r}; expected a whole number of at least 1")
 
 
 def stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpff.errors import UserError
-from hpff.models.cifar_resnet import BasicBlock, convolution, stage
+from hpff.models.cifar_resnet import BasicBlock, check_sizes, convolution, stage
 
 _MULTI_GRID = (2, 4, 8)
 
@@ -35,10 +34,7 @@ class DenseResNet(nn.Module):
         self, depth: int, num_classes: int, *, in_channels: int = 3, width: int = 16
     ) -> None:
         super().__init__()
-        sizes = {"num_classes": num_classes, "in_channels": in_channels, "width": width}
-        for name, size in sizes.items():
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise UserError(f"{name} is {size!r}; expected a whole number of at least 1")
+        check_sizes(num_classes=num_classes, in_channels=in_channels, width=width)
         blocks = (depth - 2) // 6
         self.conv1 = convolution(in_channels, width, 3, stride=2)
         self.bn1 = nn.BatchNorm2d(width)

@@ -1,0 +1,92 @@
+"""`hpff list` and `hpff recipe`. Imports of torch and the like stay inside the commands."""
+
+from __future__ import annotations
+
+import typer
+
+from hpff.cli import arguments
+from hpff.cli.imports import Imports
+
+lists = typer.Typer(help="What there is: models, datasets, methods, recipes, tables.")
+recipes = typer.Typer(help="Read a recipe, take one to edit, validate one.")
+
+
+@lists.command("models")
+def list_models(json: arguments.Json = False) -> None:
+    """Models by name."""
+    from hpff import models
+    from hpff.cli.tables import show_list
+
+    show_list(models.names(), json=json)
+
+
+@lists.command("datasets")
+def list_datasets(json: arguments.Json = False) -> None:
+    """Datasets by name."""
+    from hpff import data
+    from hpff.cli.tables import show_list
+
+    show_list(data.names(), json=json)
+
+
+@lists.command("methods")
+def list_methods(json: arguments.Json = False, imports: Imports = None) -> None:
+    """Methods by name."""
+    from hpff import methods
+    from hpff.cli.tables import show_list
+
+    show_list(methods.names(), json=json)
+
+
+@lists.command("recipes")
+def list_recipes(json: arguments.Json = False) -> None:
+    """Packaged recipes by name."""
+    from hpff.cli.tables import show_list
+    from hpff.recipes import files as recipe_files
+
+    show_list(recipe_files.names(), json=json)
+
+
+@lists.command("tables")
+def list_tables(json: arguments.Json = False) -> None:
+    """Tables of the paper by name, for `hpff reproduce`."""
+    from hpff.cli.tables import show_list
+    from hpff.experiments import paper_tables
+
+    show_list(paper_tables.names(), json=json)
+
+
+@recipes.command("show")
+def recipe_show(
+    recipe: arguments.RecipeName,
+    overrides: arguments.Overrides = None,
+    json: arguments.Json = False,
+    imports: Imports = None,
+) -> None:
+    """Print a recipe with every key written out."""
+    from hpff.cli.recipe import show
+
+    show(recipe, overrides or [], json=json)
+
+
+@recipes.command("copy")
+def recipe_copy(
+    recipe: arguments.RecipeName,
+    destination: arguments.NewRecipe,
+    overrides: arguments.Overrides = None,
+    imports: Imports = None,
+) -> None:
+    """Write a recipe, every key written out, into a file to edit."""
+    from hpff.cli.recipe import copy
+
+    copy(recipe, destination, overrides or [])
+
+
+@recipes.command("check")
+def recipe_check(
+    recipe: arguments.RecipeName, overrides: arguments.Overrides = None, imports: Imports = None
+) -> None:
+    """Validate a recipe: every fault, one line each, with the key's full path."""
+    from hpff.cli.recipe import check
+
+    check(recipe, overrides or [])
