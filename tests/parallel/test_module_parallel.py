@@ -8,6 +8,7 @@ import torch
 from parallel_cases import Case, by_one, by_ranks
 from ranks import run_ranks
 
+from hpff import LocalLearner, models
 from hpff.cutting.part import Parts
 from hpff.errors import UserError
 from hpff.parallel import ModuleParallel
@@ -119,6 +120,18 @@ def test_trying_out_a_part_leaves_no_trace() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[n]) for n, value in learner.state_dict().items())
     assert not any(m._forward_hooks or "forward" in vars(m) for m in learner.modules())
+
+
+def test_a_segmentation_is_refused() -> None:
+    learner = LocalLearner(
+        models.create("fcn_resnet20", num_classes=3, width=4),
+        modules=3,
+        example=torch.zeros(2, 3, 32, 32),
+        num_classes=3,
+        task="segmentation",
+    )
+    with pytest.raises(UserError, match="is for classification so far"):
+        ModuleParallel(learner)
 
 
 def test_without_processes_it_says_how_to_start_them() -> None:

@@ -133,44 +133,31 @@ class HookedStep:
         scale: float | Tensor,
         on_done: Callable[[int], None],
     ) -> None:
-        self._stepping = Stepping(self._model)
-        try:
-            self._stepping.begin()
-            self._take(inputs, targets, scale, on_done)
-        finally:
-            self._stepping.end()
-
-    def _take(
-        self,
-        inputs: Any,
-        targets: Tensor,
-        scale: float | Tensor,
-        on_done: Callable[[int], None],
-    ) -> None:
-        self._image = image_of(inputs)
-        self._mask = mask_of(self._model, inputs)
-        self._passed: dict[int, list[weakref.ref[Tensor]]] = {}
-        self._targets = targets
-        self._on_done = on_done
-        self._scale = scale
-        self._step = self._schedule()
-        own = self._own()
-        cuts = [(m.cut, self._model.get_submodule(m.cut)) for m in own if m.cut]
-        passing = [
-            (path, self._model.get_submodule(name))
-            for module in (own if self._kept else ())
-            for name, path in module.passing
-        ]
-        try:
-            reused = self._compiled and any(self._reach.carried_through)
-            compiling = _compiling_for_reuse() if reused else nullcontext()
-            hooks = _hooked(cuts, self._hook), _hooked(passing, self._pass)
-            with modes_restored(), hooks[0], hooks[1], compiling, torch.enable_grad():
-                self._forward(inputs)
-        finally:
-            # This object and its step refer to each other: let go of the last tensors.
-            del self._step, self._start, self._image, self._tape
-            self._phase.set("", 0)
+        with Stepping(self._model) as self._stepping:
+            self._image = image_of(inputs)
+            self._mask = mask_of(self._model, inputs)
+            self._passed: dict[int, list[weakref.ref[Tensor]]] = {}
+            self._targets = targets
+            self._on_done = on_done
+            self._scale = scale
+            self._step = self._schedule()
+            own = self._own()
+            cuts = [(m.cut, self._model.get_submodule(m.cut)) for m in own if m.cut]
+            passing = [
+                (path, self._model.get_submodule(name))
+                for module in (own if self._kept else ())
+                for name, path in module.passing
+            ]
+            try:
+                reused = self._compiled and any(self._reach.carried_through)
+                compiling = _compiling_for_reuse() if reused else nullcontext()
+                hooks = _hooked(cuts, self._hook), _hooked(passing, self._pass)
+                with modes_restored(), hooks[0], hooks[1], compiling, torch.enable_grad():
+                    self._forward(inputs)
+            finally:
+                # This object and its step refer to each other: let go of the last tensors.
+                del self._step, self._start, self._image, self._tape
+                self._phase.set("", 0)
 
     def _own(self) -> Sequence[LocalModule]:
         """The modules that this step is through."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 from torch import nn
@@ -12,8 +12,13 @@ from torch import nn
 from hpff.errors import UserError
 
 
+@final
 class Stepping:
-    """A running step: of which model, in which thread."""
+    """A running step: of which model, in which thread. Inside, the model takes no other step.
+
+    Raises:
+        UserError: on entering, as it is taking one.
+    """
 
     _running: ClassVar[weakref.WeakKeyDictionary[nn.Module, weakref.ref[Stepping]]] = (
         weakref.WeakKeyDictionary()
@@ -23,12 +28,7 @@ class Stepping:
         self._model = model
         self._thread = threading.get_ident()
 
-    def begin(self) -> None:
-        """The model takes no other step until ``end``.
-
-        Raises:
-            UserError: it is taking one.
-        """
+    def __enter__(self) -> Stepping:
         running = self._running.setdefault(self._model, weakref.ref(self))()
         if running is None:  # An interrupt cut it off.
             self._running[self._model] = weakref.ref(self)
@@ -37,9 +37,9 @@ class Stepping:
                 "backward was called while a step of the same model runs, in another thread or in "
                 "a callback; wait for its end, or give each thread a copy of the learner"
             )
+        return self
 
-    def end(self) -> None:
-        """The step is over, or was refused."""
+    def __exit__(self, *_: object) -> None:
         if self._running.get(self._model) is weakref.ref(self):
             del self._running[self._model]
 

@@ -53,8 +53,9 @@ class ModuleParallel:
         steps: how many were begun; set it to go on with a run.
 
     Raises:
-        UserError: there is no process group, or too large a one; the model's modules cannot run
-            alone; a parameter is used by modules of two ranks; ranks have different learners.
+        UserError: the task is a segmentation; there is no process group, or too large a one; the
+            model's modules cannot run alone; a parameter is used by modules of two ranks; ranks
+            have different learners.
     """
 
     def __init__(
@@ -270,6 +271,11 @@ def _shapes(sizes: Sequence[tuple[Any, tuple[int, ...]]]) -> str:
 
 
 def _check_group(learner: LocalLearner) -> None:
+    if learner.task != "classification":
+        raise UserError(
+            "ModuleParallel is for classification so far: an auxiliary head of a segmentation "
+            "model may read what is on another rank; train the model in one process"
+        )
     if not dist.is_initialized():
         raise UserError(
             "there is no process group: call torch.distributed.init_process_group first, in "
