@@ -53,6 +53,17 @@ class Residual(nn.Module):
         return end + x if self.passing else end + 1
 
 
+def test_a_tensor_that_a_bypass_reads_too_forks() -> None:
+    """Its gradient is a sum, of which a part is there early."""
+    straight = partition(chain(), 1, torch.zeros(2, 3, 16, 16))[0]
+    assert not any(point.forks for point in straight.inner)
+    model = nn.Sequential(nn.Linear(8, 8), Residual(passing=False), nn.Linear(8, 10))
+    first, _ = partition(model, ["0"], torch.zeros(2, 8))
+    assert not first.forks, "tanh alone reads it"
+    streams = partition(model, 1, torch.zeros(2, 8))[0].inner
+    assert [p.operation.name.split(".")[1] for p in streams if p.forks] == ["tanh", "add"]
+
+
 def test_a_residual_stream_can_be_taken_up_between_branches() -> None:
     """No submodule gives it; and a tensor that passes by is in the way."""
 

@@ -14,6 +14,7 @@ from hpff import LocalLearner, check_gradients, models
 from hpff.cutting.partition import InnerPoint, LocalModule, OperationKey, Partition, Save
 from hpff.engine.anchors import START, kept_inside
 from hpff.engine.reach import Reach
+from hpff.engine.stretches import Stretches, stretches_of
 from hpff.features import Vectors
 from hpff.memory import Strategy, Workload
 from hpff.memory.rehearsal import Rehearsal
@@ -70,6 +71,17 @@ def test_the_last_stretches_stay_where_another_module_needs_more_anyway() -> Non
     assert second.graph_after != START
 
 
+def test_ways_to_cut_a_module_come_in_one_order() -> None:
+    """Two of them may be as good, and the same must be chosen in every process."""
+    whole = module(1, [(100, 1), (100, 1)] * 4 + [(50, 3), (70, 2), (20, 5)])
+    ways = [
+        (len(way.anchors), [-anchor.saved for anchor in way.anchors])
+        for way in stretches_of(whole, 0)
+    ]
+    assert len(ways) > len({count for count, _ in ways}), "some have as many anchors"
+    assert ways == sorted(ways)
+
+
 FOR_DEAR = [Save(10, OperationKey("layer", 3), is_for_dear=True)] * 60
 
 
@@ -99,6 +111,16 @@ def test_what_cannot_go_stays(wide: Save) -> None:
     cut = made(wide, Save(100, key(2), is_for_dear=True), *FOR_DEAR)
     (kept,) = kept_inside(cut, Reach((1,)), lambda _: 0)
     assert not kept.made_again
+
+
+def test_a_carry_has_anchors_and_output_there_and_what_bypasses_a_stretch() -> None:
+    """By hand: three gradients or values of the size of what goes, and what is saved before it."""
+    end = replace(module(1, [(10, 5), (20, 7)]), saves=(Save(10), Save(20)))
+    whole = Stretches(end, 0, end.inner)
+    assert whole.kept == 5 + 7
+    assert (whole.carry, whole.last) == (5 + 7 + 3 * 20, 7 + 5 + 3 * 20)
+    assert Stretches(end, 100, end.inner).carry == 5 + 7 + 100 + 3 * 10
+    assert Stretches(end, 100, end.inner).last == whole.last, "its input needs no gradient"
 
 
 def test_nothing_is_made_again_where_losses_take_more_anyway() -> None:

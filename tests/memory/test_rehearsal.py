@@ -66,6 +66,13 @@ def test_what_is_remembered_changes_no_figure(
     assert str(shared.step.partition) == str(anew.step.partition)
 
 
+def test_another_cut_of_a_stage_has_its_own_backprop() -> None:
+    stage = Stage(NARROW)
+    Rehearsal(stage, Strategy.of()).run(8)
+    other = Rehearsal(stage.with_cut(2, "blocks"), Strategy.of())
+    assert len(other.step.partition) == 2
+
+
 def test_what_is_repeated_counts_in_the_arithmetic() -> None:
     stage = Stage(NARROW)
     expected = Rehearsal(Stage(NARROW, remembers=False), HPFF).cost(8)

@@ -140,7 +140,7 @@ class Operations(TorchDispatchMode):
                 known = self._known(leaf)
                 if known is not None:
                     known.read = now
-                    known.reads += 1
+                    known.reads += not _is_view(func)
                     known.is_for_dear |= is_dear(func)
         output = func(*args, **(kwargs or {}))
         changes = func._schema.is_mutable
@@ -187,6 +187,12 @@ class Operations(TorchDispatchMode):
                 is_saved = first_saved.get(found.address, time + 1) <= time
                 forks = found.reads > 1
                 yield Point(time, found.leaf, found.size, saved, is_saved, forks)
+
+
+def _is_view(function: Any) -> bool:
+    """Whether an operation gives the same content in another shape."""
+    returns = function._schema.returns
+    return any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
 
 
 def _is_plain(tensor: Any) -> bool:

@@ -132,14 +132,18 @@ def _worst(stretches: Sequence[Sequence[_Moment]]) -> list[int]:
 
 
 def stretches_of(module: LocalModule, bypass_bytes: int) -> list[Stretches]:
-    """Ways to cut a module: for each longest stretch the one whose anchors take the least."""
+    """Ways to cut a module: for each longest stretch the one whose anchors take the least.
+
+    They come in an order of their own, as of two that are equally good the first is chosen.
+    """
     points = module.inner[:: len(module.inner) // _POINTS + 1]
     ends = [0, *(point.saved for point in points), module.saved]
     lengths = sorted({b - a for i, a in enumerate(ends) for b in ends[i + 1 :]})
     step = max(1, len(lengths) // _TRIALS)
     tried = (*lengths[::step], lengths[-1])
     found = {_fewest(points, module.saved, longest) for longest in tried}
-    return [Stretches(module, bypass_bytes, anchors) for anchors in sorted(found, key=len)]
+    ordered = sorted(found, key=lambda anchors: (len(anchors), [-a.saved for a in anchors]))
+    return [Stretches(module, bypass_bytes, anchors) for anchors in ordered]
 
 
 def _fewest(points: Sequence[InnerPoint], saved: int, longest: int) -> tuple[InnerPoint, ...]:
