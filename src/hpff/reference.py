@@ -66,6 +66,7 @@ def reference_gradients(learner: LocalLearner, inputs: Any, targets: Tensor) -> 
             True: rule.weights.for_network(level if last < rule.count else "final"),
         }
         with restored_state(learner), torch.enable_grad():
+            learner.auxiliary_networks.before_step()
             loss = rule.loss(inputs, targets, level, first, last)
             if not loss.requires_grad:  # all that it trains is frozen
                 continue

@@ -57,7 +57,7 @@ def assert_recomputed_is_exact(
             assert expected is None or torch.equal(recomputed[name], expected), name
 
 
-@pytest.mark.parametrize("method", ["dgl", "predsim", "infopro", "auglocal"])
+@pytest.mark.parametrize("method", ["dgl", "predsim", "infopro", "auglocal", "man"])
 @pytest.mark.parametrize("cascade", [1, 2, 3])
 def test_it_is_exact_for_every_method_and_cascade(method: str, cascade: int) -> None:
     assert_recomputed_is_exact(resnet, modules=5, method=method, cascade=cascade)

@@ -142,7 +142,8 @@ def test_wrong_settings_are_named(settings: dict[str, object], message: str) -> 
 
 
 def test_names_list_every_method() -> None:
-    assert [name for name, _ in methods.names()] == ["bp", "dgl", "predsim", "infopro", "auglocal"]
+    names = [name for name, _ in methods.names()]
+    assert names == ["bp", "dgl", "predsim", "infopro", "auglocal", "man"]
     assert all(description for _, description in methods.names())
 
 
@@ -302,7 +303,7 @@ def test_the_page_on_adding_a_method_is_true(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("method", ["dgl", "predsim", "infopro", "auglocal"])
+@pytest.mark.parametrize("method", ["dgl", "predsim", "infopro", "auglocal", "man"])
 @pytest.mark.parametrize(
     ("patches", "patch_mode"), [(1, "auto"), (2, "together"), (2, "one-by-one")]
 )

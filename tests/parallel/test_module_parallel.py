@@ -134,6 +134,11 @@ def test_a_segmentation_is_refused() -> None:
         ModuleParallel(learner)
 
 
+def test_a_method_that_follows_other_ranks_blocks_is_refused() -> None:
+    with pytest.raises(UserError, match=r"man's networks follow .* use parallel=data"):
+        ModuleParallel(cases.learner_of(Case({"method": "man"})))
+
+
 def test_without_processes_it_says_how_to_start_them() -> None:
     with pytest.raises(UserError, match=r"call torch\.distributed\.init_process_group first"):
         ModuleParallel(cases.learner_of(Case()))

@@ -1,5 +1,6 @@
 """Auxiliary networks, and patch feature fusion (PFF) around any of them."""
 
+from hpff.auxiliary.ahead import AheadNetwork, AheadOfPatches, FollowedBlocks, FreshBlocks
 from hpff.auxiliary.conv_mlp import ConvMLP
 from hpff.auxiliary.decoders import Decoder, DeepDecoder
 from hpff.auxiliary.dense_head import dense_head
@@ -12,10 +13,14 @@ from hpff.auxiliary.upsampling import UpsampledConv2d
 from hpff.auxiliary.vector_mlp import VectorMLP
 
 __all__ = [
+    "AheadNetwork",
+    "AheadOfPatches",
     "BatchStatisticsNorm",
     "ConvMLP",
     "Decoder",
     "DeepDecoder",
+    "FollowedBlocks",
+    "FreshBlocks",
     "GlobalAverage",
     "PatchAware",
     "PatchFusion",

@@ -98,5 +98,11 @@ def use_batch_statistics(network: nn.Module, groups: int) -> nn.Module:
 
 def _converted(norm: _BatchNorm) -> BatchStatisticsNorm:
     converted = BatchStatisticsNorm(norm.num_features, affine=norm.affine, eps=norm.eps)
-    converted.weight, converted.bias = norm.weight, norm.bias
+    for name in ("weight", "bias"):
+        value = getattr(norm, name)
+        delattr(converted, name)  # may be a buffer there
+        if name in norm._buffers:
+            converted.register_buffer(name, value)
+        else:
+            converted.register_parameter(name, value)
     return converted

@@ -178,12 +178,13 @@ class _AtModule:
 
     def _context(self, level: Level, module: LocalModule, features: Tensor) -> AuxiliaryContext:
         is_map = features.ndim == 4 and self.image is not None
+        seen = _part(features, module.patches)
         return AuxiliaryContext(
             module=module.index,
             modules=len(self.partition),
             level=level,
             kind=module.features.kind,
-            features=self._narrow(_part(features, module.patches)),
+            features=self._narrow(seen),
             image=_part(self.image, module.patches) if is_map and self.image is not None else (),
             following=tuple(
                 self._narrow(self.shape_of(shape))
@@ -196,6 +197,17 @@ class _AtModule:
             width=self.given.width,
             dense=self.given.dense,
             preceding=sum(len(m.block_shapes) for m in self.partition[: module.index]) - 1,
+            next_blocks=() if seen[0] > (self.given.width or seen[0]) else self._blocks(module),
+        )
+
+    def _blocks(self, module: LocalModule) -> tuple[nn.Module, ...]:
+        """The model's blocks after a module."""
+        known = dict(self.given.model.named_modules())
+        return tuple(
+            known[name]
+            for later in self.partition[module.index :]
+            for name, shape in zip(later.submodules, later.block_shapes, strict=False)
+            if name in known and name != module.cut and len(shape) == len(module.output_shape)
         )
 
     def _narrow(self, shape: tuple[int, ...]) -> tuple[int, ...]:

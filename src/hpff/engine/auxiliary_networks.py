@@ -79,6 +79,11 @@ class AuxiliaryNetworks:
             if at == j:
                 yield self.at(level, j)
 
+    def before_step(self) -> None:
+        """Let the method do what comes once before each step."""
+        for (level, j), context in self.contexts.items():
+            self.method.before_step(self.at(level, j).network, context)
+
     def bytes_at(self, j: int, example: object) -> int:
         """What the losses at module j take, for as many samples as the example has."""
         module = self.partition[j - 1]

@@ -134,6 +134,7 @@ class HookedStep:
         on_done: Callable[[int], None],
     ) -> None:
         with Stepping(self._model) as self._stepping:
+            self._networks.before_step()
             self._image = image_of(inputs)
             self._mask = mask_of(self._model, inputs)
             self._passed: dict[int, list[weakref.ref[Tensor]]] = {}

@@ -5,6 +5,7 @@ from hpff.methods.base import AuxiliaryContext, Method
 from hpff.methods.bp import Backprop
 from hpff.methods.dgl import DGL
 from hpff.methods.infopro import InfoPro
+from hpff.methods.man import MAN
 from hpff.methods.predsim import PredSim
 from hpff.methods.registry import create, name_of, names, published, register, setting_names
 from hpff.methods.tasks import (
@@ -18,6 +19,7 @@ from hpff.methods.tasks import (
 
 __all__ = [
     "DGL",
+    "MAN",
     "AugLocal",
     "AuxiliaryContext",
     "Backprop",

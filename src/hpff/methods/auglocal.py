@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -37,7 +37,7 @@ class AugLocal(Method):
         UserError: a setting is out of range.
     """
 
-    dense: ClassVar[bool] = True
+    dense: bool = True
 
     def __init__(self, depth: int = 2, pyramid: bool = True) -> None:
         if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= 1000:

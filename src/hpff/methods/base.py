@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ class AuxiliaryContext:
         width: how many channels of features an auxiliary network sees at most (``features`` and
             ``following`` say so already); its own hidden maps should be no wider. None: any.
         dense: whether each place of the features has a target of its own.
+        next_blocks: the model's own blocks that come after, in order. Their weights move with every
+            step. A network that holds one of them as its submodule would train it: hold a copy, or
+            read them in :meth:`Method.before_step`. Empty where features are narrowed (``width``).
     """
 
     module: int
@@ -51,6 +54,7 @@ class AuxiliaryContext:
     preceding: int = 0
     width: int | None = None
     dense: bool = False
+    next_blocks: tuple[nn.Module, ...] = field(default=(), repr=False, compare=False)
 
 
 class Method(ABC):
@@ -61,8 +65,8 @@ class Method(ABC):
     """
 
     local: ClassVar[bool] = True
-    needs_images: ClassVar[bool] = False
-    dense: ClassVar[bool] = False
+    needs_images: bool = False
+    dense: bool = False
     """Whether it has auxiliary networks for dense tasks, where each place has a target."""
 
     @classmethod
@@ -99,6 +103,13 @@ class Method(ABC):
         images that belongs to them too. It returns a tensor, or a tuple or dict of tensors, the
         batch first: PFF averages them over patches. In a dense task (``context.dense``) it takes
         maps, and what it returns as maps (B, C, h, w) PFF puts side by side.
+        """
+
+    def before_step(self, network: nn.Module, context: AuxiliaryContext) -> None:  # noqa: B027
+        """Called at the start of each training step with each auxiliary network; often nothing.
+
+        For what moves without a gradient (a moving average of ``context.next_blocks``). What it
+        changes should be buffers of the network.
         """
 
     def loss(self, outputs: Any, targets: Tensor, context: AuxiliaryContext) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,7 +35,7 @@ class DGL(Method):
         UserError: a setting is out of range.
     """
 
-    dense: ClassVar[bool] = True
+    dense: bool = True
 
     def __init__(self, hidden_layers: int = 2, hidden_bias: bool = False) -> None:
         if isinstance(hidden_layers, bool) or not isinstance(hidden_layers, int):

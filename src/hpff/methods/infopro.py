@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -92,8 +92,8 @@ class InfoPro(Method):
         UserError: a setting is out of range.
     """
 
-    needs_images: ClassVar[bool] = True
-    dense: ClassVar[bool] = True
+    needs_images: bool = True
+    dense: bool = True
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from hpff.engine.parameters import backbone_parameters
 from hpff.engine.partial_step import PartialLosses, PartialStep
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
+from hpff.methods import Method, name_of
 from hpff.parallel.agreement import check_same
 from hpff.parallel.groups import groups_of, owned_by
 from hpff.parallel.messages import FOREVER, Inbox, Outbox
@@ -53,9 +54,9 @@ class ModuleParallel:
         steps: how many were begun; set it to go on with a run.
 
     Raises:
-        UserError: the task is a segmentation; there is no process group, or too large a one; the
-            model's modules cannot run alone; a parameter is used by modules of two ranks; ranks
-            have different learners.
+        UserError: the task is a segmentation; the method follows the next blocks; there is no
+            process group, or too large a one; the model's modules cannot run alone; a parameter is
+            used by modules of two ranks; ranks have different learners.
     """
 
     def __init__(
@@ -275,6 +276,12 @@ def _check_group(learner: LocalLearner) -> None:
         raise UserError(
             "ModuleParallel is for classification so far: an auxiliary head of a segmentation "
             "model may read what is on another rank; train the model in one process"
+        )
+    method = learner.auxiliary_networks.method
+    if type(method).before_step is not Method.before_step:
+        raise UserError(
+            f"{name_of(method)}'s networks follow the model's next blocks, of which some are on "
+            "another rank; use parallel=data, or another method"
         )
     if not dist.is_initialized():
         raise UserError(
