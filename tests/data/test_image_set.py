@@ -52,6 +52,17 @@ def test_a_smaller_subset_is_the_start_of_a_larger_one(labels, data):
     assert numbers(whole.subset(n, 7))[:m] == numbers(whole.subset(m, 7))
 
 
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=60), st.integers(0, 3), st.data())
+def test_what_a_subset_leaves_is_all_the_others(labels, seed, data):
+    n = data.draw(st.integers(1, len(labels) - 1))
+    whole = image_set(labels)
+    rest = whole.without(n, seed)
+    assert sorted(numbers(whole.subset(n, seed)) + numbers(rest)) == list(range(len(labels)))
+    assert [labels[number] for number in numbers(rest)] == rest.labels.tolist()
+    with pytest.raises(UserError, match="were to be held out; expected fewer"):
+        whole.without(len(labels))
+
+
 def test_the_seed_decides():
     whole = image_set([0, 1] * 50)
     assert numbers(whole.subset(20, 1)) == numbers(whole.subset(20, 1))

@@ -14,6 +14,7 @@ from hpff.errors import UserError
 from hpff.runs import checkpoint
 from hpff.runs.run_directory import RunDirectory
 from hpff.training import loop
+from hpff.training.setup import assemble
 
 LOCAL = {"method": "dgl"}
 BACKPROP = {"method": "bp"}
@@ -237,6 +238,8 @@ def test_peak_memory_counts_parameters_momentum_and_activations(
     ("changes", "message"),
     [
         ({"subset": 2000}, "a subset of 2000 images was asked for; expected 1 to 1437"),
+        ({"held_out": 1437}, "1437 of 1437 training images were to be held out; expected fewer"),
+        ({"held_out": 400, "subset": 1038}, "expected 1 to 1037"),
         ({"subset": None, "batch_size": 1438}, "batch_size is 1438"),
         ({"modules": 30, "cascade": 2}, "modules=30"),
         ({"modules": ["nope"]}, "nope"),
@@ -250,6 +253,32 @@ def test_what_cannot_be_built_leaves_no_folder(
     with pytest.raises(UserError, match=message):
         loop.train(make_recipe(**changes), tmp_path / "a" / "run", resume=False, observer=silent())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_may_be_tested_on_training_images_held_out(
+    tmp_path: Path, make_recipe: Any, silent: Any
+) -> None:
+    """The same whatever the seed, and none of them is trained on."""
+    recipe = make_recipe(held_out=300, subset=None)
+    report = loop.train(recipe, tmp_path, resume=False, observer=silent())
+    assert report["test_images"] == 300
+    parts = [
+        assemble(make_recipe(held_out=300, subset=None, seed=s, augment=False)) for s in (0, 1)
+    ]
+    trained, tested = ({digest(x) for x in _images(p)} for p in (parts[0].train, parts[0].test))
+    assert len(tested) > 290
+    assert not trained & tested
+    assert tested == {digest(x) for x in _images(parts[1].test)}
+    assert (len(parts[0].train), len(parts[0].dataset.train)) == ((1437 - 300) // 64, 1437)
+
+
+def digest(image: Any) -> bytes:
+    return bytes(image.mul(16).round().to(torch.uint8).flatten().tolist())
+
+
+def _images(batches: Any) -> Any:
+    for images, _ in batches.epoch(torch.Generator()):
+        yield from images
 
 
 def test_memory_over_a_counted_step_is_kept(tmp_path: Path, make_recipe: Any, silent: Any) -> None:

@@ -46,7 +46,7 @@ def learner_of_run(
             "the backbone alone"
         )
     threads = torch.get_num_threads()
-    sized = dataclasses.replace(recipe, subset=None, threads=None, batch_size=1)
+    sized = dataclasses.replace(recipe, subset=None, held_out=None, threads=None, batch_size=1)
     if shape != found.image_shape():
         sized = dataclasses.replace(sized, image_size=shape[1])
     with torch.random.fork_rng():

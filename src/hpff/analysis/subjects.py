@@ -91,6 +91,8 @@ class Subject:
         )
         if dataset is None:
             check_same(run, found, "--data")
+            if recipe.held_out is not None:
+                found = dataclasses.replace(found, train=found.train.without(recipe.held_out))
         _check_classes(str(path), run.facts.class_names, found)
         shape = _shape(found, run.facts.image_shape)
         seen = dataclasses.replace(found, mean=run.facts.mean, std=run.facts.std)

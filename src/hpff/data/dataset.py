@@ -72,6 +72,16 @@ class Dataset:
             )
         return replace(self, augmentation=replace(self.augmentation, crop=(crop[0], crop[1])))
 
+    def holding_out(self, n: int | None) -> Dataset:
+        """Return the same with n training images in place of the test split; None: as it is.
+
+        Raises:
+            UserError: n is below 1, or not below the number of training images.
+        """
+        if n is None:
+            return self
+        return replace(self, train=self.train.without(n), test=self.train.subset(n))
+
     def image_shape(self, image_size: int | None = None) -> tuple[int, int, int]:
         """Return (C, H, W) of an image as a model sees it, resized to image_size if given."""
         if isinstance(self.train, EncodedSet):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hpff.data.broken import BrokenImages
 from hpff.data.decode import BrokenImageError, Shape, broken_if_unreadable, decode
-from hpff.data.image_set import ImageSet, class_by_class
+from hpff.data.image_set import ImageSet, check_share, class_by_class
 from hpff.errors import UserError
 
 
@@ -111,7 +111,18 @@ class EncodedSet:
         Raises:
             UserError: n is below 1 or above the number of images.
         """
-        chosen = class_by_class(self.labels, n, seed)
+        return self._at(class_by_class(self.labels, n, seed))
+
+    def without(self, n: int, seed: int = 0) -> EncodedSet:
+        """Return the images that ``subset(n, seed)`` leaves, if it leaves any.
+
+        Raises:
+            UserError: n is below 1, or not below the number of images.
+        """
+        check_share(n, len(self))
+        return self._at(class_by_class(self.labels, len(self), seed)[n:])
+
+    def _at(self, chosen: Tensor) -> EncodedSet:
         return EncodedSet(self.source, self.labels[chosen], self.places[chosen])
 
     def decoded(self, shape: Shape | None, broken: BrokenImages) -> ImageSet:

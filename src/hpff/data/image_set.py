@@ -58,8 +58,26 @@ class ImageSet:
         Raises:
             UserError: n is below 1 or above the number of images.
         """
-        chosen = class_by_class(self.labels.cpu(), n, seed).to(self.labels.device)
+        return self._at(class_by_class(self.labels.cpu(), n, seed))
+
+    def without(self, n: int, seed: int = 0) -> ImageSet:
+        """Return the images that ``subset(n, seed)`` leaves, if it leaves any.
+
+        Raises:
+            UserError: n is below 1, or not below the number of images.
+        """
+        check_share(n, len(self))
+        return self._at(class_by_class(self.labels.cpu(), len(self), seed)[n:])
+
+    def _at(self, chosen: Tensor) -> ImageSet:
+        chosen = chosen.to(self.labels.device)
         return ImageSet(self.images[chosen], self.labels[chosen])
+
+
+def check_share(n: int, count: int) -> None:
+    """Raise UserError unless n of some images can be taken away so that others stay."""
+    if not 1 <= n < count:
+        raise UserError(f"{n} of {count} training images were to be held out; expected fewer")
 
 
 def class_by_class(labels: Tensor, n: int, seed: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hpff.data.decode import Pixels, broken_if_unreadable, opened
 from hpff.data.encoded_set import Packed
+from hpff.data.image_set import check_share
 from hpff.data.label_maps import LabelMaps
 from hpff.errors import UserError
 
@@ -114,8 +115,20 @@ class PairSet:
         """
         if not 1 <= n <= len(self):
             raise UserError(f"a subset of {n} images was asked for; expected 1 to {len(self)}")
-        shuffled = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return PairSet(self.source, self.places[shuffled[:n]], self.maps)
+        return PairSet(self.source, self._shuffled(seed)[:n], self.maps)
+
+    def without(self, n: int, seed: int = 0) -> PairSet:
+        """Return the pairs that ``subset(n, seed)`` leaves, if it leaves any.
+
+        Raises:
+            UserError: n is below 1, or not below the number of pairs.
+        """
+        check_share(n, len(self))
+        return PairSet(self.source, self._shuffled(seed)[n:], self.maps)
+
+    def _shuffled(self, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return self.places[torch.randperm(len(self), generator=generator)]
 
     def where(self, index: int) -> str:
         """Name an image, for messages."""

@@ -31,6 +31,7 @@ _WITHOUT_EFFECT = {
 # Keys that change nothing as long as they have this value.
 _OFF = {
     "subset": None,
+    "held_out": None,
     "image_size": None,
     "iterations": None,
     "crop_size": None,

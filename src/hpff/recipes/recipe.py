@@ -64,6 +64,8 @@ class Recipe:
     is a pass over the data). Only for segmentation, like `crop_size`, the height and width of
     training images (null: the data's). `backbone_weights` is a file of pretrained weights of the
     model's backbone, safetensors or a plain state dict (null: random).
+    `held_out` is a number of training images that are tested on instead of the test split, the same
+    for every seed and never trained on (null: none), for choosing settings.
     `subset` is a number of training images (null: all); `threads` of the CPU (null: torch's choice;
     1 is quickest for tiny models).
     `treatment` is the published normalization and augmentation for data given by a path (auto:
@@ -101,6 +103,7 @@ class Recipe:
     compile: bool = False
     channels_last: bool = False
     seed: Seed = 0
+    held_out: PositiveInt | None = None
     subset: PositiveInt | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Threads | None = None

@@ -112,16 +112,17 @@ Machine: {machine}.
 def _result(run: FinishedRun) -> str:
     """What came out, in a sentence without its full stop."""
     report, accuracy = run.report, 100 - run.report["test_error_percent"]
+    tested = "test images" if run.recipe.held_out is None else "held-out training images"
     epochs = report["epochs"]
     if run.is_dense:
         iterations = run.recipe.iterations
         after = f"{epochs} epochs" if iterations is None else f"{iterations} iterations"
         return (
             f"mIoU {report['test_miou_percent']:.2f} %, and {accuracy:.2f} % of pixels right, on "
-            f"{report['test_images']} whole test images\nat a single scale, after {after}"
+            f"{report['test_images']} whole {tested}\nat a single scale, after {after}"
         )
     return (
-        f"{accuracy:.2f} % of {report['test_images']} test images right after the last of "
+        f"{accuracy:.2f} % of {report['test_images']} {tested} right after the last of "
         f"{epochs}\nepochs"
     )
 

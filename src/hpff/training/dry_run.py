@@ -31,7 +31,7 @@ def rehearse(recipe: Recipe, steps: int = 2, dataset: Dataset | None = None) -> 
     Raises:
         UserError: something cannot be built.
     """
-    recipe = dataclasses.replace(recipe, device="cpu", subset=None, threads=None)
+    recipe = dataclasses.replace(recipe, device="cpu", subset=None, held_out=None, threads=None)
     known = {**data.PUBLISHED_DATASETS, **data.SEGMENTATION_DATASETS}
     if dataset is None and recipe.data not in known:
         dataset = data.load(recipe.data, treatment=recipe.treatment)

@@ -164,7 +164,7 @@ def _report(parts: Parts, history: list[Metrics], found: Metrics) -> Metrics:
         "test_top5_error_percent": last.get("test_top5_error_percent"),
         "best_test_error_percent": min(tested, default=None),
         **{key: last[key] for key in ("test_miou_percent",) if key in last},
-        "test_images": len(parts.dataset.test) - len(parts.test.broken),
+        "test_images": (parts.recipe.held_out or len(parts.dataset.test)) - len(parts.test.broken),
         "broken_images": last.get("broken_images", 0),
         "peak_memory_bytes": max(entry["peak_memory_bytes"] for entry in history),
         "peak_memory_source": last["peak_memory_source"],

@@ -67,11 +67,12 @@ def assemble(
     if dataset is None:
         dataset = load_data(recipe)
     dataset = dataset.cropped(recipe.crop_size)
-    images = dataset.train
+    splits = dataset.holding_out(recipe.held_out)
+    images = splits.train
     if recipe.subset is not None:
         images = images.subset(recipe.subset, seed=recipe.seed)
     train = _batches(recipe, dataset, images, device, training=True)
-    test = _batches(recipe, dataset, dataset.test, device, training=False)
+    test = _batches(recipe, dataset, splits.test, device, training=False)
     held = held_bytes(dataclasses.replace(dataset, train=images))
     if model is None:
         model = create_model(recipe, dataset)
