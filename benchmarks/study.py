@@ -18,10 +18,12 @@ import statistics
 import time
 from pathlib import Path
 
+import torch
 from short_runs import Quiet
 
+from hpff import LocalLearner, models
 from hpff.experiments import comparison
-from hpff.memory import Strategy, Workload, bench, plan
+from hpff.memory import ArithmeticCounter, Strategy, Workload, bench, plan
 from hpff.recipes import files as recipe_files
 from hpff.recipes.recipe import Recipe
 from hpff.runs import machine
@@ -104,7 +106,9 @@ def _recipe(name: str, file: str, overrides: list[str]) -> Recipe:
 
 def _table(rows: list[Row], *, measured: bool) -> str:
     base = rows[0].recipe
-    workload = Workload(lambda: _model(base), modules=base.local.modules)
+    workload = Workload(
+        lambda: models.create(base.model.name, 10, **base.model.settings), base.local.modules
+    )
     strategies = [Strategy(row.recipe.local) for row in rows]
     planned = plan(workload, batch=base.batch_size, strategies=strategies).rows
     times = [""] * len(rows)
@@ -115,13 +119,23 @@ def _table(rows: list[Row], *, measured: bool) -> str:
         "| setting | held-out error, % | over bp, paired | peak, MiB | arithmetic | step |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for row, plan_row, step in zip(rows, planned, times, strict=True):
+    arithmetic = [_arithmetic(row.recipe) for row in rows]
+    for row, plan_row, count, step in zip(rows, planned, arithmetic, times, strict=True):
         gaps = [error - rows[0].errors[seed] for seed, error in row.errors.items()]
         lines.append(
             f"| {row.name} | {_spread(list(row.errors.values()))} | {_spread(gaps)} "
-            f"| {(plan_row.peak or 0) / 2**20:.0f} | {plan_row.arithmetic or 0:.2f} | {step} |"
+            f"| {(plan_row.peak or 0) / 2**20:.0f} | {count / arithmetic[0]:.2f} | {step} |"
         )
     return "\n".join(lines)
+
+
+def _arithmetic(recipe: Recipe) -> int:
+    images, targets = torch.randn(8, 3, 32, 32), torch.arange(8)
+    model = models.create(recipe.model.name, 10, **recipe.model.settings)
+    learner = LocalLearner.from_settings(model, recipe.local, example=images[:2], num_classes=10)
+    with ArithmeticCounter() as counter:
+        learner.backward(images, targets)
+    return counter.total
 
 
 def _spread(values: list[float]) -> str:
