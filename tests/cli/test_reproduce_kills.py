@@ -20,15 +20,15 @@ Start = Callable[..., Any]
 
 
 @posix_only
-def test_twenty_kills_and_the_table_is_the_same(folder: Path, start_process: Start) -> None:
+def test_ten_kills_and_the_table_is_the_same(folder: Path, start_process: Start) -> None:
     """kill -9 at random moments, then finish."""
     assert run(start_process, "whole") == 0
     moments = random.Random(0)
     killed = 0
-    for _ in range(20):
+    for _ in range(10):
         more = moments.choice((0, 0, 0, 1))
         killed += run(start_process, "out", moments.uniform(0, 0.2), more) == -signal.SIGKILL
-    assert killed > 10
+    assert killed > 5
     assert run(start_process, "out") == 0
     for name in ROWS:
         whole, out = (folder / top / name / "seed-0" for top in ("whole", "out"))

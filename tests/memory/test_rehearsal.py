@@ -33,12 +33,12 @@ def vit() -> nn.Module:
     return models.create("timm/vit_tiny_patch16_224", **settings)
 
 
-NARROW = Workload(narrow, 9, image=(3, 16, 16))
-STEPPED = Workload(narrow, 9, image=(3, 16, 16), optimizer="adamw", step_per_module=True)
+NARROW = Workload(narrow, 5, image=(3, 16, 16))
+STEPPED = Workload(narrow, 5, image=(3, 16, 16), optimizer="adamw", step_per_module=True)
 CASES = [
     *((NARROW, way) for way in WAYS),
     (STEPPED, BLOCKS),
-    (Workload(narrow, 9, image=(3, 16, 16), precision="bf16"), HPFF),
+    (Workload(narrow, 5, image=(3, 16, 16), precision="bf16"), HPFF),
     (Workload("torchvision/vgg11", 4), BLOCKS),
     (Workload(vit, 4, image=(3, 16, 16)), HPFF),
     (Workload("timm/resnet14t", 3, balance="memory", image=(3, 64, 64)), BLOCKS),
@@ -86,7 +86,7 @@ def test_networks_alike_are_computed_once() -> None:
         Rehearsal(stage, HPFF).run(8)
         assert stage.known is not None
         counts.append(len(stage.known))
-    assert counts[0] == counts[1] < 15  # networks of both levels at 8 cuts
+    assert counts[0] == counts[1] <= 9  # networks of both levels at 4 cuts, and backprop
     assert all(stage.known.values())
 
 

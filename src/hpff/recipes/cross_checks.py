@@ -11,12 +11,11 @@ import functools
 import json
 from collections.abc import Callable, Iterator
 
-import torch
-
 from hpff import data, models
 from hpff.errors import UserError, did_you_mean
 from hpff.schema import Values
 from hpff.settings import faults_between
+from hpff.torch_support.weightless import weightless
 
 Fault = tuple[str, str] | None
 
@@ -159,7 +158,7 @@ def _model_is_known(values: Values) -> Fault:
 def _fault_of_model(name: str, settings: str) -> str | None:
     """Settings come as JSON, by which a model that was built before is known again."""
     try:
-        with torch.device("meta"):
+        with weightless():
             models.create(name, **json.loads(settings))
     except UserError as error:
         known = error.__cause__ is None or isinstance(error.__cause__, TypeError)

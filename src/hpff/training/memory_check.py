@@ -15,6 +15,7 @@ from hpff.memory.counting import AllocationCounter
 from hpff.memory.machine_memory import machine_memory
 from hpff.recipes.recipe import Recipe
 from hpff.torch_support.out_of_memory import OutOfMemoryError
+from hpff.torch_support.weightless import weightless
 from hpff.training.dry_run import rehearse
 from hpff.training.setup import choose_device, held_bytes, load_data
 
@@ -75,7 +76,7 @@ def _rough_bytes(model: str, num_classes: int, images: tuple[int, ...]) -> int |
     settings = {} if isinstance(plain, str) else plain
     births = _Births()
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with torch.random.fork_rng(devices=[]), weightless():
             backbone = models.create(name, num_classes, in_channels=images[1], **settings)
             with births:
                 backbone.train()(torch.empty(images))
