@@ -60,29 +60,32 @@ def test_a_folder_with_runs_of_another_recipe(hpff: Hpff, folder: Path) -> None:
     assert len(errors(folder)["tiny-dgl"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "words"),
-    [
-        ("metrics.jsonl", '{"epoch": 1', "metrics.jsonl: is damaged"),
-        ("metrics.jsonl", '{"epoch": 1}', "metrics.jsonl: is damaged"),
-        ("metrics.jsonl", "[" * 9999, "metrics.jsonl: is damaged"),
-        ("report.json", '{"epochs": 2}', "report.json: is not a readable report"),
-    ],
-)
-def test_a_finished_run_with_a_broken_file(
-    hpff: Hpff, folder: Path, file: str, text: str, words: str
-) -> None:
+DAMAGES = [
+    ("metrics.jsonl", '{"epoch": 1', "metrics.jsonl: is damaged"),
+    ("metrics.jsonl", '{"epoch": 1}', "metrics.jsonl: is damaged"),
+    ("metrics.jsonl", "[" * 9999, "metrics.jsonl: is damaged"),
+    ("report.json", '{"epochs": 2}', "report.json: is not a readable report"),
+]
+
+
+def test_a_finished_run_with_a_broken_file(hpff: Hpff, folder: Path) -> None:
     """Is named, the other rows are shown, and deleting the report mends it."""
     assert reproduce(hpff, "--rows", "tiny-bp,tiny-dgl").code == 0
     before = errors(folder)
     run = folder / "out" / "tiny-bp" / "seed-0"
-    (run / file).write_text(text)
-    answer = reproduce(hpff, "--rows", "tiny-bp,tiny-dgl")
-    assert answer.code == 2
-    (fault,) = [line for line in answer.err.splitlines() if line.startswith("hpff: ")]
-    assert words in fault
-    assert errors(folder)["tiny-dgl"] == before["tiny-dgl"]
-    (run / "report.json").unlink()
+    for file, text, words in DAMAGES:
+        whole = (run / file).read_bytes()
+        (run / file).write_text(text)
+        answer = reproduce(hpff, "--rows", "tiny-bp,tiny-dgl")
+        assert answer.code == 2
+        (fault,) = [line for line in answer.err.splitlines() if line.startswith("hpff: ")]
+        assert words in fault
+        assert errors(folder)["tiny-dgl"] == before["tiny-dgl"]
+        if file == "report.json":
+            (run / file).unlink()
+        else:
+            (run / file).write_bytes(whole)
+    (run / "metrics.jsonl").write_text(DAMAGES[0][1])
     assert reproduce(hpff, "--rows", "tiny-bp,tiny-dgl").code == 0
     assert errors(folder) == before
 

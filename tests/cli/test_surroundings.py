@@ -183,27 +183,33 @@ def start(*arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command(*arguments), env=environment(), **streams)
 
 
-def test_a_closed_stderr_does_not_end_a_training(folder: Path) -> None:
-    """The reader of a pipe goes away (`2>&1 | head -1`), the disk of a log is full, or `2>&-`."""
+def lose_the_reader() -> None:
+    """As `2>&1 | head -1` does."""
     reading, writing = os.pipe()
     os.close(reading)
-    full = os.open("/dev/full", os.O_WRONLY)
-    streams: dict[str, dict[str, Any]] = {
-        "pipe": {"stderr": writing},
-        "full": {"stderr": full},
-        "shut": {"preexec_fn": lambda: os.close(2)},
-    }
-    started = {
-        name: start("train", "tiny.yaml", "--out", name, stdout=subprocess.PIPE, **stream)
-        for name, stream in streams.items()
-    }
-    os.close(writing)
-    os.close(full)
-    for name, process in started.items():
-        out, _ = process.communicate()
-        assert process.returncode == 0
-        assert out.decode().startswith(f"{name}: finished, test error")
-        assert (folder / name / "report.json").exists()
+    os.dup2(writing, 2)
+
+
+def fill_the_disk_of_the_log() -> None:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+
+
+def start_without_stderr() -> None:
+    """As `2>&-` does."""
+    os.close(2)
+    sys.stderr = None
+
+
+@pytest.mark.parametrize(
+    "before", [lose_the_reader, fill_the_disk_of_the_log, start_without_stderr]
+)
+def test_a_closed_stderr_does_not_end_a_training(
+    hpff_fork: Hpff, folder: Path, before: Callable[[], None]
+) -> None:
+    answer = hpff_fork("train", "tiny.yaml", "--out", "run", before=before)
+    assert answer.code == 0
+    assert answer.out.startswith("run: finished, test error")
+    assert (folder / "run" / "report.json").exists()
 
 
 def test_a_closed_stdout_is_no_fault(folder: Path) -> None:
