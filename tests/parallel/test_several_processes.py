@@ -14,6 +14,7 @@ import yaml
 from conftest import PLAIN
 from ranks import free_port
 
+from hpff.cli import main
 from hpff.errors import UserError
 from hpff.parallel.processes import joined
 from hpff.recipes import files
@@ -31,17 +32,6 @@ def environment(**more: object) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, **{k: str(v) for k, v in more.items()}}
 
 
-def run(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        check=False,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     file = tmp_path / "tiny.yaml"
@@ -53,7 +43,7 @@ def test_a_killed_run_on_two_goes_on_alone_to_the_same_weights(
     recipe: Path, tmp_path: Path
 ) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    assert run(recipe, "epochs=3", "--out", alone).returncode == 0
+    assert main(["train", str(recipe), "epochs=3", "--out", str(alone)]) == 0
     started = subprocess.Popen(
         command(recipe, "epochs=3", "parallel=modules", "ranks=2", "--out", shared),
         env=environment(),
@@ -69,9 +59,8 @@ def test_a_killed_run_on_two_goes_on_alone_to_the_same_weights(
     assert "was killed by signal 9, so the other ranks were ended" in said
     assert not (shared / "model.safetensors").exists()
 
-    resumed = run(recipe, "epochs=3", "--out", shared, "--resume")
+    assert main(["train", str(recipe), "epochs=3", "--out", str(shared), "--resume"]) == 0
 
-    assert resumed.returncode == 0, resumed.stderr
     files = [folder / "model.safetensors" for folder in (alone, shared)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
