@@ -69,6 +69,6 @@ def working_memory(depth: int) -> int:
 
 
 def test_memory_does_not_grow_with_depth_but_for_parameters() -> None:
-    shallow, deep = working_memory(20), working_memory(56)
+    shallow, deep = working_memory(20), working_memory(32)
     assert shallow > 0.5 * GIB
     assert abs(deep - shallow) < 0.001 * GIB

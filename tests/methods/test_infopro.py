@@ -231,9 +231,15 @@ def test_exact_with_every_head(head: str) -> None:
     assert check_gradients(learner, images, TARGETS) == {}
 
 
-@pytest.mark.parametrize(("k", "independent"), [(1, True), (2, True), (3, False), (5, True)])
-@pytest.mark.parametrize("n", [1, 2, 4])
-@pytest.mark.parametrize("task", ["softmax", "contrast"])
+@pytest.mark.parametrize(
+    ("k", "independent", "n", "task"),
+    [
+        *((k, k != 3, n, "softmax") for k in (1, 2, 3, 5) for n in (1, 2)),
+        (2, True, 4, "softmax"),
+        *((2, True, n, "contrast") for n in (1, 2, 4)),
+        (3, False, 2, "contrast"),
+    ],
+)
 def test_exact_at_both_levels_with_patches(k: int, independent: bool, n: int, task: str) -> None:
     images = torch.rand(6, 3, 16, 16, dtype=torch.float64)
     learner = LocalLearner(
