@@ -31,7 +31,7 @@ def write_images(folder: Path, names: str = "ab") -> None:
 @pytest.fixture(autouse=True)
 def _read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read the data at each command, as each process does."""
-    monkeypatch.setattr(setup, "_load_data", setup._load_data.__wrapped__)
+    monkeypatch.setattr(setup, "_load", setup._load.__wrapped__)
 
 
 @pytest.fixture

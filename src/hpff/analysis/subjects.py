@@ -20,6 +20,7 @@ from hpff.errors import UserError
 from hpff.runs.finished_run import FinishedRun
 from hpff.runs.foreign_weights import load_weights
 from hpff.runs.run_data import check_same, own_data
+from hpff.training.setup import load_once
 
 BATCH = 128
 MOST_CLASSES = 20
@@ -86,9 +87,7 @@ class Subject:
             run.recipe, compile=False, device="cpu" if run.recipe.device == "cpu" else "auto"
         )
         treatment = "auto" if dataset else recipe.treatment
-        found = data.load(
-            dataset or own_data(run), treatment=treatment, broken=recipe.broken_images
-        )
+        found = load_once(dataset or own_data(run), treatment, recipe.broken_images)
         if dataset is None:
             check_same(run, found, "--data")
             if recipe.held_out is not None:
@@ -141,7 +140,7 @@ class Subject:
         Raises:
             UserError: there is no such model, or its weights or data cannot be had or do not fit.
         """
-        found = data.load(dataset)
+        found = load_once(dataset)
         shape = found.image_shape(image_size)
         model = models.create(name, found.num_classes, in_channels=shape[0], **settings)
         load_weights(model, file, name)

@@ -107,13 +107,17 @@ def _team(
 
 def load_data(recipe: Recipe) -> Dataset:
     """The recipe's data; several runs in one process decode them once."""
-    name = data.absolute_name(recipe.data)
-    found = _load_data(name, recipe.treatment, recipe.broken_images)
+    found = load_once(recipe.data, recipe.treatment, recipe.broken_images)
     return found.cropped(recipe.crop_size)
 
 
+def load_once(name: str, treatment: str = "auto", broken: Policy = "stop") -> Dataset:
+    """`hpff.data.load`; the last data set is kept for whoever asks for the same again."""
+    return _load(data.absolute_name(name), treatment, broken)
+
+
 @functools.lru_cache(maxsize=1)
-def _load_data(name: str, treatment: str, broken: Policy) -> Dataset:
+def _load(name: str, treatment: str, broken: Policy) -> Dataset:
     return data.load(name, treatment=treatment, broken=broken)
 
 
