@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -200,9 +201,13 @@ class _AtModule:
             next_blocks=() if seen[0] > (self.given.width or seen[0]) else self._blocks(module),
         )
 
+    @cached_property
+    def _submodules(self) -> dict[str, nn.Module]:
+        return dict(self.given.model.named_modules())
+
     def _blocks(self, module: LocalModule) -> tuple[nn.Module, ...]:
         """The model's blocks after a module."""
-        known = dict(self.given.model.named_modules())
+        known = self._submodules
         return tuple(
             known[name]
             for later in self.partition[module.index :]
