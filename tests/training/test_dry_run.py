@@ -67,7 +67,7 @@ def rehearsed(name: str) -> Rehearsal:
 def pairs_in(recipe: Recipe) -> set[tuple[object, ...]]:
     """What a recipe brings together, two at a time, of what decides a step's operations."""
     network, label = str(recipe.model), recipe.local.label()
-    return {(network, label), (network, recipe.local.modules), (label, recipe.data)}
+    return {(network, label), (network, recipe.local.modules), (network, recipe.data)}
 
 
 def few_with_every_pair() -> list[str]:
