@@ -99,14 +99,19 @@ def _show(found: Study) -> None:
     header = (
         "network",
         "module",
-        "probe error %",
-        "exit error %: independent",
-        "cascade",
-        "cosine to backprop: independent",
-        "cascade",
-        "silhouette",
+        "probe",
+        "exit",
+        "cascade\nexit",
+        "cosine",
+        "cascade\ncosine",
+        "silhou-\nette",
     )
-    show_table(header, rows, f"{found.data}, at most {found.options.samples} images of each split")
+    show_table(
+        header,
+        rows,
+        f"{found.data}, at most {found.options.samples} images of each split. Probes and exits: "
+        "error in %. Cosines: to backprop's gradient.",
+    )
 
 
 def _number(value: float | None, digits: int) -> str:
