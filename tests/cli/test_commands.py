@@ -145,6 +145,19 @@ def test_compare_keeps_finished_runs_and_goes_on_with_others(hpff: Hpff, folder:
     assert "bp seed 0" not in again.err
 
 
+def test_without_a_command_it_says_what_to_do_first(hpff: Hpff) -> None:
+    answer = hpff()
+    assert answer.code == 0
+    assert "hpff compare demo" in answer.out
+    assert max(map(len, answer.out.splitlines())) <= 80
+    for group in ("list", "recipe"):
+        answer = hpff(group)
+        assert answer.code == 0
+        assert answer.out.startswith(f"Usage: hpff {group} [OPTIONS] COMMAND [ARGS]...")
+    for name in re.findall(r"  hpff (\w+)", hpff().out):
+        assert hpff(name, "--help").code == 0
+
+
 def test_compare_goes_on_after_a_run_that_diverges(hpff: Hpff, folder: Path) -> None:
     """It is named each time, and the others are trained, shown and kept."""
     arguments = ["compare", "tiny.yaml", "--out", "cmp", "cascade_weight=1e30", "--seeds", "0,1"]

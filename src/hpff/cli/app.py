@@ -11,7 +11,6 @@ from hpff.cli.imports import Imports
 
 app = typer.Typer(
     help="Train networks in gradient-isolated local modules.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -20,12 +19,24 @@ app.add_typer(lists, name="list")
 app.add_typer(recipes, name="recipe")
 
 
+FIRST_STEPS = """\
+hpff trains networks in gradient-isolated local modules. What to do first:
+
+  hpff compare demo                 BP, DGL and DGL+HPFF on digits, in minutes
+  hpff plan resnet110 --modules 55  memory of each way to train, without a device
+  hpff fit MODEL --budget 8GB       what fits, with the lines to paste
+  hpff list recipes                 what there is for hpff train RECIPE
+  hpff --help                       every command"""
+
+
 @app.callback(invoke_without_command=True)
-def root(version: arguments.Version = False) -> None:
+def root(context: typer.Context, version: arguments.Version = False) -> None:
     """Train networks in gradient-isolated local modules."""
     if version:
         typer.echo(f"hpff {hpff.__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(FIRST_STEPS)
 
 
 @app.command()

@@ -11,6 +11,14 @@ lists = typer.Typer(help="What there is: models, datasets, methods, recipes, tab
 recipes = typer.Typer(help="Read a recipe, take one to edit, validate one.")
 
 
+@lists.callback(invoke_without_command=True)
+@recipes.callback(invoke_without_command=True)
+def show_help(context: typer.Context) -> None:
+    """Say what the group has where no command is given."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 @lists.command("models")
 def list_models(json: arguments.Json = False) -> None:
     """Models by name."""
