@@ -23,7 +23,7 @@ FIRST_STEPS = """\
 hpff trains networks in gradient-isolated local modules. What to do first:
 
   hpff compare demo                 BP, DGL and DGL+HPFF on digits, in minutes
-  hpff plan resnet110 --modules 55  memory of each way to train, without a device
+  hpff plan resnet110 --modules 55  memory of each way, without a device
   hpff fit MODEL --budget 8GB       what fits, with the lines to paste
   hpff list recipes                 what there is for hpff train RECIPE
   hpff --help                       every command"""
