@@ -8,7 +8,6 @@ modules before the boundary, and was sent when the next rank had run the cascade
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,18 +17,18 @@ from torch import Tensor
 
 from hpff.cutting.part import Parts
 from hpff.engine.arguments import check_inputs
-from hpff.engine.parameters import backbone_parameters
-from hpff.engine.partial_step import PartialLosses, PartialStep
+from hpff.engine.partial_step import PartialLosses
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.methods import Method, name_of
 from hpff.parallel.agreement import check_same
 from hpff.parallel.groups import groups_of, owned_by
-from hpff.parallel.messages import FOREVER, Inbox, Outbox
+from hpff.parallel.neighbors import Connections
 from hpff.parallel.ownership import Ownership
+from hpff.parallel.rank_steps import RankSteps
 from hpff.parallel.states import gather_states
 from hpff.torch_support.model_io import tensors_in
-from hpff.torch_support.random_state import get_random_state, set_random_state, step_seed
+from hpff.torch_support.random_state import step_seed
 
 
 class ModuleParallel:
@@ -85,13 +84,8 @@ class ModuleParallel:
         self._owners = Ownership(learner, parts.buffer_modules())
         self._owners.check(self.sizes)
         self._owners.keep(self.first, self.last, self.device)
-        self._waits_for = self._owners.waits_for()
-        lengths = enumerate(learner.reach.lengths, start=1)
-        self._due = [end for end, k in lengths if end - k < self.last < end]
-        self._passing = [e for e in self._due if e - learner.reach.lengths[e - 1] + 1 < self.first]
-        self._step: PartialStep | None = None
-        self._ends: deque[int] = deque()
-        self._connect(timeout)
+        self._connections = Connections(self.first, self.device, timeout)
+        self._steps = RankSteps(learner, self._part, self._owners.waits_for(), self._connections)
 
     def backward(
         self,
@@ -119,35 +113,17 @@ class ModuleParallel:
         self._check_sizes(inputs)
         torch.clear_autocast_cache()
         self.steps += 1
-        while self._ends and self._ends[0] in self._passing:
-            self._carry_on()
-        if self._part.is_first:
-            torch.manual_seed(step_seed(self._seed, self.steps))
-        learner = self.learner
-        step = PartialStep(
-            learner.model,
-            learner.auxiliary_networks,
-            learner.reach,
-            backbone_parameters(learner.model, learner.partition),
-            recompute=learner.settings.recompute,
-            kept=learner.kept,
-            phase=learner.phase,
-            part=self._part,
-            enter=self._enter,
-            before=self._catch_up,
-            on_crossing=self._send_back,
+        return self._steps.run(
+            inputs,
+            targets,
+            scale=scale,
+            seed=step_seed(self._seed, self.steps),
+            on_module_done=on_module_done,
         )
-        losses, output = step.run_part(inputs, targets, scale, on_module_done)
-        self._send_on(output)
-        self._step, self._ends = step, deque(self._due)
-        if not self._due:
-            step.forget()
-        return losses
 
     def finish(self) -> None:
         """Wait until all modules of this rank are done with the last step."""
-        while self._ends:
-            self._carry_on()
+        self._steps.finish()
 
     @torch.no_grad()
     def forward(self, inputs: Any) -> Any:
@@ -158,10 +134,10 @@ class ModuleParallel:
         """
         self.finish()
         self._check_sizes(inputs)
-        output = self._part.run(self.learner.model, inputs, self._enter)
+        output = self._part.run(self.learner.model, inputs, self._connections.receive_output)
         if self._part.is_last:
             return output
-        self._send_on(output.detach())
+        self._connections.send_output(output.detach())
         return None
 
     @property
@@ -197,65 +173,7 @@ class ModuleParallel:
     def close(self) -> None:
         """Nothing comes any more; every rank must call it, before its group is destroyed."""
         self.finish()
-        for outbox in (self._on, self._back):
-            if outbox:
-                outbox.close()
-        for inbox in (self._from_before, self._from_after):
-            if inbox:
-                inbox.join()
-
-    def _connect(self, timeout: float) -> None:
-        """Two process groups for each boundary: one for each direction."""
-        self._on: Outbox | None = None
-        self._back: Outbox | None = None
-        self._from_before: Inbox | None = None
-        self._from_after: Inbox | None = None
-        note = len(get_random_state(self.device))
-        for before in range(self.ranks - 1):
-            pair = [before, before + 1]
-            onward, backward = (dist.new_group(pair, timeout=FOREVER, backend="gloo") for _ in "12")
-            if self.rank == before:
-                self._on = Outbox(before + 1, onward, note, timeout)
-                self._from_after = Inbox(before + 1, backward, self.device, note, timeout)
-            elif self.rank == before + 1:
-                self._from_before = Inbox(before, onward, self.device, note, timeout)
-                self._back = Outbox(before, backward, note, timeout)
-
-    def _enter(self) -> Tensor:
-        """What this rank's modules begin from, and the random numbers they go on with."""
-        assert self._from_before is not None
-        message = self._from_before.get(f"the output of module {self.first - 1}")
-        set_random_state(message.note, self.device)
-        return message.tensor
-
-    def _send_on(self, output: Tensor | None) -> None:
-        if output is not None:
-            assert self._on is not None
-            self._on.send(output, note=get_random_state(self.device))
-
-    def _send_back(self, end: int, cotangent: Tensor) -> None:
-        assert self._back is not None
-        self._back.send(cotangent, end)
-
-    def _catch_up(self, j: int) -> None:
-        """Let the step before be done with what module j needs before it runs."""
-        while self._ends and self._ends[0] <= self._waits_for[j - 1]:
-            self._carry_on()
-
-    def _carry_on(self) -> None:
-        """Take the next cascade's gradient that crosses this rank's end in the step before."""
-        assert self._from_after is not None
-        assert self._step is not None
-        end = self._ends.popleft()
-        message = self._from_after.get(f"the gradient of the cascade that ends at module {end}")
-        if message.number != end:
-            raise UserError(
-                f"rank {self.rank + 1} sent the gradient of the cascade at module "
-                f"{message.number} where {end} was due; every rank must take the same steps"
-            )
-        self._step.carry_on(end, message.tensor)
-        if not self._ends:
-            self._step.forget()
+        self._connections.close()
 
     def _check_sizes(self, inputs: Any) -> None:
         expected = [(p, tuple(t.shape[1:])) for p, t in tensors_in(self.learner.example)]

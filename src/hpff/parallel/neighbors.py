@@ -1,0 +1,91 @@
+"""How a rank's tensors come from the ranks beside it, and go there."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hpff.errors import UserError
+from hpff.parallel.messages import FOREVER, Inbox, Outbox
+from hpff.torch_support.random_state import get_random_state, set_random_state
+
+
+class Neighbors(Protocol):
+    """The ranks before and after this one."""
+
+    def receive_output(self) -> Tensor:
+        """What this rank's modules begin from; random numbers go on as they did there."""
+
+    def send_output(self, output: Tensor) -> None:
+        """Send on what this rank's modules gave."""
+
+    def receive_gradient(self, end: int) -> Tensor:
+        """The gradient at this rank's end of the cascade that ends at a later module."""
+
+    def send_gradient(self, end: int, gradient: Tensor) -> None:
+        """Send back the gradient of a cascade at this rank's start."""
+
+
+class Connections:
+    """Neighbors that are other processes.
+
+    Args:
+        first: this rank's first module, from 1.
+        device: where tensors are put.
+        timeout: seconds that this rank waits for another before it gives up.
+    """
+
+    def __init__(self, first: int, device: torch.device, timeout: float) -> None:
+        self._first = first
+        self._device = device
+        self._rank = dist.get_rank()
+        self._on: Outbox | None = None
+        self._back: Outbox | None = None
+        self._from_before: Inbox | None = None
+        self._from_after: Inbox | None = None
+        note = len(get_random_state(device))
+        for before in range(dist.get_world_size() - 1):
+            pair = [before, before + 1]  # two process groups: one for each direction
+            onward, backward = (dist.new_group(pair, timeout=FOREVER, backend="gloo") for _ in "12")
+            if self._rank == before:
+                self._on = Outbox(before + 1, onward, note, timeout)
+                self._from_after = Inbox(before + 1, backward, device, note, timeout)
+            elif self._rank == before + 1:
+                self._from_before = Inbox(before, onward, device, note, timeout)
+                self._back = Outbox(before, backward, note, timeout)
+
+    def receive_output(self) -> Tensor:
+        assert self._from_before is not None
+        message = self._from_before.get(f"the output of module {self._first - 1}")
+        set_random_state(message.note, self._device)
+        return message.tensor
+
+    def send_output(self, output: Tensor) -> None:
+        assert self._on is not None
+        self._on.send(output, note=get_random_state(self._device))
+
+    def receive_gradient(self, end: int) -> Tensor:
+        assert self._from_after is not None
+        message = self._from_after.get(f"the gradient of the cascade that ends at module {end}")
+        if message.number != end:
+            raise UserError(
+                f"rank {self._rank + 1} sent the gradient of the cascade at module "
+                f"{message.number} where {end} was due; every rank must take the same steps"
+            )
+        return message.tensor
+
+    def send_gradient(self, end: int, gradient: Tensor) -> None:
+        assert self._back is not None
+        self._back.send(gradient, end)
+
+    def close(self) -> None:
+        """Nothing comes any more; every rank must call it."""
+        for outbox in (self._on, self._back):
+            if outbox:
+                outbox.close()
+        for inbox in (self._from_before, self._from_after):
+            if inbox:
+                inbox.join()
