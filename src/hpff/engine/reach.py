@@ -46,6 +46,15 @@ class Reach:
         """The modules (1-based) whose graphs are alive while module j has its losses."""
         return [i for i in range(1, j + 1) if self.last_use[i - 1] >= j]
 
+    def crossing(self, boundary: int) -> list[int]:
+        """The ends of the cascades that train modules on both sides of a boundary.
+
+        Args:
+            boundary: the module (1-based) before it; 0 for the network's start.
+        """
+        ends = enumerate(self.lengths, start=1)
+        return [end for end, length in ends if end - length < boundary < end]
+
     def completion_order(self) -> list[int]:
         """The modules (1-based) in the order in which their gradients become final."""
         return sorted(range(1, len(self.lengths) + 1), key=lambda j: (self.last_use[j - 1], -j))

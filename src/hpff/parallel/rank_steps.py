@@ -39,9 +39,8 @@ class RankSteps:
         self._part = part
         self._waits_for = waits_for
         self._neighbors = neighbors
-        lengths = learner.reach.lengths
-        self._due = crossing(lengths, part.last)
-        self._passing = [end for end in self._due if end in crossing(lengths, part.first - 1)]
+        self._due = learner.reach.crossing(part.last)
+        self._passing = learner.reach.crossing(part.first - 1)
         self._step: PartialStep | None = None
         self._ends: deque[int] = deque()
 
@@ -106,14 +105,3 @@ class RankSteps:
         self._step.carry_on(end, self._neighbors.receive_gradient(end))
         if not self._ends:
             self._step.forget()
-
-
-def crossing(lengths: Sequence[int], boundary: int) -> list[int]:
-    """The ends of the cascades that train modules on both sides of a boundary.
-
-    Args:
-        lengths: of each module, how many modules the cascade that ends there trains.
-        boundary: the module (from 1) before it; 0 for the network's start, which none crosses.
-    """
-    ends = enumerate(lengths, start=1)
-    return [end for end, length in ends if end - length < boundary < end]
