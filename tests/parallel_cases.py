@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hpff import LocalLearner
 from hpff.auxiliary.norm import BatchStatisticsNorm
+from hpff.memory import AllocationCounter
 from hpff.parallel import DataParallel, ModuleParallel, step_seed
 
 CLASSES = 4
@@ -170,6 +171,58 @@ def evaluated() -> Tensor | None:
     logits = ranks.forward(batches(Case())[0][0])
     ranks.close()
     return logits
+
+
+def warm_optimizers(learner: LocalLearner, first: int, last: int) -> dict[int, Any]:
+    """SGD with momentum for some modules, with its state as after a step."""
+    parameters = {j: learner.module_parameters[j - 1] for j in range(first, last + 1)}
+    optimizers = optimizers_of(Case(), parameters)
+    for j, own in parameters.items():
+        for parameter in own:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizers[j].step()
+        optimizers[j].zero_grad()
+    return optimizers
+
+
+def track_standing(counter: AllocationCounter, learner: LocalLearner, optimizers: Any) -> None:
+    """Count what is there between steps."""
+    counter.track(learner.parameters())
+    counter.track(learner.buffers())
+    for optimizer in optimizers.values():
+        for state in optimizer.state.values():
+            counter.track(t for t in state.values() if isinstance(t, Tensor))
+
+
+def counted_peak(sizes: list[int], batch: int) -> int:
+    """The most bytes that this rank has in its hands in some steps."""
+    learner = learner_of(Case({"cascade": 2, "patches": 2}), channels=16)
+    ranks = ModuleParallel(learner, sizes=sizes, timeout=30)
+    optimizers = warm_optimizers(learner, ranks.first, ranks.last)
+    counter, connections = AllocationCounter(), ranks._connections
+
+    def done(j: int) -> None:
+        optimizers[j].step()
+        optimizers[j].zero_grad()
+
+    def tracked(receive: Any) -> Any:
+        def received(*given: Any) -> Tensor:
+            tensor = receive(*given)
+            counter.track([tensor])
+            return tensor
+
+        return received
+
+    for name in ("receive_output", "receive_gradient"):
+        setattr(connections, name, tracked(getattr(connections, name)))
+    with counter:
+        track_standing(counter, learner, optimizers)
+        for _ in range(5):
+            images, targets = torch.rand(batch, 3, 8, 8), torch.zeros(batch, dtype=torch.int64)
+            ranks.backward(images, targets, on_module_done=done)
+        ranks.finish()
+    ranks.close()
+    return counter.peak
 
 
 def held_bytes() -> int:

@@ -114,3 +114,33 @@ def test_bad_plans_are_refused(
     assert answer.out == ""
     assert all(word in answer.err for word in words), answer.err
     assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
+
+
+def test_plan_of_ranks_is_the_same_in_words_and_as_json(hpff: Hpff) -> None:
+    command = ["plan", "resnet20", "--modules", "4", "--image", "3,8,8", "--ranks", "2"]
+    made = json.loads(hpff(*command, "--batch", "8", "--json").out)
+    first, second = made["ranks"]
+    assert (first["rank"], second["last_module"]) == (0, 4)
+    assert 1 < made["throughput_over_one_process"] <= 2
+    assert second["sent_back_bytes"] == first["sent_on_bytes"] == 8 * 32 * 4 * 4 * 4
+    answer = hpff(*command)
+    assert answer.code == 0
+    for word in ("rank", "1-2", "waiting", "Expected throughput: "):
+        assert word in answer.out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--ranks", "1"], ["ranks is 1"]),
+        (["--ranks", "5"], ["5 ranks for 4 modules"]),
+        (["--ranks", "2", "--methods", "dgl,infopro"], ["--ranks", "one method"]),
+        (["--ranks", "2", "--methods", "bp"], ["backprop has one module"]),
+        (["--ranks", "2", "--budget", "1GB"], ["--ranks", "without --budget"]),
+    ],
+)
+def test_bad_plans_of_ranks_are_refused(hpff: Hpff, options: list[str], words: list[str]) -> None:
+    answer = hpff("plan", "resnet20", "--modules", "4", "--image", "3,8,8", *options)
+    assert answer.code == 2
+    assert len(answer.err.splitlines()) == 1
+    assert all(word in answer.err for word in words), answer.err

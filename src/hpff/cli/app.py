@@ -101,6 +101,7 @@ def plan(
     step_per_module: arguments.StepPerModule = False,
     budget: arguments.Budget = None,
     plot: arguments.Plot = None,
+    ranks: arguments.Ranks = None,
     json: arguments.Json = False,
     imports: Imports = None,
 ) -> None:
@@ -124,7 +125,12 @@ def plan(
         precision=precision,
         step_per_module=step_per_module,
     )
-    command(given, budget, plot, json=json)
+    if ranks is None:
+        command(given, budget, plot, json=json)
+        return
+    from hpff.cli.plan_ranks import plan_of_ranks
+
+    plan_of_ranks(given, ranks, alone=budget is None and plot is None, json=json)
 
 
 @app.command()

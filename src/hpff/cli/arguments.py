@@ -96,6 +96,13 @@ Plot = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Draw memory over the step: .png, .svg or .pdf."),
 ]
+Ranks = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Plan module-parallel training on N devices: memory and traffic of each, throughput.",
+    ),
+]
 Rounds = Annotated[int, typer.Option(help="Measured steps of every method, in turns.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Compiled = Annotated[bool, typer.Option("--compile", help="Compile the models.")]

@@ -82,6 +82,23 @@ class RowOptions(WorkloadOptions):
             return found
         return [s if s.settings.is_backprop else s.with_settings(**LIGHT) for s in found]
 
+    def one_strategy(self) -> Strategy:
+        """The one method that was chosen, by default dgl, with k and n.
+
+        Raises:
+            UserError: several were chosen, or several ways to recompute.
+        """
+        ways = _recompute(self.recompute)
+        if "," in (self.methods or "") or self.methods == "all" or len(ways) > 1:
+            raise UserError(
+                "--ranks: a plan of ranks is of one method and one way to recompute; give one of "
+                "each to --methods and --recompute"
+            )
+        found = Strategy.of(self.methods or "dgl", _cascade(self.cascade), self.patches)
+        if ways:
+            found = found.with_settings(recompute=ways[0])
+        return found.with_settings(**LIGHT) if self.light else found
+
     def _chosen(self, *, first: bool) -> list[Strategy]:
         k, n = _cascade(self.cascade), self.patches
         if first and self.methods is None and self.recompute is None:

@@ -171,10 +171,14 @@ class Parts:
         Raises:
             UserError: run alone they do not give the very same output as in the whole model.
         """
-        part = Part(self._partition, first, last, self._skipped(first), batch_of(self._example))
+        part = self.untried(first, last)
         if (first, last) != (1, len(self._partition)):
             self._try_out(part)
         return part
+
+    def untried(self, first: int, last: int) -> Part:
+        """The same, without a look at whether they can run alone."""
+        return Part(self._partition, first, last, self._skipped(first), batch_of(self._example))
 
     def buffer_modules(self) -> dict[str, set[int]]:
         """For each buffer in the model's ``state_dict`` the local modules that may change it."""
@@ -217,10 +221,10 @@ class Parts:
             try:
                 found = part.run(self._model, inputs, enter)
             except Exception as error:
-                raise _refused(part, " ".join(str(error).split())[:200]) from error
+                raise refused(part, " ".join(str(error).split())[:200]) from error
             found = logits_of(found) if part.is_last else found
             if not torch.equal(found, expected):
-                raise _refused(part, "its output differs")
+                raise refused(part, "its output differs")
 
     def _whole(self, part: Part, inputs: Any) -> tuple[Tensor | None, Any, Tensor]:
         """What the part begins from and ends with in the whole model, and the random state."""
@@ -259,7 +263,8 @@ def batch_of(inputs: Any) -> int:
     return sizes[0] if sizes else 0
 
 
-def _refused(part: Part, why: str) -> UserError:
+def refused(part: Part, why: str) -> UserError:
+    """What is said of a part that cannot run alone."""
     end = f"module {part.last}" if part.first == part.last else f"modules {part.first}-{part.last}"
     return UserError(
         f"{end} of this model cannot run alone on a device of their own: {why}; the model uses "

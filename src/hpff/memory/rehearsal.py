@@ -151,7 +151,7 @@ def count(
     ledger = Ledger(step.phase)
     step.phase.instead = None if known is None else Repeats(ledger, known)
     device = next(step.model.parameters()).device
-    with ledger, _gradients_noted(step.trained, ledger):
+    with ledger, gradients_noted(step.trained, ledger):
         for what, tensor in step.standing():
             with ledger.owned_by(what):
                 ledger.track([tensor])
@@ -169,7 +169,9 @@ def count(
 
 
 @contextlib.contextmanager
-def _gradients_noted(trained: nn.Module, ledger: Ledger) -> Iterator[None]:
+def gradients_noted(trained: nn.Module, ledger: Ledger) -> Iterator[None]:
+    """Inside, a gradient that is final is a gradient in the ledger, whatever made it."""
+
     def note(parameter: Tensor) -> None:
         assert parameter.grad is not None
         ledger.give(parameter.grad, "gradients")

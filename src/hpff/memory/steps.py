@@ -176,6 +176,7 @@ class TrainingStep:
         partition: its cut.
         trained: what holds all the parameters: the learner, or the model itself.
         phase: what the step is doing; in backprop only while it is ``watched``.
+        optimizers: of each module where it is stepped alone, or one of all.
     """
 
     watched = False
@@ -236,17 +237,17 @@ class TrainingStep:
             task=self.task,
         )
         self.trained, self.partition, self.phase = learner, learner.partition, learner.phase
-        done = self._step_module if workload.step_per_module else None
+        done = self.step_module if workload.step_per_module else None
         self._fill = lambda images, targets: learner.backward(images, targets, on_module_done=done)
 
     def fill_gradients(self, images: Tensor, targets: Tensor) -> None:
         """Forward and every backward."""
-        with self._autocast(images.device):
+        with self.autocast(images.device):
             self._fill(images, targets)
 
     def finish(self) -> None:
         """The optimizer's step; the gradients are gone."""
-        for optimizer in self._optimizers:
+        for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
 
@@ -254,7 +255,7 @@ class TrainingStep:
         """What is there before a step: parameters, buffers, the optimizers' state."""
         yield from (("parameters", parameter) for parameter in self.trained.parameters())
         yield from (("buffers", buffer) for buffer in self.trained.buffers())
-        states = [state for optimizer in self._optimizers for state in optimizer.state.values()]
+        states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
         for state in states:
             yield from (("optimizer", t) for t in state.values() if isinstance(t, Tensor))
 
@@ -264,15 +265,16 @@ class TrainingStep:
         if workload.step_per_module and isinstance(self.trained, LocalLearner):
             groups = self.trained.module_parameters
         make = OPTIMIZERS[workload.optimizer]
-        self._optimizers = [make([{"params": group}]) for group in groups]
+        self.optimizers = [make([{"params": group}]) for group in groups]
         for parameter in self.trained.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
         self.finish()
 
-    def _step_module(self, j: int) -> None:
-        self._optimizers[j - 1].step()
-        self._optimizers[j - 1].zero_grad()
+    def step_module(self, j: int) -> None:
+        """The optimizer's step of one module (from 1); its gradients are gone."""
+        self.optimizers[j - 1].step()
+        self.optimizers[j - 1].zero_grad()
 
     def _backprop(self, images: Tensor, targets: Tensor) -> None:
         cuts = [(m.index, self.model.get_submodule(m.cut)) for m in self.partition if m.cut]
@@ -288,7 +290,8 @@ class TrainingStep:
         loss.backward()
         self.phase.set("", 0)
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """What a step runs in."""
         if self._precision == "bf16":
             return torch.autocast(device.type, torch.bfloat16)
         return contextlib.nullcontext()

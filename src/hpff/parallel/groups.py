@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from hpff.cutting.balance import lightest
 from hpff.cutting.partition import Partition
 from hpff.errors import UserError
+from hpff.learner import LocalLearner
+from hpff.methods import Method, name_of
 
 
 def groups_of(
@@ -54,3 +56,32 @@ def rank_of(sizes: Sequence[int], module: int) -> int:
     while module > sum(sizes[: rank + 1]):
         rank += 1
     return rank
+
+
+def check_shareable(learner: LocalLearner) -> None:
+    """Refuse a learner whose modules cannot be on several ranks.
+
+    Raises:
+        UserError: the task is a segmentation; the method follows the next blocks.
+    """
+    if learner.task != "classification":
+        raise UserError(
+            "ModuleParallel is for classification so far: an auxiliary head of a segmentation "
+            "model may read what is on another rank; train the model in one process"
+        )
+    method = learner.auxiliary_networks.method
+    if type(method).before_step is not Method.before_step:
+        raise UserError(
+            f"{name_of(method)}'s networks follow the model's next blocks, of which some are on "
+            "another rank; use parallel=data, or another method"
+        )
+
+
+def check_enough(ranks: int, learner: LocalLearner) -> None:
+    """Refuse more ranks than modules."""
+    modules = len(learner.partition)
+    if ranks > modules:
+        raise UserError(
+            f"{ranks} ranks for {modules} modules; every rank needs one of its own: use fewer "
+            "ranks, or more modules"
+        )

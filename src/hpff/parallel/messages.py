@@ -34,6 +34,8 @@ _MOST_DIMS = 8
 _FIELDS = 4 + 2 * _MOST_DIMS
 _CLOSED, _TENSOR = 0, 1
 _AHEAD = 2  # messages that are sent, or received, before they are needed
+MOST_SENT = _AHEAD  # messages that a sender still holds
+MOST_RECEIVED = _AHEAD + 1  # and a receiver before they are needed, with the one that comes in
 FOREVER = timedelta(days=365)
 
 

@@ -20,9 +20,8 @@ from hpff.engine.arguments import check_inputs
 from hpff.engine.partial_step import PartialLosses
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
-from hpff.methods import Method, name_of
 from hpff.parallel.agreement import check_same
-from hpff.parallel.groups import groups_of, owned_by
+from hpff.parallel.groups import check_enough, check_shareable, groups_of, owned_by
 from hpff.parallel.neighbors import Connections
 from hpff.parallel.ownership import Ownership
 from hpff.parallel.rank_steps import RankSteps
@@ -190,25 +189,10 @@ def _shapes(sizes: Sequence[tuple[Any, tuple[int, ...]]]) -> str:
 
 
 def _check_group(learner: LocalLearner) -> None:
-    if learner.task != "classification":
-        raise UserError(
-            "ModuleParallel is for classification so far: an auxiliary head of a segmentation "
-            "model may read what is on another rank; train the model in one process"
-        )
-    method = learner.auxiliary_networks.method
-    if type(method).before_step is not Method.before_step:
-        raise UserError(
-            f"{name_of(method)}'s networks follow the model's next blocks, of which some are on "
-            "another rank; use parallel=data, or another method"
-        )
+    check_shareable(learner)
     if not dist.is_initialized():
         raise UserError(
             "there is no process group: call torch.distributed.init_process_group first, in "
             "processes started by torchrun, or let `hpff train RECIPE parallel=modules` start them"
         )
-    ranks, modules = dist.get_world_size(), len(learner.partition)
-    if ranks > modules:
-        raise UserError(
-            f"{ranks} ranks for {modules} modules; every rank needs one of its own: use fewer "
-            "ranks, or more modules"
-        )
+    check_enough(dist.get_world_size(), learner)

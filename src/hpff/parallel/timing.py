@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hpff.cutting.trace import restored_state
-from hpff.engine.phase import Phase
 from hpff.learner import LocalLearner
-
-
-class _Clock(Phase):
-    """Adds up the seconds of each module."""
-
-    def begin(self, modules: int, device: torch.device) -> None:
-        self.seconds = [0.0] * modules
-        self.device = device
-        self.last = self.now()
-
-    def now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def set(self, doing: Literal["", "forward", "auxiliary", "carry", "complete"], j: int) -> None:
-        now = self.now()
-        if self.module:
-            self.seconds[self.module - 1] += now - self.last
-        self.last = now
-        super().set(doing, j)
+from hpff.parallel.metering import costs_of, metered
+from hpff.parallel.pipelines import Cost
 
 
 def module_seconds(
@@ -47,16 +27,34 @@ def module_seconds(
         targets: of it.
         steps: the first warms up and does not count.
     """
-    phase, clock = learner.phase, _Clock()
-    learner.phase = clock
+    amounts = _metered(learner, inputs, targets, steps)
+    modules = range(1, len(learner.partition) + 1)
+    return [sum(x for (_, i), x in amounts.items() if i == j) for j in modules]
+
+
+def module_costs(
+    learner: LocalLearner, inputs: Any, targets: Tensor, *, steps: int = 3
+) -> list[Cost]:
+    """The same by kind of work, as a simulated pipeline takes it."""
+    amounts = _metered(learner, inputs, targets, steps)
+    return costs_of(amounts, learner.partition, learner.reach)
+
+
+def _metered(
+    learner: LocalLearner, inputs: Any, targets: Tensor, steps: int
+) -> dict[tuple[str, int], float]:
+    device = learner.partition[0].device
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
     taken = []
-    try:
-        with restored_state(learner):
-            for _ in range(1 + steps):
-                clock.begin(len(learner.partition), learner.partition[0].device)
+    with restored_state(learner):
+        for _ in range(1 + steps):
+            with metered(learner, now) as meter:
                 learner.backward(inputs, targets)
-                learner.zero_grad(set_to_none=True)
-                taken.append(clock.seconds)
-    finally:
-        learner.phase = phase
-    return [min(each) for each in zip(*taken[1:], strict=True)]
+            learner.zero_grad(set_to_none=True)
+            taken.append(meter.amounts)
+    return {key: min(each[key] for each in taken[1:]) for key in taken[-1]}
