@@ -29,6 +29,7 @@ class Case:
     steps: int = 3
     batch: int = 6
     model: str = "chain"
+    accumulated: bool = False
 
 
 class Block(nn.Module):
@@ -135,10 +136,16 @@ def by_one(case: Case) -> tuple[dict[str, Tensor], list[float]]:
         torch.manual_seed(step_seed(0, step))
         losses = learner.backward(images, targets)
         for optimizer in optimizers.values():
-            optimizer.step()
-            optimizer.zero_grad()
+            if steps_after(case, step):
+                optimizer.step()
+                optimizer.zero_grad()
         found.append(losses.final.item())
     return learner.state_dict(), found
+
+
+def steps_after(case: Case, batch: int) -> bool:
+    """Whether optimizers step after a batch (from 1), or its gradients wait for the next one's."""
+    return not case.accumulated or batch % 2 == 0
 
 
 def by_ranks(cases: list[Case]) -> list[Any]:
@@ -155,8 +162,9 @@ def _by_ranks(case: Case) -> tuple[dict[str, Tensor] | None, list[float]]:
         optimizers[j].zero_grad()
 
     found = []
-    for images, targets in batches(case):
-        losses = ranks.backward(images, targets, on_module_done=done)
+    for batch, (images, targets) in enumerate(batches(case), start=1):
+        on_done = done if steps_after(case, batch) else lambda _: None
+        losses = ranks.backward(images, targets, on_module_done=on_done)
         if losses.final is not None:
             found.append(losses.final.item())
     state = ranks.state_dict()
@@ -199,7 +207,7 @@ def counted_peak(sizes: list[int], batch: int) -> int:
     learner = learner_of(Case({"cascade": 2, "patches": 2}), channels=16)
     ranks = ModuleParallel(learner, sizes=sizes, timeout=30)
     optimizers = warm_optimizers(learner, ranks.first, ranks.last)
-    counter, connections = AllocationCounter(), ranks._connections
+    counter, connections = AllocationCounter(), ranks.connections
 
     def done(j: int) -> None:
         optimizers[j].step()

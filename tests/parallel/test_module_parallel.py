@@ -29,6 +29,7 @@ ON_TWO = [
     Case(HILO, model="tokens"),
     Case(HILO, model="channels-last"),
     Case(HILO, model="shared"),
+    Case({"cascade": 3}, steps=4, accumulated=True),
 ]
 ON_THREE = [
     Case({"cascade": 1}),

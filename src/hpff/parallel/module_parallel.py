@@ -50,6 +50,7 @@ class ModuleParallel:
     Attributes:
         first, last: the modules of this rank, from 1.
         steps: how many were begun; set it to go on with a run.
+        connections: to the ranks beside this one.
 
     Raises:
         UserError: the task is a segmentation; the method follows the next blocks; there is no
@@ -83,8 +84,8 @@ class ModuleParallel:
         self._owners = Ownership(learner, parts.buffer_modules())
         self._owners.check(self.sizes)
         self._owners.keep(self.first, self.last, self.device)
-        self._connections = Connections(self.first, self.device, timeout)
-        self._steps = RankSteps(learner, self._part, self._owners.waits_for(), self._connections)
+        self.connections = Connections(self.first, self.device, timeout)
+        self._steps = RankSteps(learner, self._part, self._owners.waits_for(), self.connections)
 
     def backward(
         self,
@@ -133,10 +134,10 @@ class ModuleParallel:
         """
         self.finish()
         self._check_sizes(inputs)
-        output = self._part.run(self.learner.model, inputs, self._connections.receive_output)
+        output = self._part.run(self.learner.model, inputs, self.connections.receive_output)
         if self._part.is_last:
             return output
-        self._connections.send_output(output.detach())
+        self.connections.send_output(output.detach())
         return None
 
     @property
@@ -172,7 +173,7 @@ class ModuleParallel:
     def close(self) -> None:
         """Nothing comes any more; every rank must call it, before its group is destroyed."""
         self.finish()
-        self._connections.close()
+        self.connections.close()
 
     def _check_sizes(self, inputs: Any) -> None:
         expected = [(p, tuple(t.shape[1:])) for p, t in tensors_in(self.learner.example)]

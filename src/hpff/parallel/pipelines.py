@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 
 from hpff.engine.reach import Reach
@@ -29,7 +29,6 @@ class Cost:
         output: bytes of its output.
         auxiliary_bytes: bytes while its auxiliary networks run.
         standing: bytes of parameters, gradients and optimizer state.
-        auxiliary_standing: bytes of those of its auxiliary networks.
     """
 
     forward: float
@@ -40,12 +39,16 @@ class Cost:
     output: float = 0.0
     auxiliary_bytes: float = 0.0
     standing: float = 0.0
-    auxiliary_standing: float = 0.0
 
     @property
     def backprop(self) -> float:
         """Seconds of a step of backprop."""
         return self.forward + self.input_gradient + self.weight_gradient
+
+    def of_one(self, micro_batches: int) -> Cost:
+        """What one of so many micro-batches takes, where time goes with samples."""
+        shares = {f.name: getattr(self, f.name) / micro_batches for f in fields(self)}
+        return Cost(**{**shares, "standing": self.standing})
 
 
 def stages(costs: Sequence[Cost], sizes: Sequence[int]) -> list[Cost]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hpff.cutting.part import Part, Parts, refused
 from hpff.cutting.partition import Partition
+from hpff.engine.reach import Reach
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.memory.arithmetic import ArithmeticCounter
@@ -66,6 +67,8 @@ class RanksPlan:
 
     Attributes:
         strategy: how the network is trained.
+        reach: how far its cascades go.
+        costs: of each module, in arithmetic.
         alone: bytes that one process takes at the worst moment of a step.
         speedup: throughput over one process in the steady state, if time goes with arithmetic
             and links are fast.
@@ -75,6 +78,8 @@ class RanksPlan:
     batch: int
     strategy: Strategy
     partition: Partition
+    reach: Reach
+    costs: tuple[Cost, ...]
     rows: tuple[RankRow, ...]
     alone: int
     speedup: float
@@ -151,10 +156,18 @@ def plan_ranks(
         observe(f"rank {rank}")
         first, last = owned_by(sizes, rank)
         rows.append(replace(rehearsal.row(rank), arithmetic=sum(arithmetic[first - 1 : last])))
-    whole = Local(costs, [len(costs)], learner.reach).works
-    shared = Local(costs, sizes, learner.reach).works
-    speedup = seconds_a_step(whole) / seconds_a_step(shared)
-    return RanksPlan(workload, batch, strategy, learner.partition, tuple(rows), alone.peak, speedup)
+    whole, shared = (Local(costs, each, learner.reach).works for each in ([len(costs)], sizes))
+    return RanksPlan(
+        workload=workload,
+        batch=batch,
+        strategy=strategy,
+        partition=learner.partition,
+        reach=learner.reach,
+        costs=tuple(costs),
+        rows=tuple(rows),
+        alone=alone.peak,
+        speedup=seconds_a_step(whole) / seconds_a_step(shared),
+    )
 
 
 def _one_process(

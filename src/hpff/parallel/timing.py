@@ -10,8 +10,7 @@ from torch import Tensor
 
 from hpff.cutting.trace import restored_state
 from hpff.learner import LocalLearner
-from hpff.parallel.metering import costs_of, metered
-from hpff.parallel.pipelines import Cost
+from hpff.parallel.metering import metered
 
 
 def module_seconds(
@@ -27,23 +26,7 @@ def module_seconds(
         targets: of it.
         steps: the first warms up and does not count.
     """
-    amounts = _metered(learner, inputs, targets, steps)
-    modules = range(1, len(learner.partition) + 1)
-    return [sum(x for (_, i), x in amounts.items() if i == j) for j in modules]
-
-
-def module_costs(
-    learner: LocalLearner, inputs: Any, targets: Tensor, *, steps: int = 3
-) -> list[Cost]:
-    """The same by kind of work, as a simulated pipeline takes it."""
-    amounts = _metered(learner, inputs, targets, steps)
-    return costs_of(amounts, learner.partition, learner.reach)
-
-
-def _metered(
-    learner: LocalLearner, inputs: Any, targets: Tensor, steps: int
-) -> dict[tuple[str, int], float]:
-    device = learner.partition[0].device
+    device, modules = learner.partition[0].device, range(1, len(learner.partition) + 1)
 
     def now() -> float:
         if device.type == "cuda":
@@ -56,5 +39,5 @@ def _metered(
             with metered(learner, now) as meter:
                 learner.backward(inputs, targets)
             learner.zero_grad(set_to_none=True)
-            taken.append(meter.amounts)
-    return {key: min(each[key] for each in taken[1:]) for key in taken[-1]}
+            taken.append([sum(x for (_, i), x in meter.amounts.items() if i == j) for j in modules])
+    return [min(each) for each in zip(*taken[1:], strict=True)]
