@@ -34,14 +34,19 @@ def groups_of(
         given = costs or [module.saved + module.output_bytes for module in partition]
         if len(given) != modules:
             raise UserError(f"costs are of {len(given)} modules, expected {modules}")
-        unit = max(given) / 1e6
-        return lightest([max(1, round(cost / unit)) for cost in given], ranks)
+        return balanced(given, ranks)
     if len(sizes) != ranks or min(sizes) < 1 or sum(sizes) != modules:
         raise UserError(
             f"sizes are {list(sizes)}, expected {ranks} numbers of at least 1, one for each rank, "
             f"that add up to {modules} modules"
         )
     return list(sizes)
+
+
+def balanced(costs: Sequence[float], ranks: int) -> list[int]:
+    """How many adjacent modules each rank owns, so that the costliest rank costs the least."""
+    unit = max(costs) / 1e6
+    return lightest([max(1, round(cost / unit)) for cost in costs], ranks)
 
 
 def owned_by(sizes: Sequence[int], rank: int) -> tuple[int, int]:

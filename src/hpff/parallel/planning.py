@@ -29,7 +29,7 @@ from hpff.parallel.groups import check_enough, check_shareable, groups_of, owned
 from hpff.parallel.messages import MOST_RECEIVED, MOST_SENT
 from hpff.parallel.metering import costs_of, metered
 from hpff.parallel.ownership import Ownership
-from hpff.parallel.pipelines import Cost, Local, seconds_a_step
+from hpff.parallel.pipelines import Cost, Local, local_work, seconds_a_step
 from hpff.parallel.rank_steps import RankSteps
 
 
@@ -148,7 +148,7 @@ def plan_ranks(
     check_shareable(learner)
     check_enough(ranks, learner)
     alone, costs = _one_process(stage, step, learner, batch)
-    arithmetic = [_arithmetic(cost, learner, j) for j, cost in enumerate(costs, start=1)]
+    arithmetic = local_work(costs, learner.reach)
     sizes = groups_of(learner.partition, ranks, costs=arithmetic)
     rehearsal = _Rehearsal(stage, step, learner, sizes, batch)
     rows = []
@@ -180,11 +180,6 @@ def _one_process(
             ledger = count(step, batch, stage.workload.image, stage.known)
         step.phase = learner.phase
     return ledger, costs_of(meter.amounts, learner.partition, learner.reach)
-
-
-def _arithmetic(cost: Cost, learner: LocalLearner, j: int) -> float:
-    carried = len(learner.reach.crossing(j - 1))
-    return cost.forward + cost.auxiliary + cost.weight_gradient + carried * cost.input_gradient
 
 
 @dataclass
