@@ -172,6 +172,19 @@ def _by_ranks(case: Case) -> tuple[dict[str, Tensor] | None, list[float]]:
     return state, found
 
 
+def by_a_slow_rank(case: Case) -> tuple[dict[str, Tensor] | None, list[float]]:
+    """As ``by_ranks``, but the last rank takes its time before each step."""
+    if dist.get_rank() == dist.get_world_size() - 1:
+        quick = ModuleParallel.backward
+
+        def slow(*given: Any, **named: Any) -> Any:
+            time.sleep(0.2)
+            return quick(*given, **named)
+
+        ModuleParallel.backward = slow
+    return _by_ranks(case)
+
+
 def evaluated() -> Tensor | None:
     """The logits of a batch, on the last rank."""
     ranks = ModuleParallel(learner_of(Case()), timeout=30)

@@ -57,6 +57,15 @@ def test_ranks_give_the_bits_of_one_process(
         assert different == [], case
 
 
+def test_a_slow_rank_changes_no_bit(one_thread: None) -> None:
+    for k in (1, 2):
+        case = Case({"cascade": k}, steps=5)
+        (state, _), (_, losses) = run_ranks(2, cases.by_a_slow_rank, case)
+        expected, final = by_one(case)
+        assert losses == final
+        assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
 def test_a_trained_network_is_evaluated_where_it_lies(one_thread: None) -> None:
     first, second = run_ranks(2, cases.evaluated)
     assert first is None

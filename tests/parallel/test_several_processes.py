@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -63,6 +65,71 @@ def test_a_killed_run_on_two_goes_on_alone_to_the_same_weights(
 
     files = [folder / "model.safetensors" for folder in (alone, shared)]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_torchrun_starts_ranks_again_and_the_weights_are_the_same(
+    recipe: Path, tmp_path: Path
+) -> None:
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    assert main(["train", str(recipe), "epochs=8", "--out", str(alone)]) == 0
+    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 1 -m"
+    given = [recipe, "epochs=8", "parallel=modules", "ranks=2", "--out", shared]
+    with (tmp_path / "said").open("w") as said:
+        started = subprocess.Popen(
+            [sys.executable, *torchrun.split(), *command(*given)[2:]],
+            env=environment(),
+            stdout=said,
+            stderr=said,
+        )
+        while not _metrics(shared):
+            assert started.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.02)
+        os.kill(_ranks_of(started.pid)[1], signal.SIGKILL)
+        assert started.wait(timeout=200) == 0, (tmp_path / "said").read_text()
+
+    assert len(_metrics(shared)) == 8
+    assert "exitcode: -9" in (tmp_path / "said").read_text()
+    files = [folder / "model.safetensors" for folder in (alone, shared)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def _metrics(run: Path) -> list[str]:
+    """The lines that a run has written, one an epoch."""
+    file = run / "metrics.jsonl"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_a_stopped_rank_is_named_and_the_run_ends(recipe: Path, tmp_path: Path) -> None:
+    given = ["epochs=1000", "parallel=modules", "ranks=2", "rank_timeout=15"]
+    started = subprocess.Popen(
+        command(recipe, *given, "--out", tmp_path / "run"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "run" / "checkpoint.pt").exists():
+        assert started.poll() is None
+        time.sleep(0.02)
+    os.kill(_ranks_of(started.pid)[1], signal.SIGSTOP)
+    _, said = started.communicate(timeout=120)
+    assert started.returncode == 2
+    assert re.search(r"hpff: rank 1 has (sent|taken) nothing for 15 s", said), said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_port_in_use_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        names = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in names.items():
+            monkeypatch.setenv(name, value)
+        said = rf"rank 0 cannot meet the others at 127.0.0.1:{port}: the port is in use"
+        with pytest.raises(UserError, match=said) as caught, joined(2, 2.0):
+            pass
+    assert "\n" not in str(caught.value)
 
 
 def _ranks_of(parent: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ def train(
             if rank:
                 loop.train(recipe, Path(), resume=resume, observer=Unseen())
                 return
+            if out and processes.is_restarted() and RunDirectory(out).recipe.exists():
+                given = replace(given, resume=True)
             _train(recipe, out or default_path(name, resume=resume), given)
         return
     path = out or default_path(name, resume=resume)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,8 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch.distributed.rendezvous import rendezvous
 
 from hpff.errors import UserError
 
@@ -24,6 +26,11 @@ _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 def is_rank() -> bool:
     """Whether this process was started as one of several, by torchrun or by ``start_ranks``."""
     return all(name in os.environ for name in _NEEDED)
+
+
+def is_restarted() -> bool:
+    """Whether torchrun has started its ranks again, after one of them failed."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 @contextmanager
@@ -45,7 +52,9 @@ def joined(ranks: int, timeout: float) -> Iterator[int]:
         )
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+        limit = timedelta(seconds=timeout)
+        store = _store_of_this_start(limit)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
     except (RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
         used = "already in use" in text or "EADDRINUSE" in text
@@ -58,15 +67,30 @@ def joined(ranks: int, timeout: float) -> Iterator[int]:
     try:
         yield rank
     except RuntimeError as error:
-        text = " ".join(str(error).split())
-        if not any(word in text.lower() for word in _LOST):
+        text = str(error).lower()
+        if not any(word in text for word in _LOST):
             raise
+        silent = "timed out" in text or "timeout" in text
+        why = f"it answered nothing for {timeout:.0f} s" if silent else "its connection closed"
         raise UserError(
-            f"rank {rank} has lost another rank ({text[-160:]}); see what the others printed; the "
-            "run goes on with --resume"
+            f"rank {rank} has lost another rank ({why}); see what the others printed; the run goes "
+            "on with --resume"
         ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _store_of_this_start(limit: timedelta) -> Store:
+    """Where ranks find each other, and nothing of ranks that have died.
+
+    torchrun keeps one store for all its restarts on one machine (seen in 2.13), in which the dead
+    ranks' addresses would be found. On several machines restarts are not counted alike.
+    """
+    store: Store
+    store, _, _ = next(rendezvous("env://", timeout=limit))
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    return store
 
 
 def start_ranks(arguments: Sequence[str], ranks: int) -> int:
@@ -131,10 +155,17 @@ def _first_failure(started: Sequence[subprocess.Popen[bytes]]) -> int | None:
 def _end(started: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
     """Give those that are left time to end by themselves, then end them."""
     deadline = time.monotonic() + grace
-    for stop in (lambda p: None, subprocess.Popen.terminate, subprocess.Popen.kill):
+    for stop in (lambda p: None, _terminate, subprocess.Popen.kill):
         for process in started:
             if process.poll() is None:
                 stop(process)
         while any(p.poll() is None for p in started) and time.monotonic() < deadline:
             time.sleep(0.05)
         deadline = time.monotonic() + _GRACE
+
+
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    """End a process; one that was stopped goes on first, or it would not hear of it."""
+    process.terminate()
+    if hasattr(signal, "SIGCONT"):
+        process.send_signal(signal.SIGCONT)
