@@ -5,7 +5,7 @@
 Trains the recipes camvid/fcn_resnet20-*, with changes if there are any, and scores them on test
 images that are evenly spread: mIoU in percent, whole images at a single scale, at several (0.5 to
 1.75), and with mirrored images too; beside it the peak memory of a training step, counted. Finished
-runs are kept. Pictures of the last network's answers are put into the runs' folders. --write puts
+runs are kept. Pictures of each network's answers are put into its run's folder. --write puts
 the table into benchmarks/camvid.md.
 """
 

@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,29 +32,36 @@ from hpff.parallel import ModuleParallel, module_seconds
 from hpff.runs import machine
 
 HERE = Path(__file__).parent
-MICRO_BATCHES = (2, 4, 8, 16)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="resnet32")
-    parser.add_argument("--modules", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--method", default="dgl")
-    parser.add_argument("--cascade", type=int, default=2)
-    parser.add_argument("--patches", type=int, default=2)
+    parser = options(__doc__)
     parser.add_argument("--steps", type=int, default=8, help="of each, in a round")
+    parser.add_argument("--micro-batches", default="2,4,8,16", help="of 1F1B, each tried")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="append to benchmarks/parallel.md")
     given = parser.parse_args()
     torch.multiprocessing.spawn(rank_main, (given,), nprocs=2)
 
 
+def options(document: str) -> argparse.ArgumentParser:
+    """What is trained."""
+    parser = argparse.ArgumentParser(description=document.splitlines()[0])
+    parser.add_argument("--network", default="resnet32")
+    parser.add_argument("--modules", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--method", default="dgl")
+    parser.add_argument("--cascade", type=int, default=2)
+    parser.add_argument("--patches", type=int, default=2)
+    return parser
+
+
 def rank_main(rank: int, given: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", 29_517, 2, is_master=rank == 0)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    runs = {**local_runs(given), **backprop_runs(given)}
+    ranks, runs = local_runs(given)
+    runs |= backprop_runs(given)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(1 + given.rounds):  # the first warms up
         for name, run in runs.items():
@@ -64,6 +72,7 @@ def rank_main(rank: int, given: argparse.Namespace) -> None:
                 times[name].append(seconds.item())
     if rank == 0:
         report(given, times)
+    ranks.close()
     dist.barrier()
     dist.destroy_process_group()
 
@@ -87,7 +96,10 @@ def learner_of(given: argparse.Namespace) -> LocalLearner:
     )
 
 
-def local_runs(given: argparse.Namespace) -> dict[str, Callable[[int], float]]:
+def local_runs(
+    given: argparse.Namespace,
+) -> tuple[ModuleParallel, dict[str, Callable[[int], float]]]:
+    """Local learning by both processes, and how many seconds a step takes by one and by both."""
     images, targets = batch_of(given)
     alone = learner_of(given)
     costs = torch.tensor(module_seconds(alone, images, targets), dtype=torch.float64)
@@ -112,7 +124,8 @@ def local_runs(given: argparse.Namespace) -> dict[str, Callable[[int], float]]:
         ranks.finish()
         return seconds
 
-    return {"local learning, one process": by_one, "local learning, module-parallel": by_two}
+    runs = {"local learning, one process": by_one, "local learning, module-parallel": by_two}
+    return ranks, runs
 
 
 def module_step(parameters: dict[int, list[nn.Parameter]]) -> Callable[[int], None]:
@@ -154,7 +167,7 @@ def backprop_runs(given: argparse.Namespace) -> dict[str, Callable[[int], float]
 
     runs: dict[str, Callable[[int], float]] = {"backprop, one process": by_one}
     for cut, name in ((given.cut, "our cut"), (backprop_cut(given), "its own cut")):
-        for count in MICRO_BATCHES:
+        for count in map(int, given.micro_batches.split(",")):
             runs[f"backprop, 1F1B at {name}, {count} micro-batches"] = pipeline(given, cut, count)
     return runs
 
@@ -197,7 +210,25 @@ def halves(model: nn.Module, cut: str) -> tuple[nn.Sequential, nn.Sequential]:
     ]
     end = [name for name, _ in blocks].index(cut) + 1
     before, after = [[block for _, block in each] for each in (blocks[:end], blocks[end:])]
-    return nn.Sequential(first, *before), nn.Sequential(*after, last)
+    return nn.Sequential(first, *before, Sent()), nn.Sequential(Sent(), *after, last)
+
+
+class Sent(nn.Module):
+    """What goes over the boundary is contiguous, as the pipeline's messages must be."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sent: Tensor = _Sent.apply(x)
+        return sent
+
+
+class _Sent(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient.contiguous()
 
 
 def report(given: argparse.Namespace, times: dict[str, list[float]]) -> None:

@@ -27,7 +27,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from parallel import batch_of, learner_of, module_step
+from parallel import batch_of, learner_of, module_step, options
 from torch import Tensor
 
 from hpff import LocalLearner
@@ -86,13 +86,7 @@ class Recorder(Phase):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="resnet32")
-    parser.add_argument("--modules", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--method", default="dgl")
-    parser.add_argument("--cascade", type=int, default=2)
-    parser.add_argument("--patches", type=int, default=2)
+    parser = options(__doc__)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--write", action="store_true")
     torch.multiprocessing.spawn(rank_main, (parser.parse_args(),), nprocs=2)
