@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hpff.auxiliary.patches import PatchNetwork, cut, joined
 
@@ -45,15 +46,15 @@ class FollowedBlocks(Blocks):
                 del module._parameters[name]
                 module.register_buffer(name, None if parameter is None else parameter.detach())
 
-    @torch.no_grad()
     def move(self, blocks: Sequence[nn.Module], momentum: float) -> None:
         """Every parameter: w ← μ·w + (1 - μ)·w_block."""
+        average = get_ema_multi_avg_fn(momentum)
         for own, block in zip(self.copies, blocks, strict=False):
             weights = dict(own.named_buffers())
             targets = dict(block.named_parameters())
             moved = [weights[name] for name in targets]
             towards = [t.to(w) for w, t in zip(moved, targets.values(), strict=True)]
-            torch._foreach_lerp_(moved, towards, 1 - momentum)
+            average(moved, towards, 1)
 
 
 class FreshBlocks(Blocks):
@@ -127,13 +128,9 @@ class AheadOfPatches(AheadNetwork, PatchNetwork):
 
 
 def _copied(block: nn.Module) -> nn.Module:
-    """A copy without the gradients and hooks that others have put on the block."""
-    tensors: dict[int, Any] = {id(b): b.detach().clone() for b in block.buffers()}
+    """A copy without gradients, of which every parameter is trained."""
+    instead: dict[int, Any] = {id(b): b.detach().clone() for b in block.buffers()}
     for parameter in block.parameters():  # fake ones, which plan memory, cannot be deep-copied
         trained = parameter.is_floating_point()
-        tensors[id(parameter)] = nn.Parameter(parameter.detach().clone(), requires_grad=trained)
-    made = copy.deepcopy(block, tensors)
-    for module in made.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
-            hooks.clear()
-    return made
+        instead[id(parameter)] = nn.Parameter(parameter.detach().clone(), requires_grad=trained)
+    return copy.deepcopy(block, instead)

@@ -56,9 +56,8 @@ class MAN(Method):
         twin: bool = True,
         depth: int = 1,
     ) -> None:
-        if isinstance(momentum, bool) or not isinstance(momentum, int | float):
-            raise UserError(f"man: momentum is {momentum!r}; expected a number from 0 to 1")
-        if not 0 <= momentum <= 1:
+        is_number = isinstance(momentum, int | float) and not isinstance(momentum, bool)
+        if not is_number or not 0 <= momentum <= 1:
             raise UserError(f"man: momentum is {momentum!r}; expected a number from 0 to 1")
         if not isinstance(twin, bool):
             raise UserError(f"man: twin is {twin!r}; expected true or false")

@@ -73,7 +73,7 @@ def assemble(
         images = images.subset(recipe.subset, seed=recipe.seed)
     train = _batches(recipe, dataset, images, device, training=True)
     test = _batches(recipe, dataset, splits.test, device, training=False)
-    held = held_bytes(dataclasses.replace(dataset, train=images))
+    held = held_bytes(dataclasses.replace(splits, train=images))
     if model is None:
         model = create_model(recipe, dataset)
         if recipe.parallel != "modules":
