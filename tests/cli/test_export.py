@@ -79,7 +79,7 @@ def test_a_backbone_loads_as_its_card_says(
 
 
 def test_what_an_export_holds(hpff: Hpff, folder: Path) -> None:
-    changes = ("cascade=1", "patches=1")
+    changes = ("cascade=1", "patches=1", "held_out=100")
     assert hpff("train", "tiny.yaml", *changes, "--out", "run").code == 0
     answer = hpff("export", "run", "out")
     names = [
@@ -106,6 +106,7 @@ def test_what_an_export_holds(hpff: Hpff, folder: Path) -> None:
     assert accuracy == pytest.approx(1 - report["test_error_percent"] / 100, abs=1e-4)
     assert "trained by dgl in 3 local modules (the independent level)" in card
     assert "in_channels=1" in card
+    assert "of 100 held-out training images right" in card
 
 
 def test_what_cannot_be_exported(hpff: Hpff, folder: Path) -> None:

@@ -67,6 +67,14 @@ def test_the_classes_are_the_folders_in_order(folder):
     assert found.image_shape(96) == (3, 96, 96)
 
 
+def test_images_that_are_held_out_are_not_trained_on(folder):
+    held = data.load(f"folder:{folder}").holding_out(2)
+    trained, tested = ({part.read(i) for i in range(len(part))} for part in (held.train, held.test))
+    assert (len(trained), len(tested)) == (4, 2)
+    assert not trained & tested
+    assert held.test.labels.tolist() == [0, 1]
+
+
 def test_images_reach_the_model_at_the_published_size(folder):
     for augment in (True, False):
         images, _ = epoch(stream(data.load(f"folder:{folder}"), image_size=None, augment=augment))

@@ -50,6 +50,18 @@ def test_a_folder_and_its_parquet_file_are_the_same_data(folder: Path, tmp_path:
         assert torch.equal(a, b)
 
 
+def test_pairs_that_are_held_out_are_not_trained_on(folder: Path) -> None:
+    whole = load(folder)
+    held = whole.holding_out(3)
+    images = [pair[0].numpy().tobytes() for pair in map(whole.train.decoded, range(8))]
+    parts = [
+        {pair[0].numpy().tobytes() for pair in map(part.decoded, range(len(part)))}
+        for part in (held.train, held.test)
+    ]
+    assert [len(part) for part in parts] == [5, 3]
+    assert parts[0] | parts[1] == set(images)
+
+
 @pytest.mark.parametrize("layout", ["images/{s} labels/{s}", "{s}/images {s}/masks"])
 def test_other_layouts(folder: Path, tmp_path: Path, layout: str) -> None:
     images, labels = layout.split()

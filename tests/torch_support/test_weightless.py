@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -27,6 +30,16 @@ def test_a_model_is_built_without_content_and_without_drawing(
 
 def _refuse(*_: object, **__: object) -> None:
     raise AssertionError
+
+
+def test_no_draw_imports_the_compiler() -> None:
+    draws = "[t.uniform_(), t.random_(), t.bernoulli_(), t.normal_(), t.cauchy_(), t.log_normal_()]"
+    script = (
+        "import sys, torch; from hpff.torch_support.weightless import weightless\n"
+        f"with weightless(): t = torch.empty(3); {draws}; t.exponential_()\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_other_work_is_done_as_ever() -> None:

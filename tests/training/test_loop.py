@@ -10,6 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hpff import data, models
+from hpff.analysis.subjects import Subject
 from hpff.errors import UserError
 from hpff.runs import checkpoint
 from hpff.runs.run_directory import RunDirectory
@@ -270,6 +271,10 @@ def test_a_run_may_be_tested_on_training_images_held_out(
     assert not trained & tested
     assert tested == {digest(x) for x in _images(parts[1].test)}
     assert (len(parts[0].train), len(parts[0].dataset.train)) == ((1437 - 300) // 64, 1437)
+    assert parts[0].data_bytes == 1437 * (64 + 8)  # one channel of 8×8, and a label
+    analyzed = {digest(x) for images, _ in Subject.of_run(tmp_path).train(None) for x in images}
+    assert len(analyzed) > 1100
+    assert not analyzed & tested
 
 
 def digest(image: Any) -> bytes:

@@ -10,9 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 # Tensors' own, and those of torch.nn.init.
-_DRAWS = frozenset(
-    ("bernoulli_", "exponential_", "kaiming_uniform_", "normal_", "random_", "uniform_")
-)
+_DRAWS = frozenset(("cauchy_", "exponential_", "log_normal_", "normal_"))
 
 
 @contextmanager
@@ -25,8 +23,8 @@ def weightless() -> Iterator[None]:
 class _NoDraws(TorchFunctionMode):
     """Leaves tensors as they are.
 
-    On the device "meta" PyTorch draws in Python, and imports its compiler first: that takes over a
-    second (seen in 2.13).
+    On the device "meta" PyTorch draws some distributions in Python, and imports its compiler first:
+    that takes over a second (seen in 2.13).
     """
 
     def __torch_function__(
