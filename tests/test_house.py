@@ -25,6 +25,7 @@ ROOMS = (
     "learner",
     "recipes",
     "settings",
+    "presets",
     "engine",
     "methods",
     "cutting",

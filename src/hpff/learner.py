@@ -30,6 +30,7 @@ from hpff.engine.step import HookedStep, Losses
 from hpff.errors import UserError
 from hpff.features import Given
 from hpff.methods import Criterion, Method, TaskName, criterion_of
+from hpff.presets import PresetName, takes_preset
 from hpff.settings import LocalSettings
 
 _COMPILED_VARIANTS = 64
@@ -65,14 +66,18 @@ class LocalLearner(nn.Module):
             shows it): "map", "map-last" (B, H, W, C), "tokens", "sequence", "sequence-first"
             (B, D, L), "vector", or a :class:`~hpff.features.FeatureKind`; or a dict of these by
             the cut's name.
-        method, balance, cascade, cascade_budget, independent, patches, smallest_patch, patch_mode,
-            independent_weight, cascade_weight, auxiliary_weight, auxiliary_width, auxiliary_pool,
-            recompute: see :class:`~hpff.LocalSettings`, which ``learner.settings`` is.
+        preset: settings found by a study, "light", "balanced" or "accurate", for those of the next
+            lines that are not given.
+        method, balance, cascade, cascade_budget, cascade_stride, independent, patches,
+            smallest_patch, patch_mode, independent_weight, cascade_weight, auxiliary_weight,
+            auxiliary_width, auxiliary_pool, recompute: see :class:`~hpff.LocalSettings`, which
+            ``learner.settings`` is.
 
     Raises:
         UserError: an argument is out of its range, or the model cannot be cut as asked.
     """
 
+    @takes_preset
     def __init__(
         self,
         model: nn.Module,
@@ -84,6 +89,7 @@ class LocalLearner(nn.Module):
         method: str | Method | Mapping[str, Any] = "dgl",
         cascade: Cascade = 2,
         cascade_budget: float = 1.0,
+        cascade_stride: int = 1,
         independent: bool = True,
         patches: int = 2,
         smallest_patch: int = 2,
@@ -99,6 +105,7 @@ class LocalLearner(nn.Module):
         task: TaskName = "classification",
         ignore_index: int = -100,
         own_head_weight: float = OWN_HEAD_WEIGHT,
+        preset: PresetName | None = None,
     ) -> None:
         super().__init__()
         if isinstance(model, LocalLearner):
@@ -113,6 +120,7 @@ class LocalLearner(nn.Module):
             balance=balance,
             cascade=cascade,  # type: ignore[arg-type]
             cascade_budget=cascade_budget,
+            cascade_stride=cascade_stride,
             independent=independent,
             patches=patches,
             smallest_patch=smallest_patch,
@@ -172,6 +180,7 @@ class LocalLearner(nn.Module):
             settings.cascade if local else 1,
             cut,
             settings.cascade_budget,
+            settings.cascade_stride,
             independent=settings.independent or not local,
         )
         builder = AuxiliaryBuilder(

@@ -153,8 +153,11 @@ class _Rule:
             return list(within(sizes, settings.cascade_budget).lengths)
         if isinstance(settings.cascade, tuple):
             return list(settings.cascade)
-        k = settings.cascade
-        return [k if last >= k else 1 for last in range(1, self.count + 1)]
+        k, stride = settings.cascade, settings.cascade_stride
+        lengths = [1] * self.count
+        for last in (*range(k, self.count, stride), self.count):
+            lengths[last - 1] = k
+        return lengths
 
     def losses(self) -> Iterator[tuple[Level, int, int]]:
         """Each loss: its level, and the first and the last module that it trains."""

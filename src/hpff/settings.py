@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any, Literal, NamedTuple
 
 from hpff import methods, schema
@@ -14,6 +14,7 @@ from hpff.engine.level_weights import LevelWeights
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
 from hpff.methods import Method
+from hpff.presets import PRESETS, PresetName, takes_preset
 from hpff.schema import Component
 from hpff.schema.rules import FactorFromOne, Patches, PositiveFloat, PositiveInt
 
@@ -59,6 +60,10 @@ class LocalSettings:
             :func:`hpff.engine.reach.within`). Or a list: for each module the length of the
             cascade that ends there, 1 for none.
         cascade_budget: of "auto": how many times that memory may be used.
+        cascade_stride: of a number k: how many modules further up the next cascade ends, at most k
+            without the independent level. 1, as published, slides by one module; k - 1 lets
+            cascades share one module with the next, so that a long reach costs no time, and
+            memory only where nothing is recomputed. The last cascade ends at the last module.
         independent: False turns the independent level off.
         patches: n, at most 64; 1 turns PFF off. Where n×n patches do not fit a map, n is the
             largest below that divides its sides. Sequences are cut into n pieces.
@@ -82,6 +87,9 @@ class LocalSettings:
         recompute: instead of keeping modules' graphs, recompute them in the backwards, tensor by
             tensor, bit for bit the same: "once", "blocks" or "repeatedly", from more memory to
             less; see :mod:`hpff.engine.recomputation`. Not with compiled blocks.
+        preset: settings found by a study: "light" (the least memory), "balanced" or "accurate"
+            (the most memory and time). What is given besides it wins; it is not kept, but
+            the settings that it stands for are: see ``hpff.presets``.
 
     Raises:
         UserError: a value is out of its range; all that are, each with its name.
@@ -92,6 +100,7 @@ class LocalSettings:
     balance: Balance = "blocks"
     cascade: PositiveInt | Literal["auto"] | tuple[PositiveInt, ...] = 2
     cascade_budget: FactorFromOne = 1.0
+    cascade_stride: PositiveInt = 1
     independent: bool = True
     patches: Patches = 2
     smallest_patch: PositiveInt = 2
@@ -102,8 +111,9 @@ class LocalSettings:
     auxiliary_width: PositiveInt | None = None
     auxiliary_pool: Patches = 1
     recompute: Recompute = "never"
+    preset: InitVar[PresetName | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, preset: PresetName | None) -> None:
         faults: dict[str, str] = {}
         values = schema.read(LocalSettings, vars(self), faults)
         if not faults:
@@ -126,16 +136,19 @@ class LocalSettings:
     def with_label(self, label: str) -> LocalSettings:
         """These settings with a label's method, levels and patches.
 
-        Labels are "bp", or a method's name alone (independent level only) or with "+cl" (cascade
-        level only), "+hilo" (both), "+pff", "+cl+pff" or "+hpff" (both, and patches). k and n are
-        these settings', or 2 where they have 1; "+hpff4" asks for n = 4. Level weights are kept
-        only where both levels are on: a level alone has weight 1.
+        A preset's name is a label, for all that it sets. Others are "bp", or a method's name
+        alone (independent level only) or with "+cl" (cascade level only), "+hilo" (both), "+pff",
+        "+cl+pff" or "+hpff" (both, and patches). k and n are these settings', or 2 where they
+        have 1; "+hpff4" asks for n = 4. Level weights are kept only where both levels are on: a
+        level alone has weight 1.
 
         Raises:
             UserError: the label is not one of these.
         """
         if label == BASELINE:
             return dataclasses.replace(self, method=Component(BASELINE))
+        if label in PRESETS:
+            return dataclasses.replace(self, **PRESETS[label])
         name, parts, patches = _parsed(label)
         cascade = max(self.cascade, 2) if isinstance(self.cascade, int) else self.cascade
         both = parts.independent and parts.cascade
@@ -216,6 +229,9 @@ class LocalSettings:
         )
 
 
+LocalSettings.__init__ = takes_preset(LocalSettings.__init__)  # type: ignore[method-assign]
+
+
 def _parsed(label: str) -> tuple[str, _Parts, int]:
     """The method's name, what the label switches on, and its n, 0 for none."""
     name, plus, tail = label.partition("+")
@@ -228,8 +244,8 @@ def _parsed(label: str) -> tuple[str, _Parts, int]:
     if not known or name in ("", BASELINE) or bad_number:
         names = ", ".join(f"METHOD+{known}" if known else "METHOD" for known in _SUFFIXES)
         raise UserError(
-            f"{label}: unknown label, expected {BASELINE}, {names}; n may follow pff and hpff "
-            "(METHOD+hpff4)"
+            f"{label}: unknown label, expected {BASELINE}, {names}, or a preset "
+            f"({', '.join(PRESETS)}); n may follow pff and hpff (METHOD+hpff4)"
         )
     return name, _SUFFIXES[suffix], int(number or 0)
 
@@ -244,7 +260,12 @@ def faults_between(values: schema.Values) -> Iterator[tuple[str, str]]:
             yield "method", str(error)
         if method.name == BASELINE:
             return
-    modules, cascade = values["modules"], values["cascade"]
+    yield from _faults_of_levels(values)
+    yield from _faults_of_lengths(values["modules"], values["cascade"])
+
+
+def _faults_of_levels(values: schema.Values) -> Iterator[tuple[str, str]]:
+    cascade, stride = values["cascade"], values["cascade_stride"]
     if not values["independent"] and cascade == 1:
         yield (
             "independent",
@@ -253,6 +274,18 @@ def faults_between(values: schema.Values) -> Iterator[tuple[str, str]]:
                 "cascade of at least 2"
             ),
         )
+    if stride != 1 and not isinstance(cascade, int):
+        yield "cascade_stride", f"is {stride}, expected 1 where cascade is no number k"
+    elif isinstance(cascade, int) and 1 < cascade < stride and not values["independent"]:
+        yield (
+            "cascade_stride",
+            f"is {stride}, expected at most cascade ({cascade}) without the independent level",
+        )
+
+
+def _faults_of_lengths(
+    modules: int | tuple[str, ...] | None, cascade: int | Literal["auto"] | tuple[int, ...]
+) -> Iterator[tuple[str, str]]:
     if modules is None or cascade == "auto":
         return
     count = modules if isinstance(modules, int) else len(modules) + 1

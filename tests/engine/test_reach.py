@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from naive.rule import random_chain
 
 from hpff import LocalLearner, check_gradients, models
-from hpff.engine.reach import within
+from hpff.engine.reach import Reach, within
 from hpff.errors import UserError
 from hpff.memory import AllocationCounter
 
@@ -88,6 +88,27 @@ def test_gradients_for_any_lengths(cascade: Any, independent: bool) -> None:
     assert sorted(order) == [1, 2, 3, 4, 5]
 
 
+@given(modules=st.integers(2, 30), k=st.integers(2, 30), stride=st.integers(1, 30))
+def test_cascades_end_a_stride_apart(modules: int, k: int, stride: int) -> None:
+    k = min(k, modules)
+    reach = Reach.uniform(modules, k, stride)
+    ends = [end for end, length in enumerate(reach.lengths, start=1) if length > 1]
+    assert set(reach.lengths) <= {1, k}
+    assert (ends[0], ends[-1]) == (k, modules)
+    gaps = [b - a for a, b in pairwise(ends)]
+    assert set(gaps[:-1]) <= {stride}
+    assert all(gap <= stride for gap in gaps)
+    assert stride > 1 or reach == Reach.uniform(modules, k)
+
+
+@pytest.mark.parametrize("independent", [True, False])
+def test_gradients_where_cascades_share_one_module(independent: bool) -> None:
+    found = learner(6, cascade=3, cascade_stride=2, independent=independent)
+    assert found.reach.lengths == (1, 1, 3, 1, 3, 3)
+    assert len(found.cascade_auxiliary) == 2
+    assert check_gradients(found, IMAGES, TARGETS) == {}
+
+
 def test_auto_takes_no_more_memory_than_pairs() -> None:
     """Counted in whole steps; this network's third stage has a quarter of the first's maps."""
     images = torch.randn(32, 3, 32, 32)
@@ -124,6 +145,15 @@ def test_auto_takes_no_more_memory_than_pairs() -> None:
         (
             {"cascade": "auto", "cascade_budget": 0.5},
             "cascade_budget: is 0.5, expected a number",
+        ),
+        (
+            {"cascade": "auto", "cascade_stride": 2},
+            "cascade_stride: is 2, expected 1 where cascade",
+        ),
+        ({"cascade_stride": 0}, "cascade_stride: is 0, expected a whole number of at least 1"),
+        (
+            {"cascade_stride": 3, "independent": False},
+            "cascade_stride: is 3, expected at most cascade (2) without",
         ),
         ({"cascade": [1, 1, 1, 2], "independent": False}, "no cascade trains module 1"),
         ({"cascade": [1, 1, 1, 1], "independent": False}, "turns both levels off"),

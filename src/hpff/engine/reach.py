@@ -38,9 +38,13 @@ class Reach:
         object.__setattr__(self, "carried_through", tuple(carried_through))
 
     @classmethod
-    def uniform(cls, modules: int, k: int) -> Reach:
-        """Every run of k adjacent modules is a cascade."""
-        return cls(tuple(k if end >= k else 1 for end in range(1, modules + 1)))
+    def uniform(cls, modules: int, k: int, stride: int = 1) -> Reach:
+        """Runs of k adjacent modules are cascades, each a stride further up than the one before.
+
+        The last one ends at the last module, if need be at less than a stride.
+        """
+        ends = {*range(k, modules, stride), modules}
+        return cls(tuple(k if end in ends else 1 for end in range(1, modules + 1)))
 
     def alive(self, j: int) -> list[int]:
         """The modules (1-based) whose graphs are alive while module j has its losses."""
@@ -60,7 +64,9 @@ class Reach:
         return sorted(range(1, len(self.lengths) + 1), key=lambda j: (self.last_use[j - 1], -j))
 
 
-def reach_of(cascade: Cascade, cut: Partition, budget: float, *, independent: bool) -> Reach:
+def reach_of(
+    cascade: Cascade, cut: Partition, budget: float, stride: int, *, independent: bool
+) -> Reach:
     """The reach that a learner's ``cascade`` asks for.
 
     Args:
@@ -68,6 +74,7 @@ def reach_of(cascade: Cascade, cut: Partition, budget: float, *, independent: bo
             that ends there trains, 1 where none does.
         cut: the model's local modules.
         budget: of "auto", 1 or more.
+        stride: of k: how many modules further up the next cascade ends.
         independent: whether the independent level trains every module anyway.
 
     Raises:
@@ -82,7 +89,7 @@ def reach_of(cascade: Cascade, cut: Partition, budget: float, *, independent: bo
                 f"cascade is {cascade}, expected 1 to {count}, the number of modules (1 turns the "
                 "cascade level off)"
             )
-        reach = Reach.uniform(count, cascade)
+        reach = Reach.uniform(count, cascade, stride)
     else:
         reach = Reach(_lengths(cascade, count))
     if not independent:

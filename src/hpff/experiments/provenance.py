@@ -39,6 +39,7 @@ _OFF = {
     "treatment": "auto",
     "precision": "fp32",
     "cascade_budget": 1.0,
+    "cascade_stride": 1,
 }
 _LOCAL = ("method", "modules", "balance", "cascade", "independent", "patches", "smallest_patch")
 _TOLD_BY_DATA = ("mean", "std")

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from hpff.errors import UserError, did_you_mean, shown
+from hpff.presets import preset
 from hpff.recipes import recipe as recipes
 from hpff.recipes.recipe import Recipe
 from hpff.recipes.yaml_text import parse_yaml
@@ -60,7 +61,7 @@ def _read_with_bases(name: str, folder: Path, seen: tuple[str, ...]) -> Plain:
     if name in seen:
         raise UserError(f"{name}: base goes round in a circle ({' -> '.join((*seen, name))})")
     text, home = _read_text(name, folder)
-    plain = _parse(text, name)
+    plain = _with_preset(_parse(text, name), name)
     bases = plain.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -108,6 +109,17 @@ def _parse(text: str, name: str) -> Plain:
     return data
 
 
+def _with_preset(plain: Plain, source: str) -> Plain:
+    """The plain data with the settings of its preset, where it has none of its own."""
+    name = plain.pop("preset", None)
+    if name is None:
+        return plain
+    try:
+        return {**preset(name), **plain}
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
 def _merge(base: Plain, own: Plain) -> Plain:
     """`own` over `base`, mapping by mapping; a model or method replaces the base's whole."""
     merged = dict(base)
@@ -124,6 +136,9 @@ def _apply(plain: Plain, override: str) -> None:
     if not equals or not all(part.isidentifier() for part in parts):
         raise UserError(f"{override}: not an override, expected key=value (`optimizer.lr=0.1`)")
     value = parse_yaml(text, override)
+    if key == "preset":
+        plain.update(_with_preset({key: value}, override))
+        return
     if parts[0] in _NAMED and len(parts) > 1 and isinstance(plain.get(parts[0]), str):
         plain[parts[0]] = {"name": plain[parts[0]]}
     here = plain

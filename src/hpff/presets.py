@@ -1,0 +1,69 @@
+"""Settings of local learning that go together, found by a study: benchmarks/study.md."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, ParamSpec, get_args
+
+from hpff.errors import UserError, did_you_mean, shown
+
+PresetName = Literal["light", "balanced", "accurate"]
+P = ParamSpec("P")
+
+# Whatever a preset does not say is as it would be without one. Channels of auxiliary networks have
+# a bound, so that their size does not grow with the network; the study's networks are below it.
+_COMMON: Mapping[str, Any] = {
+    "independent": True,
+    "patches": 1,
+    "independent_weight": None,
+    "cascade_weight": None,
+    "auxiliary_weight": 1.0,
+    "auxiliary_width": 128,
+    "auxiliary_pool": 4,
+}
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "light": {
+        **_COMMON,
+        "method": {"name": "auglocal", "depth": 2},
+        "cascade": 2,
+        "recompute": "repeatedly",
+    },
+    "balanced": {
+        **_COMMON,
+        "method": {"name": "auglocal", "depth": 8},
+        "cascade": 2,
+        "recompute": "once",
+    },
+    "accurate": {
+        **_COMMON,
+        "method": {"name": "auglocal", "depth": 8},
+        "cascade": 4,
+        "recompute": "repeatedly",
+    },
+}
+NAMES: tuple[str, ...] = get_args(PresetName)
+
+
+def preset(name: object) -> dict[str, Any]:
+    """The settings of a preset, by the names of :class:`~hpff.LocalSettings`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if not isinstance(name, str) or name not in PRESETS:
+        hint = did_you_mean(name, NAMES) if isinstance(name, str) else ""
+        raise UserError(f"preset: is {shown(name)}, expected {', '.join(NAMES)}{hint}")
+    return dict(PRESETS[name])
+
+
+def takes_preset(init: Callable[P, None]) -> Callable[P, None]:
+    """Lay the settings of the argument ``preset`` below those that are given besides it."""
+
+    @functools.wraps(init)
+    def prepared(*arguments: P.args, **given: P.kwargs) -> None:
+        name = given.pop("preset", None)
+        below = {} if name is None else preset(name)
+        init(*arguments, **{**below, **given})
+
+    return prepared
