@@ -67,7 +67,8 @@ def rehearsed(name: str) -> Rehearsal:
 def pairs_in(recipe: Recipe) -> set[tuple[object, ...]]:
     """What a recipe brings together, two at a time, of what decides a step's operations."""
     network, label = str(recipe.model), recipe.local.label()
-    return {(network, label), (network, recipe.local.modules), (network, recipe.data)}
+    family = "".join(letter for letter in recipe.model.name if not letter.isdigit())
+    return {(family, label), (network, recipe.local.modules), ("data", recipe.data)}
 
 
 def few_with_every_pair() -> list[str]:
@@ -75,7 +76,7 @@ def few_with_every_pair() -> list[str]:
     left = {name: pairs_in(recipe_files.load(name)) for name in EVERY}
     chosen = []
     while any(left.values()):
-        most = max(left, key=lambda name: (len(left[name]), name))
+        most = min(left, key=lambda name: (-len(left[name]), name))
         chosen.append(most)
         found = left[most]
         left = {name: pairs - found for name, pairs in left.items()}

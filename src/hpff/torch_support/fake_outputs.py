@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 _NAMED = (str, torch.dtype, torch.device, torch.layout, torch.memory_format, type(None))
 _NUMBERS = (bool, int, float)
@@ -23,6 +22,9 @@ _UNREMEMBERED = {
     torch.Tag.dynamic_output_shape,
     torch.Tag.inplace_view,
 }
+
+
+_Maker = Callable[[Sequence[Any], FakeTensorMode], Any]
 
 
 class UnforeseenError(Exception):
@@ -110,11 +112,11 @@ class Outputs:
         if len(set(own)) < len(own):
             raise UnforeseenError
 
-    def again(self, tensors: Sequence[Any]) -> Any:
-        """What the call with these tensors gives."""
+    def again(self, tensors: Sequence[Any], mode: FakeTensorMode) -> Any:
+        """What the call with these tensors gives in a mode."""
         if self._kind is tuple or self._kind is list:
-            return self._kind([make(tensors) for make in self._makers])
-        return self._makers[0](tensors)
+            return self._kind([make(tensors, mode) for make in self._makers])
+        return self._makers[0](tensors, mode)
 
 
 def _follows_from_looks(function: Any) -> bool:
@@ -125,17 +127,17 @@ def _follows_from_looks(function: Any) -> bool:
     )
 
 
-def _maker(call: Call, output: Any) -> Callable[[Sequence[Any]], Any]:
+def _maker(call: Call, output: Any) -> _Maker:
     """Makes an output again, of a call's tensors."""
     if output is None or type(output) in (bool, int):
-        return lambda _: output
+        return lambda _tensors, _mode: output
     if type(output) is not FakeTensor:
         raise UnforeseenError
     for place, tensor in enumerate(call.tensors):
         if tensor is output:
-            return itemgetter(place)
+            return lambda tensors, _: tensors[place]
     fake = _Fake.of_output(call.tensors, output)
-    again = fake(call.tensors)
+    again = fake(call.tensors, output.fake_mode)
     alike = (
         _looks(again) == _looks(output)
         and torch._C._dispatch_key_set(again) == torch._C._dispatch_key_set(output)
@@ -169,11 +171,11 @@ class _Fake:
             output.stride(),
             output.storage_offset(),
             output._fake_device,
-            dict(vars(output)),
+            {name: value for name, value in vars(output).items() if name != "fake_mode"},
             storages.index(storage) if storage in storages else None,
         )
 
-    def __call__(self, tensors: Sequence[Any]) -> Any:
+    def __call__(self, tensors: Sequence[Any], mode: FakeTensorMode) -> Any:
         """As ``FakeTensor`` makes it."""
         meta = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
         if self.of is not None:
@@ -183,6 +185,7 @@ class _Fake:
         )
         torch._C._set_throw_on_mutable_data_ptr(fake)
         vars(fake).update(self.attributes)
+        fake.fake_mode = mode
         return fake
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from hpff.errors import UserError
 from hpff.torch_support.fake_outputs import Call, Outputs, UnforeseenError
 
 _DEVICE = torch.ops.prim.device.default
+_MOST_REMEMBERED = 100_000
 
 
 class FakeTensors(FakeTensorMode):
@@ -22,13 +23,18 @@ class FakeTensors(FakeTensorMode):
     It mends where torch's errs: BatchNorm in 16 bits keeps its statistics in its weights' type.
 
     Args:
-        remembers: whether what an operation gave is made again where it is sure to give the same.
+        remembers: whether what an operation gave, here or in another such mode, is made again where
+            it is sure to give the same.
     """
+
+    _shared: ClassVar[dict[tuple[Any, ...], Outputs | None]] = {}
 
     def __init__(self, *, remembers: bool = True) -> None:
         super().__init__()
         self._remembers = remembers
-        self._remembered: dict[tuple[Any, ...], Outputs | None] = {}
+        self._remembered = self._shared if remembers else {}
+        if remembers:
+            self.cache_enabled = False  # torch's own would remember the same, and take longer
         self._watching: list[Callable[[Any], None]] = []
         self._depth = 0
 
@@ -60,7 +66,7 @@ class FakeTensors(FakeTensorMode):
             return self._seen(call, types, args, keywords)
         if outputs is None:
             return self._mended(func, types, args, keywords)
-        return outputs.again(call.tensors)
+        return outputs.again(call.tensors, self)
 
     def _seen(self, call: Call, types: Any, arguments: Any, keywords: Any) -> Any:
         """What a call gives that was not seen before, to be remembered."""
@@ -70,6 +76,8 @@ class FakeTensors(FakeTensorMode):
         with contextlib.suppress(UnforeseenError):
             if self._remembers and Call(function, arguments, keywords).key == call.key:
                 outputs = Outputs(call, output)
+        if len(self._remembered) >= _MOST_REMEMBERED:
+            self._remembered.clear()
         self._remembered[call.key] = outputs
         return output
 
