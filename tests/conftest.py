@@ -21,6 +21,12 @@ settings.register_profile("hpff", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("hpff")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: some tests only wait for processes that they have started."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     """Start each test from the same global random states, whatever ran before it."""

@@ -117,11 +117,8 @@ BY_FOUR, BY_EIGHT = "3.0 3.9 3.17", "2.0 3.1 3.5 3.9 3.13 3.17 3.21"
         ("resnet34", 4, "2.0 3.0 3.5"),
         ("resnet101", 2, "2.0"),
         ("resnet101", 4, BY_FOUR),
-        ("resnet101", 8, BY_EIGHT),
-        ("resnext101_32x8d", 4, BY_FOUR),
         ("resnext101_32x8d", 8, BY_EIGHT),
         ("resnet152", 4, BY_FOUR),
-        ("resnet152", 8, BY_EIGHT),
         ("timm/resnet152", 8, BY_EIGHT),
     ],
 )

@@ -100,7 +100,7 @@ def _metrics(run: Path) -> list[str]:
 
 
 def test_a_stopped_rank_is_named_and_the_run_ends(recipe: Path, tmp_path: Path) -> None:
-    given = ["epochs=1000", "parallel=modules", "ranks=2", "rank_timeout=15"]
+    given = ["epochs=1000", "parallel=modules", "ranks=2", "rank_timeout=10"]
     started = subprocess.Popen(
         command(recipe, *given, "--out", tmp_path / "run"),
         env=environment(),
@@ -113,7 +113,7 @@ def test_a_stopped_rank_is_named_and_the_run_ends(recipe: Path, tmp_path: Path) 
     os.kill(_ranks_of(started.pid)[1], signal.SIGSTOP)
     _, said = started.communicate(timeout=120)
     assert started.returncode == 2
-    assert re.search(r"hpff: rank 1 has (sent|taken) nothing for 15 s", said), said
+    assert re.search(r"hpff: rank 1 has (sent|taken) nothing for 10 s", said), said
     assert "Traceback" not in said
     assert not (tmp_path / "run" / "model.safetensors").exists()
 

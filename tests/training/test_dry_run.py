@@ -72,11 +72,12 @@ def pairs_in(recipe: Recipe) -> set[tuple[object, ...]]:
 
 
 def few_with_every_pair() -> list[str]:
-    """Recipes such that each pair in any recipe is in one of them."""
-    left = {name: pairs_in(recipe_files.load(name)) for name in EVERY}
+    """Recipes such that each pair in any recipe is in one of them, of few modules if possible."""
+    every = {name: recipe_files.load(name) for name in EVERY}
+    left = {name: pairs_in(recipe) for name, recipe in every.items()}
     chosen = []
     while any(left.values()):
-        most = min(left, key=lambda name: (-len(left[name]), name))
+        most = min(left, key=lambda name: (-len(left[name]), every[name].local.modules or 0, name))
         chosen.append(most)
         found = left[most]
         left = {name: pairs - found for name, pairs in left.items()}
