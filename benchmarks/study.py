@@ -4,10 +4,12 @@
                                [--recipe benchmarks/study.yaml] [--times] [--write] [KEY=VALUE ...]
 
 Trains the recipe with every setting and seed: error of the last epoch on training images that were
-held out, in percent. Beside it the peak memory of a step, planned, and its arithmetic over
-backprop's; with --times also measured step times over backprop's, all settings in turns. Finished
-runs are kept, so that the study can be stopped and gone on with. --write puts the table into
-benchmarks/study.md.
+held out, in percent, and how far it is above backprop's of the same seeds. Beside it what a step
+takes, planned: peak memory, and arithmetic over backprop's, without recomputation, with "once" and
+with "repeatedly", which give the same bits. "bp, checkpoints" is gradient checkpointing at its
+best. With --times also measured step times over backprop's, all settings in turns. Finished runs
+are kept, so that the study can be stopped and gone on with. --write puts the table into
+benchmarks/study.md, above what is said there.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ import statistics
 import time
 from pathlib import Path
 
-import torch
 from short_runs import Quiet
 
-from hpff import LocalLearner, models
+from hpff import models
+from hpff.engine.recomputation import Recompute
 from hpff.experiments import comparison
-from hpff.memory import ArithmeticCounter, Strategy, Workload, bench, plan
+from hpff.memory import Strategy, Workload, bench
+from hpff.memory.rehearsal import Rehearsal, Stage, best_checkpointing
 from hpff.recipes import files as recipe_files
 from hpff.recipes.recipe import Recipe
 from hpff.runs import machine
@@ -46,6 +49,20 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "auglocal4+hilo-pool2": ("auglocal+hilo", "auxiliary_pool=2", "method.depth=4"),
     "auglocal+k3-pool4": ("auglocal+hilo", "auxiliary_pool=4", "cascade=3"),
     "auglocal+cl-pool2": ("auglocal+cl", "auxiliary_pool=2"),
+    "auglocal4+cl-spaced3-pool2": (
+        "auglocal+cl",
+        "auxiliary_pool=2",
+        "method.depth=4",
+        "cascade=3",
+        "cascade_stride=2",
+    ),
+    "auglocal4+cl-spaced4-pool2": (
+        "auglocal+cl",
+        "auxiliary_pool=2",
+        "method.depth=4",
+        "cascade=4",
+        "cascade_stride=3",
+    ),
     "auglocal+cl-pool4": ("auglocal+cl", "auxiliary_pool=4"),
     "man+hilo-pool2": ("man+hilo", "auxiliary_pool=2"),
     "man2+hilo-pool2": ("man+hilo", "auxiliary_pool=2", "method.depth=2"),
@@ -98,7 +115,9 @@ def main() -> None:
     text = f"{_table(rows, measured=given.times)}\n\n{machine.describe()}\n"
     print(text)
     if given.write:
-        (HERE / "study.md").write_text(f"{__doc__}\n{text}")
+        file = HERE / "study.md"
+        said = file.read_text().partition("\n\n## ")[2]
+        file.write_text(f"{__doc__}\n{text}" + (f"\n## {said}" if said else ""))
 
 
 def _recipe(name: str, file: str, overrides: list[str]) -> Recipe:
@@ -113,33 +132,41 @@ def _table(rows: list[Row], *, measured: bool) -> str:
     workload = Workload(
         lambda: models.create(base.model.name, 10, **base.model.settings), base.local.modules
     )
-    strategies = [Strategy(row.recipe.local) for row in rows]
-    planned = plan(workload, batch=base.batch_size, strategies=strategies).rows
     times = [""] * len(rows)
     if measured:
+        strategies = [Strategy(row.recipe.local) for row in rows]
         raced = bench(workload, batch=base.batch_size, strategies=strategies, rounds=7).rows
         times = [f"{row.quartiles()[1]:.2f}" for row in raced]
+    stage = Stage(workload)
+    whole = Rehearsal(stage, Strategy(base.local)).cost(base.batch_size)[1]
+    best, _ = best_checkpointing(stage, base.batch_size)
     lines = [
         "| setting | held-out error, % | over bp, paired | peak, MiB | arithmetic | step |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    arithmetic = [_arithmetic(row.recipe) for row in rows]
-    for row, plan_row, count, step in zip(rows, planned, arithmetic, times, strict=True):
+    for row, step in zip(rows, times, strict=True):
         gaps = [error - rows[0].errors[seed] for seed, error in row.errors.items()]
-        lines.append(
-            f"| {row.name} | {_spread(list(row.errors.values()))} | {_spread(gaps)} "
-            f"| {(plan_row.peak or 0) / 2**20:.0f} | {count / arithmetic[0]:.2f} | {step} |"
-        )
+        spread = f"{_spread(list(row.errors.values()))} | {_spread(gaps)}"
+        costs = _costs([Rehearsal(stage, way) for way in _ways(row)], base.batch_size, whole)
+        lines.append(f"| {row.name} | {spread} | {costs} | {step} |")
+    lines.insert(3, f"| bp, checkpoints | | | {_costs([best], base.batch_size, whole)} | |")
     return "\n".join(lines)
 
 
-def _arithmetic(recipe: Recipe) -> int:
-    images, targets = torch.randn(8, 3, 32, 32), torch.arange(8)
-    model = models.create(recipe.model.name, 10, **recipe.model.settings)
-    learner = LocalLearner.from_settings(model, recipe.local, example=images[:2], num_classes=10)
-    with ArithmeticCounter() as counter:
-        learner.backward(images, targets)
-    return counter.total
+def _ways(row: Row) -> list[Strategy]:
+    if row.recipe.local.is_backprop:
+        return [Strategy(row.recipe.local)]
+    hows: tuple[Recompute, ...] = ("never", "once", "repeatedly")
+    return [Strategy(row.recipe.local).with_settings(recompute=how) for how in hows]
+
+
+def _costs(rehearsals: list[Rehearsal], batch: int, whole: int) -> str:
+    """Peak in MiB and arithmetic over backprop's, of each way."""
+    peaks, counts = zip(*(each.cost(batch) for each in rehearsals), strict=True)
+    return (
+        f"{' / '.join(f'{peak / 2**20:.0f}' for peak in peaks)} "
+        f"| {' / '.join(f'{count / whole:.2f}' for count in counts)}"
+    )
 
 
 def _spread(values: list[float]) -> str:
