@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench package clean
+.PHONY: help setup demo test lint docs format bench package clean
 
 help:  ## show these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -31,6 +32,14 @@ lint: $(STAMP)  ## check style, format and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+$(DOCS_STAMP): $(STAMP)
+	@$(PIP) --editable '.[docs]'
+	@touch $@
+
+docs: $(DOCS_STAMP)  ## build the documentation into site/, warnings being errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@$(BIN)/python .ci/links.py site
+
 format: $(STAMP)  ## put the code into the one format
 	@$(BIN)/ruff check --fix --select I .
 	@$(BIN)/ruff format .
@@ -43,4 +52,4 @@ package:  ## build wheel and sdist into dist/, install each afresh and check it
 	@$(PYTHON) .ci/package.py
 
 clean:  ## remove .venv and caches
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site

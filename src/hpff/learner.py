@@ -45,6 +45,9 @@ class LocalLearner(nn.Module):
     In a training step, a tensor that the model hands from one module to the next loses its content
     once the next module is done: a hook that wants to keep one must keep a copy.
 
+    ``method``, ``modules`` and every argument that is not described here are those of
+    :class:`~hpff.LocalSettings`, which ``learner.settings`` is.
+
     Args:
         model: any module whose forward runs through a chain of blocks and returns logits.
         modules: K, or the names of the submodules after which to cut; None: one for each block.
@@ -66,12 +69,8 @@ class LocalLearner(nn.Module):
             shows it): "map", "map-last" (B, H, W, C), "tokens", "sequence", "sequence-first"
             (B, D, L), "vector", or a :class:`~hpff.features.FeatureKind`; or a dict of these by
             the cut's name.
-        preset: settings found by a study, "light", "balanced" or "accurate", for those of the next
-            lines that are not given.
-        method, balance, cascade, cascade_budget, cascade_stride, independent, patches,
-            smallest_patch, patch_mode, independent_weight, cascade_weight, auxiliary_weight,
-            auxiliary_width, auxiliary_pool, recompute: see :class:`~hpff.LocalSettings`, which
-            ``learner.settings`` is.
+        preset: settings found by a study, "light", "balanced" or "accurate", for those of
+            ``LocalSettings`` that are not given.
 
     Raises:
         UserError: an argument is out of its range, or the model cannot be cut as asked.
