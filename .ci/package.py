@@ -1,6 +1,7 @@
 """Build wheel and sdist into dist/, install each into a fresh environment, and check what is there.
 
-The wheel is built from the sdist. What is installed must be src/hpff, file by file, and must run.
+The wheel is built from the sdist. What is installed must be src/hpff, file by file, must run, and
+must have types that a user's type checker sees.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def check(package: Path, environment: Path) -> None:
         sys.exit(f"{package.name}: hpff --version says {version}")
     if "demo" not in run(hpff, "list", "recipes", cwd=environment):
         sys.exit(f"{package.name}: hpff list recipes does not know demo")
-    print(f"{package.name}: installed, imported, complete")
+    check_types(python, environment)
+    print(f"{package.name}: installed, imported, complete, typed")
     shutil.rmtree(environment)  # gigabytes
 
 
@@ -53,6 +55,13 @@ def compare(installed: dict[str, bytes], source: dict[str, bytes], package: str)
         sys.exit(f"{package}: not as in src/hpff: {', '.join(sorted(differing))}")
     if "py.typed" not in installed:
         sys.exit(f"{package}: py.typed is missing, so type checkers ignore it")
+
+
+def check_types(python: Path, environment: Path) -> None:
+    """Check a user's file against what is installed, as strictly as a type checker can."""
+    install(python, "mypy")
+    own = shutil.copy(ROOT / ".ci" / "a_users_file.py", environment / "a_users_file.py")
+    run(python, "-m", "mypy", "--strict", "--config-file=", own, cwd=environment)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -67,9 +76,13 @@ def fresh(environment: Path, requirement: str | Path) -> Path:
     """Make an environment with `requirement` in it, at the pinned versions; its Python."""
     run(sys.executable, "-m", "venv", environment)
     python = environment / "bin" / "python"
+    install(python, requirement)
+    return python
+
+
+def install(python: Path, requirement: str | Path) -> None:
     pip = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     run(*pip, "--constraint", ROOT / "constraints.txt", requirement)
-    return python
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:

@@ -26,7 +26,7 @@ def matrix() -> dict[str, Any]:
 
 
 def test_the_version_is_said_alike() -> None:
-    assert f'\nversion = "{hpff.__version__}"\n' in PYPROJECT
+    assert '\nversion = {attr = "hpff.__version__"}\n' in PYPROJECT
     assert read("CITATION.cff")["version"] == hpff.__version__
     assert f"\n## {hpff.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 

@@ -6,7 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpff import models
+    from hpff import analysis as analysis
+    from hpff import data as data
+    from hpff import features as features
+    from hpff import memory as memory
+    from hpff import methods as methods
+    from hpff import models as models
+    from hpff import parallel as parallel
     from hpff.engine.step import Losses
     from hpff.learner import LocalLearner
     from hpff.reference import check_gradients, reference_gradients
@@ -30,11 +36,12 @@ _HOMES = {
     "reference_gradients": "hpff.reference",
 }
 
+if not TYPE_CHECKING:  # A type checker would take every name for one of ours.
 
-def __getattr__(name: str) -> Any:
-    """Import torch only when it is needed, so that the command line answers at once."""
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    if name in ("analysis", "data", "features", "memory", "methods", "models", "parallel"):
-        return import_module(f"hpff.{name}")
-    raise AttributeError(f"module 'hpff' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """Import torch only when it is needed, so that the command line answers at once."""
+        if name in _HOMES:
+            return getattr(import_module(_HOMES[name]), name)
+        if name in ("analysis", "data", "features", "memory", "methods", "models", "parallel"):
+            return import_module(f"hpff.{name}")
+        raise AttributeError(f"module 'hpff' has no attribute {name!r}")

@@ -278,7 +278,7 @@ def _at_cuts(
     try:
         for module in modules[:-1]:
             handles.append(
-                model.get_submodule(module.cut).register_forward_hook(
+                model.get_submodule(module.end).register_forward_hook(
                     lambda _m, _a, returned, cut=module: hook(cut, returned)
                 )
             )

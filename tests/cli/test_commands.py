@@ -280,8 +280,8 @@ def test_a_fault_of_our_own_is_one_line_and_its_traceback_on_demand(
     ("command", "words"),
     [
         (["list", "recipes"], "interrupted"),
-        (["train", "demo"], "interrupted; a run goes on with --resume"),
-        (["compare", "demo"], "interrupted; a run goes on with --resume"),
+        (["train", "demo"], "interrupted; the same command starts anew"),
+        (["compare", "demo"], "interrupted; the same command starts anew"),
         (
             ["reproduce", "table3"],
             "interrupted; the same command goes on: runs that are finished are kept",

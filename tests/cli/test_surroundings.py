@@ -231,7 +231,8 @@ def test_sigterm_is_said_and_the_run_goes_on(folder: Path, start_process: Hpff) 
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 128 + signal.SIGTERM
     out, err = process.said()
-    assert err.splitlines()[-1] == "hpff: terminated; a run goes on with --resume"
+    again = "hpff train tiny.yaml epochs=100000 --out run --resume"
+    assert err.splitlines()[-1] == f"hpff: terminated; go on with: {again}"
     assert out == ""
     assert not (folder / "run" / ".hpff.lock").exists()
     remove_leftovers(folder / "run")  # as the next write does, for a signal amid the last one

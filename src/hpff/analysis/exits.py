@@ -198,7 +198,7 @@ def _exit(learner: LocalLearner, j: int, level: Level, tally: _Tally) -> Exit:
     parted = tally.patches > 1 and tally.scored
     return Exit(
         module=j,
-        name="the head" if level == "final" else learner.partition[j - 1].cut,
+        name="the head" if level == "final" else learner.partition[j - 1].end,
         level=level,
         loss=tally.loss / tally.count,
         error=100 * tally.wrong / tally.count if tally.scored else None,

@@ -250,7 +250,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def _places(model: nn.Module, cut: Partition, example: Any) -> tuple[Place, ...]:
     last = cut[-1]
-    ends = [(m.cut, m.output_shape) for m in cut[:-1]]
+    ends = [(m.end, m.output_shape) for m in cut[:-1]]
     if last.submodules:
         ends.append((last.submodules[-1], last.block_shapes[-1]))
     shapes = [shape for module in cut for shape in module.block_shapes]

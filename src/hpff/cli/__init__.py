@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from hpff.cli.app import app
+from hpff.cli.leaving import LeftError, advice, is_helper
 from hpff.cli.process import lead_nowhere, steady_streams, terminable
 from hpff.errors import UserError, one_line
 
@@ -18,11 +19,6 @@ from hpff.errors import UserError, one_line
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 _INTERRUPTED = 130
-_GO_ON = {
-    "train": "; a run goes on with --resume",
-    "compare": "; a run goes on with --resume",
-    "reproduce": "; the same command goes on: runs that are finished are kept",
-}
 _UNREAD = 1  # As Typer says it where it sees a closed pipe first.
 _LONGEST_SHOWN = 200
 _MEMORY = "out of memory; try a smaller batch, smaller images, a smaller model, or more modules"
@@ -34,14 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A fault of the program itself is one line too, and code 1.
     """
     with steady_streams(), terminable() as ended_by:
-        code = _run(arguments)
+        left = None
+        try:
+            code = _run(arguments)
+        except LeftError as error:
+            code, left = _INTERRUPTED, error
         if code != _INTERRUPTED:  # Typer makes this code of Ctrl-C itself, without a word.
             return code
         words = sys.argv[1:] if arguments is None else arguments
-        advice = _GO_ON.get(words[0] if words else "", "")
-        if ended_by:
-            return _complain([f"terminated{advice}"], 128 + ended_by[0])
-        return _complain([f"interrupted{advice}"], code)
+        said = "terminated" if ended_by else "interrupted"
+        lines = [] if is_helper() else [f"{said}{advice(words, left)}"]
+        return _complain(lines, 128 + ended_by[0] if ended_by else code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -60,6 +59,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _complain([" ".join(message.split()) + " (see hpff --help)"], 2)
     except (KeyboardInterrupt, typer.Abort):
         return _INTERRUPTED
+    except LeftError:
+        raise
     except BrokenPipeError:  # Nobody reads what we print: `hpff list models | head -1`.
         lead_nowhere(sys.stdout)
         return _UNREAD

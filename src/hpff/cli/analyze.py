@@ -104,7 +104,7 @@ def _show(found: Study) -> None:
         "cascade\nexit",
         "cosine",
         "cascade\ncosine",
-        "silhou-\nette",
+        "silhou\u00adette",
     )
     show_table(
         header,

@@ -6,12 +6,13 @@ import typer
 
 import hpff
 from hpff.cli import arguments
+from hpff.cli.examples import example
 from hpff.cli.groups import lists, recipes
 from hpff.cli.imports import Imports
 
 app = typer.Typer(
     help="Train networks in gradient-isolated local modules.",
-    add_completion=False,
+    epilog=example("hpff compare demo"),
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -39,7 +40,10 @@ def root(context: typer.Context, version: arguments.Version = False) -> None:
         typer.echo(FIRST_STEPS)
 
 
-@app.command()
+@app.command(
+    short_help="Train one recipe into a run directory.",
+    epilog=example("hpff train demo epochs=5 --out runs/first"),
+)
 def train(
     recipe: arguments.RecipeName,
     overrides: arguments.Overrides = None,
@@ -65,7 +69,13 @@ def train(
     )
 
 
-@app.command()
+@app.command(
+    short_help="Train several methods on one recipe, side by side.",
+    epilog=example(
+        "hpff compare demo --methods bp,dgl,dgl+hpff",
+        "hpff compare demo --methods bp,dgl --seeds 0,1 epochs=5",
+    ),
+)
 def compare(
     recipe: arguments.RecipeName,
     overrides: arguments.Overrides = None,
@@ -83,7 +93,12 @@ def compare(
     command(recipe, overrides or [], methods, seeds, out, resume=resume, wandb=wandb, json=json)
 
 
-@app.command()
+@app.command(
+    short_help="Peak memory of a step, without a device.",
+    epilog=example(
+        "hpff plan resnet20 --modules 10 --budget 16GB", "hpff plan resnet20 --modules 10 --ranks 2"
+    ),
+)
 def plan(
     model: arguments.ModelName,
     modules: arguments.Modules = None,
@@ -133,7 +148,10 @@ def plan(
     plan_of_ranks(given, ranks, alone=budget is None and plot is None, json=json)
 
 
-@app.command()
+@app.command(
+    short_help="The setting that fits a budget of memory, to paste.",
+    epilog=example("hpff fit resnet20 --budget 256MiB"),
+)
 def fit(
     model: arguments.ModelName,
     budget: arguments.Within,
@@ -167,7 +185,10 @@ def fit(
     command(given, json=json)
 
 
-@app.command()
+@app.command(
+    short_help="Measured step time and peak memory of methods.",
+    epilog=example("hpff bench resnet20 --modules 3 --methods dgl --batch 16"),
+)
 def bench(
     model: arguments.ModelName,
     modules: arguments.Modules = None,
@@ -212,7 +233,10 @@ def bench(
     command(given, rounds=rounds, device=device, compiled=compiled, json=json)
 
 
-@app.command()
+@app.command(
+    short_help="A table of the paper, beside the paper's numbers.",
+    epilog=example("hpff reproduce cifar10 --dry-run"),
+)
 def reproduce(
     table: arguments.TableName,
     overrides: arguments.Overrides = None,
@@ -249,7 +273,10 @@ def reproduce(
     )
 
 
-@app.command()
+@app.command(
+    short_help="Test a trained model on a data set or split.",
+    epilog=example("hpff evaluate runs/first --split train"),
+)
 def evaluate(
     run: arguments.FinishedRun,
     dataset: arguments.OtherData = None,
@@ -282,7 +309,10 @@ def evaluate(
     )
 
 
-@app.command()
+@app.command(
+    short_help="See what modules learn: one report.html.",
+    epilog=example("hpff analyze runs/first --samples 500"),
+)
 def analyze(
     runs: arguments.Networks,
     data: arguments.AnyData = None,
@@ -324,13 +354,17 @@ def analyze(
     command(given, json=json)
 
 
-@app.command()
+@app.command(
+    short_help="Write a run as a folder for a model hub.",
+    epilog=example("hpff export runs/first first-model"),
+)
 def export(
     run: arguments.FinishedRun,
     folder: arguments.NewFolder,
+    json: arguments.Json = False,
     imports: Imports = None,
 ) -> None:
     """Write a run as a folder for a model hub: weights, recipe, metrics, a model card."""
     from hpff.cli.export import export as command
 
-    command(run, folder)
+    command(run, folder, json=json)

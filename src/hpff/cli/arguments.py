@@ -7,9 +7,16 @@ from typing import Annotated
 
 import typer
 
+from hpff.cli import completion
+
 Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
 RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A name from `hpff list recipes`, or a .yaml file.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A name from `hpff list recipes`, or a .yaml file.",
+        autocompletion=completion.recipes,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -35,6 +42,7 @@ ModelName = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A name from `hpff list models`, or MODULE:FUNCTION of a module given by --import.",
+        autocompletion=completion.models,
     ),
 ]
 Modules = Annotated[
@@ -45,7 +53,13 @@ Modules = Annotated[
         "one for each block.",
     ),
 ]
-BalanceOf = Annotated[str, typer.Option(help="Share the blocks out: blocks, parameters or memory.")]
+BalanceOf = Annotated[
+    str,
+    typer.Option(
+        help="Share the blocks out: blocks, parameters or memory.",
+        autocompletion=completion.one_of("blocks", "parameters", "memory"),
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Images in a batch.")]
 ImageSize = Annotated[
     str | None,
@@ -54,7 +68,11 @@ ImageSize = Annotated[
 Classes = Annotated[int, typer.Option(help="Classes of the task.")]
 MethodNames = Annotated[
     str | None,
-    typer.Option(metavar="NAMES", help="Such as dgl,infopro, or all; a plan is of dgl by default."),
+    typer.Option(
+        metavar="NAMES",
+        help="Such as dgl,infopro, or all; a plan is of dgl by default.",
+        autocompletion=completion.methods,
+    ),
 ]
 Cascade = Annotated[
     str,
@@ -70,13 +88,23 @@ Recomputed = Annotated[
         metavar="HOW",
         help="Rows with recomputation too, as in a recipe: once, blocks, repeatedly (ever less "
         "memory), or several with commas between.",
+        autocompletion=completion.some_of("once", "blocks", "repeatedly"),
     ),
 ]
 Light = Annotated[
     bool, typer.Option("--light", help="Narrow auxiliary networks on pooled maps, of any method.")
 ]
-Optimizer = Annotated[str, typer.Option(help="sgd, plain-sgd, adam or adamw.")]
-Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
+Optimizer = Annotated[
+    str,
+    typer.Option(
+        help="sgd, plain-sgd, adam or adamw.",
+        autocompletion=completion.one_of("sgd", "plain-sgd", "adam", "adamw"),
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(help="fp32 or bf16.", autocompletion=completion.one_of("fp32", "bf16")),
+]
 StepPerModule = Annotated[
     bool, typer.Option("--step-per-module", help="Step each local module as soon as it is done.")
 ]
@@ -87,7 +115,10 @@ Published = Annotated[
     bool,
     typer.Option("--published", help="The method's published auxiliary networks, not light ones."),
 ]
-OneMethod = Annotated[str, typer.Option(metavar="NAME", help="Of local learning.")]
+OneMethod = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Of local learning.", autocompletion=completion.method),
+]
 Budget = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Such as 16GB or 24GiB: show the largest batch within."),
@@ -104,7 +135,12 @@ Ranks = Annotated[
     ),
 ]
 Rounds = Annotated[int, typer.Option(help="Measured steps of every method, in turns.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu or cuda.", autocompletion=completion.one_of("auto", "cpu", "cuda")
+    ),
+]
 Compiled = Annotated[bool, typer.Option("--compile", help="Compile the models.")]
 
 # What `compare` is told.
@@ -114,6 +150,7 @@ Labels = Annotated[
         metavar="LABELS",
         help="Such as bp,dgl,dgl+hpff: bp, or a method alone (independent level only) or with "
         "+cl (cascade level only), +hilo (both), +pff, +cl+pff or +hpff (both and patches).",
+        autocompletion=completion.labels,
     ),
 ]
 Seeds = Annotated[
@@ -123,7 +160,11 @@ Seeds = Annotated[
 # What `reproduce` is told.
 TableName = Annotated[
     str,
-    typer.Argument(metavar="TABLE", help="A name from `hpff list tables`, or a .yaml file."),
+    typer.Argument(
+        metavar="TABLE",
+        help="A name from `hpff list tables`, or a .yaml file.",
+        autocompletion=completion.tables,
+    ),
 ]
 RowNames = Annotated[
     str | None,
@@ -139,6 +180,7 @@ Data = Annotated[
     typer.Option(
         metavar="[NAME=]DATA",
         help="Other data, such as parquet:FOLDER, for all runs or those published on NAME.",
+        autocompletion=completion.data,
     ),
 ]
 DryRun = Annotated[
@@ -149,14 +191,26 @@ DryRun = Annotated[
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 OtherData = Annotated[
     str | None,
-    typer.Option(metavar="DATA", help="Such as stl10 or folder:PATH; by default the run's."),
+    typer.Option(
+        metavar="DATA",
+        help="Such as stl10 or folder:PATH; by default the run's.",
+        autocompletion=completion.data,
+    ),
 ]
-Split = Annotated[str, typer.Option(metavar="SPLIT", help="test or train.")]
+Split = Annotated[
+    str,
+    typer.Option(
+        metavar="SPLIT",
+        help="test or train.",
+        autocompletion=completion.one_of("test", "train"),
+    ),
+]
 Match = Annotated[
     str,
     typer.Option(
         metavar="HOW",
         help="Classes by name (those that both have), or by position (label i is class i).",
+        autocompletion=completion.one_of("name", "position"),
     ),
 ]
 ClassNames = Annotated[
@@ -189,7 +243,10 @@ Networks = Annotated[
 AnyData = Annotated[
     str | None,
     typer.Option(
-        "--data", metavar="DATA", help="Such as cifar10 or parquet:FOLDER; by default the runs'."
+        "--data",
+        metavar="DATA",
+        help="Such as cifar10 or parquet:FOLDER; by default the runs'.",
+        autocompletion=completion.data,
     ),
 ]
 Samples = Annotated[

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from hpff.cli.tables import print_json, show_table
+from hpff.cli.tables import print_folded, print_json, show_table
 from hpff.cli.workload import RowOptions, bar, described
-from hpff.errors import UserError
+from hpff.errors import UserError, did_you_mean
 from hpff.memory import Bench, Measured
 from hpff.memory import bench as measure
 from hpff.runs import machine
 from hpff.training.setup import choose_device
 
+_DEVICES = ("auto", "cpu", "cuda")
+
 
 def bench(given: RowOptions, *, rounds: int, device: str, compiled: bool, json: bool) -> None:
     """Column, and show the table and the machine."""
     workload = given.workload()
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device: is {device!r}, expected auto, cpu or cuda")
+    if device not in _DEVICES:
+        hint = did_you_mean(device, _DEVICES)
+        raise UserError(f"--device: is {device!r}, expected auto, cpu or cuda{hint}")
     chosen = choose_device(device).type
     strategies = given.strategies()
     with bar(len(strategies) * (rounds + 1)) as observe:
@@ -38,8 +41,10 @@ def bench(given: RowOptions, *, rounds: int, device: str, compiled: bool, json: 
     )
     for row in made.rows:
         if row.fault:
-            print(f"{row.strategy}: not possible: {row.fault}")
-    print("Machine: " + ", ".join(f"{key} {value}" for key, value in machine.describe().items()))
+            print_folded(f"{row.strategy}: not possible: {row.fault}", "  ")
+    print_folded(
+        "Machine: " + ", ".join(f"{key} {value}" for key, value in machine.describe().items())
+    )
 
 
 def _cells(row: Measured, first: Measured) -> list[str]:

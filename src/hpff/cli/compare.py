@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpff.analysis.report.run_report import ResultTable, results_page
+from hpff.cli.leaving import resumable
 from hpff.cli.progress import progress
 from hpff.cli.reports import finished, write_or_warn
 from hpff.cli.tables import print_json, show_table
@@ -38,7 +39,7 @@ def compare(
     labels = comparison.default_labels(recipe) if methods is None else split(methods, "--methods")
     seeds = [recipe.seed] if seeds_text is None else split_seeds(seeds_text)
     path = out or default_path(f"compare-{Path(name).stem}", resume=resume)
-    with contextlib.ExitStack() as stack:
+    with resumable(path, lambda: _has_begun(path)), contextlib.ExitStack() as stack:
 
         def observe(label: str, seed: int) -> Observer:
             stack.close()
@@ -58,6 +59,10 @@ def compare(
         _show(path, name, recipe, seeds, rows, faults, json=json)
     if faults:
         raise UserError(*faults)
+
+
+def _has_begun(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())
 
 
 def _show(

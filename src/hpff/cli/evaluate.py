@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpff.cli.compare import split as split_words
-from hpff.cli.tables import print_json, show_table
+from hpff.cli.tables import print_folded, print_json, show_table
 from hpff.data import PUBLISHED_DATASETS, Policy
 from hpff.data.classes import Matching
-from hpff.errors import UserError, one_line
+from hpff.errors import UserError, did_you_mean, one_line
 from hpff.experiments.segmentation import draw, evaluate_pixels
 from hpff.experiments.transfer import transfer
 from hpff.runs.finished_run import FinishedRun
@@ -97,7 +97,7 @@ def evaluate(
     ]
     show_table(("", "error, %", "accuracy, %"), rows)
     tested = f"{result.dataset} ({split}, {result.score.images} images)"
-    print(one_line(f"{run} on {tested}: {result.protocol}"))
+    print_folded(one_line(f"{run} on {tested}: {result.protocol}"))
     if result.broken_images:
         print(f"{result.broken_images} broken images were left out")
 
@@ -127,7 +127,7 @@ def _evaluate_pixels(
     )
     show_table(("class", "IoU, %", "accuracy, %"), rows)
     tested = f"{found.dataset} ({split}, {found.score.images} images)"
-    print(one_line(f"{run.path} on {tested}: {found.inference}"))
+    print_folded(one_line(f"{run.path} on {tested}: {found.inference}"))
     if views.pictures is not None:
         print(one_line(f"{views.pictures}: pictures of image, labels and answers"))
 
@@ -149,7 +149,8 @@ def _matching(text: str) -> Matching:
 
 def _one_of(text: str, known: Sequence[str], option: str) -> str:
     if text not in known:
-        raise UserError(f"{option}: is {text!r}, expected {' or '.join(known)}")
+        hint = did_you_mean(text, known)
+        raise UserError(f"{option}: is {text!r}, expected {' or '.join(known)}{hint}")
     return text
 
 

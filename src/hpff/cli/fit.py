@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpff.cli.sizes import bytes_of, gib
-from hpff.cli.tables import print_json, show_table
+from hpff.cli.tables import print_folded, print_json, show_table
 from hpff.cli.workload import WorkloadOptions, bar
 from hpff.memory import Choice, Fit
 from hpff.memory import fit as search
@@ -44,7 +44,8 @@ def fit(given: FitOptions, *, json: bool) -> None:
         [_cells(choice) for choice in (*found.baselines, *found.tried)],
         _caption(given, found),
     )
-    print("\n".join(_advice(given, found)))
+    for line in _advice(given, found):
+        print_folded(line)
 
 
 def _cells(choice: Choice) -> tuple[str, ...]:
@@ -82,11 +83,10 @@ def _advice(given: FitOptions, found: Fit) -> Iterator[str]:
     settings = _written(found.best)
     yield "In Python:"
     yield ""
-    arguments = ", ".join(f"{key}={value!r}" for key, value in settings.items())
-    yield (
-        f"    learner = LocalLearner(model, example=images[:2], num_classes={given.num_classes}, "
-        f"{arguments})"
-    )
+    yield "    learner = LocalLearner("
+    yield f"        model, example=images[:2], num_classes={given.num_classes},"
+    yield from (f"        {key}={value!r}," for key, value in settings.items())
+    yield "    )"
     yield ""
     yield "In a recipe:"
     yield ""

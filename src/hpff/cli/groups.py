@@ -5,10 +5,17 @@ from __future__ import annotations
 import typer
 
 from hpff.cli import arguments
+from hpff.cli.examples import example
 from hpff.cli.imports import Imports
 
-lists = typer.Typer(help="What there is: models, datasets, methods, recipes, tables.")
-recipes = typer.Typer(help="Read a recipe, take one to edit, validate one.")
+lists = typer.Typer(
+    help="What there is: models, datasets, methods, recipes, tables.",
+    epilog=example("hpff list recipes"),
+)
+recipes = typer.Typer(
+    help="Read a recipe, take one to edit, validate one.",
+    epilog=example("hpff recipe show demo"),
+)
 
 
 @lists.callback(invoke_without_command=True)
@@ -19,7 +26,7 @@ def show_help(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@lists.command("models")
+@lists.command("models", epilog=example("hpff list models"))
 def list_models(json: arguments.Json = False) -> None:
     """Models by name."""
     from hpff import models
@@ -28,7 +35,7 @@ def list_models(json: arguments.Json = False) -> None:
     show_list(models.names(), json=json)
 
 
-@lists.command("datasets")
+@lists.command("datasets", epilog=example("hpff list datasets"))
 def list_datasets(json: arguments.Json = False) -> None:
     """Datasets by name."""
     from hpff import data
@@ -37,7 +44,7 @@ def list_datasets(json: arguments.Json = False) -> None:
     show_list(data.names(), json=json)
 
 
-@lists.command("methods")
+@lists.command("methods", epilog=example("hpff list methods --json"))
 def list_methods(json: arguments.Json = False, imports: Imports = None) -> None:
     """Methods by name."""
     from hpff import methods
@@ -46,7 +53,7 @@ def list_methods(json: arguments.Json = False, imports: Imports = None) -> None:
     show_list(methods.names(), json=json)
 
 
-@lists.command("recipes")
+@lists.command("recipes", epilog=example("hpff list recipes"))
 def list_recipes(json: arguments.Json = False) -> None:
     """Packaged recipes by name."""
     from hpff.cli.tables import show_list
@@ -55,7 +62,7 @@ def list_recipes(json: arguments.Json = False) -> None:
     show_list(recipe_files.names(), json=json)
 
 
-@lists.command("tables")
+@lists.command("tables", epilog=example("hpff list tables"))
 def list_tables(json: arguments.Json = False) -> None:
     """Tables of the paper by name, for `hpff reproduce`."""
     from hpff.cli.tables import show_list
@@ -64,7 +71,7 @@ def list_tables(json: arguments.Json = False) -> None:
     show_list(paper_tables.names(), json=json)
 
 
-@recipes.command("show")
+@recipes.command("show", epilog=example("hpff recipe show demo epochs=5"))
 def recipe_show(
     recipe: arguments.RecipeName,
     overrides: arguments.Overrides = None,
@@ -77,24 +84,32 @@ def recipe_show(
     show(recipe, overrides or [], json=json)
 
 
-@recipes.command("copy")
+@recipes.command("copy", epilog=example("hpff recipe copy demo mine.yaml epochs=5"))
 def recipe_copy(
     recipe: arguments.RecipeName,
     destination: arguments.NewRecipe,
     overrides: arguments.Overrides = None,
+    json: arguments.Json = False,
     imports: Imports = None,
 ) -> None:
     """Write a recipe, every key written out, into a file to edit."""
     from hpff.cli.recipe import copy
 
-    copy(recipe, destination, overrides or [])
+    copy(recipe, destination, overrides or [], json=json)
 
 
-@recipes.command("check")
+@recipes.command(
+    "check",
+    short_help="Validate a recipe: every fault, one line each.",
+    epilog=example("hpff recipe check demo epochs=5"),
+)
 def recipe_check(
-    recipe: arguments.RecipeName, overrides: arguments.Overrides = None, imports: Imports = None
+    recipe: arguments.RecipeName,
+    overrides: arguments.Overrides = None,
+    json: arguments.Json = False,
+    imports: Imports = None,
 ) -> None:
     """Validate a recipe: every fault, one line each, with the key's full path."""
     from hpff.cli.recipe import check
 
-    check(recipe, overrides or [])
+    check(recipe, overrides or [], json=json)

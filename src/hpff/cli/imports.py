@@ -54,7 +54,9 @@ def import_module(name: str) -> None:
         raise UserError(f"--import: {name} fails: {type(error).__name__}: {text}") from error
 
 
-def _import_all(given: list[str] | None) -> list[str] | None:
+def _import_all(context: typer.Context, given: list[str] | None) -> list[str] | None:
+    if context.resilient_parsing:  # A shell completes; nothing is to run.
+        return given
     for each in given or []:
         if each.endswith(".py") or "/" in each or Path(each).is_file():
             import_file(Path(each))

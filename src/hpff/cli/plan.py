@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpff.cli.sizes import bytes_of
-from hpff.cli.tables import print_json, show_table
+from hpff.cli.tables import print_folded, print_json, show_table
 from hpff.cli.workload import RowOptions, bar, described
 from hpff.errors import UserError
 from hpff.memory import Plan, Row
@@ -14,6 +14,8 @@ from hpff.memory import plan as plan_memory
 from hpff.memory.ledger import Owner
 from hpff.runs.atomic_files import write_atomically
 
+# Soft hyphens are where a narrow table cuts them.
+SHARES = ("activa\u00adtions", "auxil\u00adiary", "back\u00adward")
 _PICTURES = ("png", "svg", "pdf")
 
 
@@ -50,7 +52,7 @@ def _show(made: Plan) -> None:
     def size(count: int) -> str:
         return f"{count / divisor:.{digits}f}"
 
-    header = ["method", "peak", "of bp", "held", "activations", "auxiliary", "backward"]
+    header = ["method", "peak", "of bp", "held", *SHARES]
     if made.budget is not None:
         header.append("largest batch")
     base = next((row.peak for row in made.rows if row.peak and str(row.strategy) == "bp"), None)
@@ -59,10 +61,10 @@ def _show(made: Plan) -> None:
     print("The worst moment, and the largest parts of what is alive then:")
     for row in done:
         parts = (f"{_owner(owner)} {size(bytes_)}" for owner, bytes_ in row.alive[:5])
-        print(f"  {row.strategy}: {row.moment}: {', '.join(parts)}")
+        print_folded(f"  {row.strategy}: {row.moment}: {', '.join(parts)}", "    ")
     for row in made.rows:
         if row.fault:
-            print(f"  {row.strategy}: not possible: {row.fault}")
+            print_folded(f"  {row.strategy}: not possible: {row.fault}", "    ")
 
 
 def _caption(made: Plan, unit: str, size: Callable[[int], str]) -> str:

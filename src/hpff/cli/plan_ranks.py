@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from hpff.cli.tables import print_json, show_table
+from hpff.cli.plan import SHARES
+from hpff.cli.tables import print_folded, print_json, show_table
 from hpff.cli.workload import RowOptions, bar, described
 from hpff.errors import UserError
 from hpff.parallel.planning import RankRow, RanksPlan, plan_ranks
 
-_HEADER = ("rank", "modules", "peak", "held", "activations", "auxiliary", "backward")
-_SENT = ("waiting", "sent on", "sent back", "work")
+_HEADER = ("rank", "mod\u00adules", "peak", "held", *SHARES)
+_SENT = ("wait\u00ading", "sent on", "sent back", "work")
 
 
 def plan_of_ranks(given: RowOptions, ranks: int, *, alone: bool, json: bool) -> None:
@@ -47,7 +48,7 @@ def _show(made: RanksPlan) -> None:
         cells = [size(count) for count in _bytes(row)]
         rows.append([str(rank), f"{row.first}-{row.last}", *cells, f"{row.arithmetic / work:.1%}"])
     show_table(_HEADER + _SENT, rows, _caption(made, unit, size(made.alone)))
-    print(
+    print_folded(
         f"Expected throughput: {made.speedup:.2f} times that of one process, if links carry in "
         "each step what is sent."
     )

@@ -23,7 +23,7 @@ def show(name: str, overrides: Sequence[str], *, json: bool) -> None:
         print(recipe_files.dump(recipe), end="")
 
 
-def copy(name: str, destination: Path, overrides: Sequence[str]) -> None:
+def copy(name: str, destination: Path, overrides: Sequence[str], *, json: bool) -> None:
     """Write the resolved recipe to a new file."""
     recipe = recipe_files.load(name, overrides)
     if destination.suffix not in (".yaml", ".yml"):
@@ -32,18 +32,25 @@ def copy(name: str, destination: Path, overrides: Sequence[str]) -> None:
         raise UserError(f"{destination}: exists already; choose another name")
     header = f"# From {name}. Run: hpff train {destination}\n"
     write_atomically(destination, (header + recipe_files.dump(recipe)).encode())
+    if json:
+        print_json({"recipe": str(destination), "from": name})
+        return
     print(f"{destination}: written; run it with `hpff train {destination}`")
 
 
-def check(name: str, overrides: Sequence[str]) -> None:
+def check(name: str, overrides: Sequence[str], *, json: bool) -> None:
     """Validate, and build everything; faults arrive as UserError.
 
     Data sets that may have to be downloaded are stood in for by their sizes.
     """
     recipe = recipe_files.load(name, overrides)
-    if recipe.data in PUBLISHED_DATASETS:
-        rehearse(recipe, steps=0)
-        print(f"{name}: no faults (built without {recipe.data} itself)")
-    else:
+    with_data = recipe.data not in PUBLISHED_DATASETS
+    if with_data:
         assemble(recipe)
-        print(f"{name}: no faults")
+    else:
+        rehearse(recipe, steps=0)
+    if json:
+        print_json({"recipe": name, "faults": [], "with_data": with_data})
+        return
+    without = "" if with_data else f" (built without {recipe.data} itself)"
+    print(f"{name}: no faults{without}")

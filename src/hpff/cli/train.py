@@ -14,6 +14,7 @@ from hpff.analysis.exits import exit_errors
 from hpff.analysis.report.run_report import NAME, run_page
 from hpff.analysis.report.runs import RunFacts
 from hpff.analysis.subjects import Pass
+from hpff.cli.leaving import resumable
 from hpff.cli.progress import Unseen, progress
 from hpff.cli.reports import write_or_warn
 from hpff.cli.tables import print_json
@@ -67,7 +68,8 @@ def train(
     arguments += [word for each in imports for word in ("--import", each)]
     arguments += ["--wandb", wandb] if wandb else []
     arguments += [flag for flag, on in (("--resume", resume), ("--json", json)) if on]
-    code = processes.start_ranks(arguments, recipe.ranks)
+    with resumable(path, RunDirectory(path).recipe.exists):
+        code = processes.start_ranks(arguments, recipe.ranks)
     if code:
         raise typer.Exit(code)
 
@@ -87,7 +89,8 @@ class _Given:
 def _train(recipe: Recipe, path: Path, given: _Given) -> None:
     before = given.resume and RunDirectory(path).finished
     measure = _exit_errors if given.exits else None
-    with progress(wandb=given.wandb) as observer:
+    begun = RunDirectory(path).recipe.exists
+    with resumable(path, begun), progress(wandb=given.wandb) as observer:
         report = loop.train(recipe, path, resume=given.resume, observer=observer, measure=measure)
     if not (before and (path / NAME).exists()):
         command = shlex.join(["hpff", "train", given.name, *given.overrides, "--out", str(path)])

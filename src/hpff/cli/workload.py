@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from hpff import models
 from hpff.engine.reach import Cascade
 from hpff.engine.recomputation import Recompute
-from hpff.errors import UserError
+from hpff.errors import UserError, did_you_mean
 from hpff.memory import Strategy, Workload, default_strategies, first_strategies
 from hpff.settings import LIGHT
 
@@ -124,9 +124,16 @@ def described(workload: Workload, batch: int, modules: int) -> str:
 def bar(total: int) -> Iterator[Callable[[str], None]]:
     """A bar on stderr while it lasts, if that is a terminal; called with each piece of work."""
     console = Console(stderr=True, highlight=False, markup=False)
-    columns = TextColumn("{task.description}"), BarColumn(bar_width=20)
-    disabled = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=disabled) as bars:
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bars:
         task = bars.add_task("", total=total)
         begun = 0
 
@@ -162,10 +169,12 @@ def _cascade(text: str) -> Cascade:
 
 def _recompute(text: str | None) -> list[Recompute]:
     words = [] if text is None else _split(text, "--recompute")
-    if not set(words) <= {"blocks", "once", "repeatedly"}:
+    known = ("blocks", "once", "repeatedly")
+    wrong = [word for word in words if word not in known]
+    if wrong:
         raise UserError(
             f"--recompute: is {text!r}, expected blocks, once, repeatedly, or several with commas "
-            "between"
+            f"between{did_you_mean(wrong[0], known)}"
         )
     return list(words)  # type: ignore[arg-type]
 

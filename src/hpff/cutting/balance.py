@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from hpff.errors import UserError
+from hpff.errors import UserError, did_you_mean
 
 Balance = Literal["blocks", "parameters", "memory"]
 
@@ -21,7 +21,8 @@ def check(balance: str) -> None:
     """
     if balance not in get_args(Balance):
         known = ", ".join(repr(name) for name in get_args(Balance))
-        raise UserError(f"balance={balance!r}; expected one of {known}")
+        hint = did_you_mean(str(balance), get_args(Balance))
+        raise UserError(f"balance={balance!r}; expected one of {known}{hint}")
 
 
 def evenly(units: int, modules: int) -> list[int]:

@@ -111,7 +111,7 @@ class Part:
             def entered() -> Any:
                 stubs.close()
                 torch.set_grad_enabled(grad)
-                hollow = self._hollow(self.skipped[before.cut][0], batch)
+                hollow = self._hollow(self.skipped[before.end][0], batch)
                 place = tensor_at(hollow, before.path)
                 assert place is not None
                 return replaced(hollow, place, enter())
@@ -245,7 +245,7 @@ class Parts:
         hooks = ExitStack()
         for j, hook in ((part.first - 1, begins), (part.last, ends)):
             if 0 < j < len(self._partition):
-                cut = self._model.get_submodule(self._partition[j - 1].cut)
+                cut = self._model.get_submodule(self._partition[j - 1].end)
                 hooks.enter_context(_followed(cut, hook))
         try:
             output = logits_of(call_model(self._model, inputs)).detach()

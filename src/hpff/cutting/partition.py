@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import nn
@@ -114,6 +114,12 @@ class LocalModule:
     inner: tuple[InnerPoint, ...] = ()
     passing: tuple[tuple[str, Path], ...] = ()
 
+    @property
+    def end(self) -> str:
+        """The name of the submodule whose output ends it; not for the last module."""
+        assert self.cut is not None, "the last module ends with the model"
+        return self.cut
+
 
 @dataclass(frozen=True)
 class Partition(Sequence[LocalModule]):
@@ -121,7 +127,11 @@ class Partition(Sequence[LocalModule]):
 
     modules: tuple[LocalModule, ...]
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> LocalModule: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[LocalModule, ...]: ...
+    def __getitem__(self, index: int | slice) -> LocalModule | tuple[LocalModule, ...]:
         return self.modules[index]
 
     def __len__(self) -> int:

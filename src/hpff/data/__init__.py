@@ -22,7 +22,7 @@ from hpff.data.segmentation import SEGMENTATION_DATASETS, blank_pairs
 from hpff.data.streamed import StreamedBatches
 from hpff.data.treatment import TreatmentName, check_treatment
 from hpff.data.vision import NAMES, default_root, load_vision
-from hpff.errors import UserError
+from hpff.errors import UserError, did_you_mean
 
 __all__ = [
     "PUBLISHED_DATASETS",
@@ -74,8 +74,11 @@ def load(
     if kind in _BY_PATH and path:
         return _load_by_path(kind, (root or Path()) / Path(path).expanduser(), treatment, broken)
     if colon or name not in ("digits", "imagenet", *NAMES, *SEGMENTATION_DATASETS):
-        known = ", ".join(known for known, _ in names())
-        raise UserError(f'there is no dataset "{name}"; expected one of {known}')
+        known = [known for known, _ in names()]
+        raise UserError(
+            f'there is no dataset "{name}"; expected one of {", ".join(known)}'
+            f"{did_you_mean(name, known)}"
+        )
     if treatment != "auto":
         raise UserError(
             f"treatment is {treatment}, but {name} has a published one of its own; expected auto "

@@ -10,7 +10,7 @@ import torch
 from hpff.data.augmentation import Augmentation
 from hpff.data.image_set import ImageSet
 from hpff.data.resized_crop import ResizedCrop
-from hpff.errors import UserError
+from hpff.errors import UserError, did_you_mean
 
 TreatmentName = Literal["auto", "cifar", "svhn", "stl10", "imagenet", "plain"]
 Numbers = tuple[float, ...]
@@ -79,9 +79,9 @@ def check_treatment(name: str) -> None:
         UserError: there is no such treatment.
     """
     if name not in get_args(TreatmentName):
-        raise UserError(
-            f'treatment is "{name}"; expected one of {", ".join(get_args(TreatmentName))}'
-        )
+        known = get_args(TreatmentName)
+        hint = did_you_mean(str(name), known)
+        raise UserError(f'treatment is "{name}"; expected one of {", ".join(known)}{hint}')
 
 
 def channel_statistics(images: ImageSet) -> tuple[Numbers, Numbers]:

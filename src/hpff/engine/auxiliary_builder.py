@@ -74,11 +74,11 @@ class AuxiliaryBuilder:
                 "judges a sample by its one class; expected dgl, infopro or auglocal, or a method "
                 "with dense = True"
             )
-        check_given(self.features, [m.cut for m in cut[:-1]])
+        check_given(self.features, [m.end for m in cut[:-1]])
         shapes = [shape for m in cut for shape in m.block_shapes]
         finder = Finder(self.model, self.example, sides_of(image), shapes, self.features)
         sizes = PatchSizes(self.patches, self.smallest_patch, self.method.needs_images)
-        kinds = [finder.at(m.cut, m.output_shape) for m in cut[:-1]]
+        kinds = [finder.at(m.end, m.output_shape) for m in cut[:-1]]
         counts = [
             sizes.for_output(kind, m.output_shape, image)
             for m, kind in zip(cut, kinds, strict=False)

@@ -22,7 +22,7 @@ try:
     from lightning.pytorch import LightningModule
 except ImportError as missing:
     raise ImportError(
-        "hpff.integrations.lightning needs the package lightning; pip install lightning"
+        "hpff.integrations.lightning needs the package lightning; pip install 'hpff[lightning]'"
     ) from missing
 
 

@@ -18,7 +18,7 @@ from hpff.cutting.balance import Balance
 from hpff.cutting.partition import Partition, partition
 from hpff.engine.phase import Phase
 from hpff.engine.reach import Cascade
-from hpff.errors import UserError
+from hpff.errors import UserError, did_you_mean
 from hpff.learner import OWN_HEAD_WEIGHT, LocalLearner
 from hpff.memory.checkpointing import Block, chain, checkpointed, segments_of
 from hpff.memory.ledger import What
@@ -75,7 +75,10 @@ class Workload:
             ("precision", self.precision, get_args(Precision)),
         ):
             if value not in known:
-                raise UserError(f"{name} is {value!r}; expected {' or '.join(known)}")
+                raise UserError(
+                    f"{name} is {value!r}; expected {' or '.join(known)}"
+                    f"{did_you_mean(str(value), known)}"
+                )
 
     @property
     def model_name(self) -> str:

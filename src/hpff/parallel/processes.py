@@ -116,6 +116,7 @@ def start_ranks(arguments: Sequence[str], ranks: int) -> int:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "HPFF_STARTED_BY": str(os.getpid()),
     }
     command = [sys.executable, "-m", "hpff.cli", *arguments]
     started = [

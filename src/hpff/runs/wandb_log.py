@@ -40,8 +40,9 @@ class WandbLog:
             self._wandb: Any = importlib.import_module("wandb")
         except ImportError as error:
             raise UserError(
-                "--wandb: the package wandb is not installed; install it (pip install wandb), or "
-                "leave out --wandb (TensorBoard and metrics.csv are always written)"
+                "--wandb: the package wandb is not installed; install it (pip install "
+                "'hpff[wandb]'), or leave out --wandb (TensorBoard and metrics.csv are always "
+                "written)"
             ) from error
         self._run: Any = None
 

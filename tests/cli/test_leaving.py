@@ -1,0 +1,89 @@
+"""Ctrl-C: one line that says how to go on, which does."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from platforms import posix_only
+
+from hpff.cli.leaving import LeftError, advice, is_helper
+
+pytestmark = posix_only
+
+EPOCHS = 8
+
+
+def left(process: Any, begun: Path) -> str:
+    """Press Ctrl-C once a file is there; what the command says last."""
+    deadline = time.monotonic() + 120
+    while not begun.exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130
+    out, err = process.said()
+    assert out == ""
+    assert "Traceback" not in err
+    assert len(re.findall("^hpff: ", err, re.MULTILINE)) == 1
+    return str(err.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("given", "folder_of_run"),
+    [
+        (["train", "tiny.yaml"], "runs/tiny-1"),
+        (["train", "tiny.yaml", "--out", "my run"], "my run"),
+        (["compare", "tiny.yaml", "--methods", "bp"], "runs/compare-tiny-1/bp/seed-0"),
+    ],
+    ids=lambda value: " ".join(value)[:30],
+)
+def test_what_ctrl_c_says_goes_on(
+    given: list[str],
+    folder_of_run: str,
+    folder: Path,
+    start_process: Callable[..., Any],
+    hpff: Callable[..., Any],
+) -> None:
+    run = folder / folder_of_run
+    process = start_process(*given, f"epochs={EPOCHS}")
+    said = left(process, run / "checkpoint.pt")
+    begin = "hpff: interrupted; go on with: "
+    assert said.startswith(begin)
+    words = shlex.split(said.removeprefix(begin))
+    assert words[: len(given) + 2] == ["hpff", *given, f"epochs={EPOCHS}"]
+    assert words[-1] == "--resume"
+    done = len((run / "metrics.jsonl").read_text().splitlines())
+    assert done < EPOCHS
+    answer = hpff(*words[1:])
+    assert answer.code == 0, answer.err
+    assert "going on after epoch" in answer.err
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [*range(1, EPOCHS + 1)]
+
+
+def test_advice_names_a_folder_and_resume_once() -> None:
+    here = LeftError(Path("runs/a b"))
+    assert advice(["train", "x"], here).endswith("hpff train x --out 'runs/a b' --resume")
+    given = ["train", "x", "--resume", "--out=o"]
+    assert advice(given, here).endswith("hpff train x --resume --out=o")
+    assert advice(["plan", "resnet20"]) == "; the same command starts anew"
+
+
+def test_one_process_of_several_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_helper()
+    monkeypatch.setenv("RANK", "0")
+    assert not is_helper()
+    monkeypatch.setenv("HPFF_STARTED_BY", "1")
+    assert is_helper()
+    monkeypatch.delenv("HPFF_STARTED_BY")
+    monkeypatch.setenv("RANK", "1")
+    assert is_helper()
