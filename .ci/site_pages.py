@@ -2,13 +2,14 @@
 
 Every page of the repository links to others by relative paths, which work wherever its files are
 shown. Here such a link finds the page that the file became. A file that is no page (a test, a
-recipe, a source) becomes one that shows its text, if a page links to it.
+recipe, a source) becomes one that shows its text, if a page links to it. Notebooks are pages too.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(Path(__file__).parent))
+from notebook_pages import page_of  # noqa: E402 - it lies beside this file, which is no package
+
 NAMED = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
@@ -36,6 +40,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in dict.fromkeys([*NAMED, *benchmarks]):
         if files.get_file_from_path(place_of(path)) is None:
             add(files, config, path, titled(path))
+    for notebook in sorted(ROOT.glob("notebooks/*.ipynb")):
+        add_notebook(files, config, notebook)
     for page in list(files.documentation_pages()):
         path = path_of(page.src_uri)
         for target in links(path, page.content_string):
@@ -78,6 +84,16 @@ def add_file(files: Files, config: MkDocsConfig, path: str) -> None:
     add(files, config, path, f"{front}\n# {path}\n\n``````{language}\n{text}``````\n")
 
 
+def add_notebook(files: Files, config: MkDocsConfig, notebook: Path) -> None:
+    """Add a notebook's page, and its pictures."""
+    from mkdocs.structure.files import File
+
+    text, pictures = page_of(notebook)
+    add(files, config, f"notebooks/{notebook.name}", text)
+    for name, content in pictures.items():
+        files.append(File.generated(config, f"notebooks/{name}", content=content))
+
+
 def titled(path: str) -> str:
     """The text of a page, with a heading if it has none."""
     text = (ROOT / path).read_text(encoding="utf-8")
@@ -93,6 +109,8 @@ def place_of(path: str) -> str:
         return path.removeprefix("docs/")
     if path.startswith("benchmarks/") and path.endswith(".md"):
         return path
+    if path.endswith(".ipynb"):
+        return path.removesuffix(".ipynb") + ".md"
     return path if Path(path).suffix in (".png", ".svg") else f"files/{path}.md"
 
 
@@ -101,7 +119,7 @@ def path_of(place: str) -> str:
     for path, named in NAMED.items():
         if named == place:
             return path
-    return place if place.startswith("benchmarks/") else f"docs/{place}"
+    return place if place.startswith(("benchmarks/", "notebooks/")) else f"docs/{place}"
 
 
 def links(path: str, text: str) -> Iterator[str]:
