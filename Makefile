@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs format bench package clean
+.PHONY: help setup demo test test-long lint docs format bench package clean
 
 help:  ## show these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 11
 
 setup: $(STAMP)  ## install hpff and its tools into .venv
 
@@ -24,8 +25,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## train a small ResNet on digits with BP, DGL and DGL+HPFF
 	@$(BIN)/hpff compare demo
 
-test: $(STAMP)  ## run the tests, on all cores
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+test: $(STAMP)  ## run the tests but for the long ones, on all cores (under ten minutes on two)
+	@$(PYTEST) -m "not long"
+
+test-long: $(STAMP)  ## run the long ones: whole trainings, full sizes, several processes
+	@$(PYTEST) -m long
 
 lint: $(STAMP)  ## check style, format and types
 	@$(BIN)/ruff check .

@@ -58,6 +58,7 @@ def test_a_text_classifier_is_trained_exactly(
     assert check_gradients(learner, inputs, labels) == {}
 
 
+@pytest.mark.long
 def test_a_text_classifier_learns(text: ModuleType, small: tuple[Any, Any, int]) -> None:
     train, _, vocabulary = small
     before = text.train(train, vocabulary, "dgl+hpff", epochs=0, seed=0)

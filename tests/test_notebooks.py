@@ -51,6 +51,7 @@ def copied(path: Path, folder: Path) -> Path:
     return copy
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("default")  # Of the machinery around kernels.
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_every_cell_runs(

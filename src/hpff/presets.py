@@ -14,32 +14,35 @@ P = ParamSpec("P")
 # Whatever a preset does not say is as it would be without one. Channels of auxiliary networks have
 # a bound, so that their size does not grow with the network; the study's networks are below it.
 _COMMON: Mapping[str, Any] = {
-    "independent": True,
+    "independent": False,
     "patches": 1,
     "independent_weight": None,
     "cascade_weight": None,
     "auxiliary_weight": 1.0,
     "auxiliary_width": 128,
-    "auxiliary_pool": 4,
+    "auxiliary_pool": 2,
 }
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "light": {
         **_COMMON,
         "method": {"name": "auglocal", "depth": 2},
         "cascade": 2,
+        "cascade_stride": 1,
         "recompute": "repeatedly",
     },
     "balanced": {
         **_COMMON,
-        "method": {"name": "auglocal", "depth": 8},
-        "cascade": 2,
+        "method": {"name": "auglocal", "depth": 4},
+        "cascade": 4,
+        "cascade_stride": 3,
         "recompute": "once",
     },
     "accurate": {
         **_COMMON,
         "method": {"name": "auglocal", "depth": 8},
         "cascade": 4,
-        "recompute": "repeatedly",
+        "cascade_stride": 3,
+        "recompute": "once",
     },
 }
 NAMES: tuple[str, ...] = get_args(PresetName)
@@ -55,6 +58,19 @@ def preset(name: object) -> dict[str, Any]:
         hint = did_you_mean(name, NAMES) if isinstance(name, str) else ""
         raise UserError(f"preset: is {shown(name)}, expected {', '.join(NAMES)}{hint}")
     return dict(PRESETS[name])
+
+
+def named() -> list[tuple[str, str]]:
+    """Each preset, and its settings in a line; those that they have in common are left out."""
+    return [
+        (
+            name,
+            ", ".join(
+                f"{key} {shown(value)}" for key, value in settings.items() if key not in _COMMON
+            ),
+        )
+        for name, settings in PRESETS.items()
+    ]
 
 
 def takes_preset(init: Callable[P, None]) -> Callable[P, None]:

@@ -47,6 +47,7 @@ def test_version(hpff: Hpff) -> None:
         ("models", "resnet110"),
         ("datasets", "digits"),
         ("methods", "dgl"),
+        ("presets", "balanced"),
         ("recipes", "demo"),
         ("tables", "cifar10"),
     ],

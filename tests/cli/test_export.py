@@ -61,6 +61,7 @@ def load_as_the_card_says(folder: Path, images: torch.Tensor) -> torch.Tensor:
     return safetensors.torch.load_file(folder.parent / "logits.safetensors")["logits"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "model",
     ["{name: resnet20, width: 4}", "torchvision/shufflenet_v2_x0_5", "timm/test_resnet"],

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from cli.forked import Forked
 
@@ -36,6 +37,7 @@ def epochs_told(run: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else -1
 
 
+@pytest.mark.long
 def test_killed_and_resumed_until_done(
     folder: Path, start_process: Callable[..., Any], hpff_fork: Callable[..., Any]
 ) -> None:
@@ -61,6 +63,7 @@ def test_killed_and_resumed_until_done(
     assert [json.loads(line)["epoch"] for line in lines] == [*range(1, EPOCHS + 1)]
 
 
+@pytest.mark.long
 def test_a_killed_comparison_goes_on(
     folder: Path, start_process: Callable[..., Any], hpff: Callable[..., Any]
 ) -> None:

@@ -37,6 +37,7 @@ def left(process: Any, begun: Path) -> str:
     return str(err.splitlines()[-1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("given", "folder_of_run"),
     [

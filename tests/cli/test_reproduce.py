@@ -15,6 +15,7 @@ from hpff.recipes import files as recipe_files
 pytestmark = pytest.mark.usefixtures("table")
 
 
+@pytest.mark.long
 def test_a_table_beside_the_papers_numbers(hpff: Hpff, folder: Path) -> None:
     answer = reproduce(hpff, "--seeds", "0,1", "epochs=3")
     assert answer.code == 0, answer.err

@@ -68,6 +68,7 @@ DAMAGES = [
 ]
 
 
+@pytest.mark.long
 def test_a_finished_run_with_a_broken_file(hpff: Hpff, folder: Path) -> None:
     """Is named, the other rows are shown, and deleting the report mends it."""
     assert reproduce(hpff, "--rows", "tiny-bp,tiny-dgl").code == 0

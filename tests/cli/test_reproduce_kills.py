@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("table")
 Start = Callable[..., Any]
 
 
+@pytest.mark.long
 @posix_only
 def test_ten_kills_and_the_table_is_the_same(folder: Path, start_process: Start) -> None:
     """kill -9 at random moments, then finish."""
@@ -55,6 +56,7 @@ def count_epochs(out: Path) -> int:
     return sum(len(file.read_text().splitlines()) for file in files)
 
 
+@pytest.mark.long
 @posix_only
 def test_a_disk_that_fills_and_is_emptied_again(folder: Path, hpff_fork: Hpff, hpff: Hpff) -> None:
     """The operating system refuses to let files grow; what then goes on gives the same table."""

@@ -59,6 +59,7 @@ def examples(hpff: Hpff, words: tuple[str, ...]) -> list[str]:
     return lines
 
 
+@pytest.mark.long
 def test_every_help_ends_with_examples_that_run(
     hpff: Hpff, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +215,7 @@ def test_completion_knows_the_models_of_libraries() -> None:
         ("timm/vit_tiny_patch16_22", completion.models, ["timm/vit_tiny_patch16_224"]),
         ("ti", completion.models, ["timm/"]),
         ("bp,dg", completion.methods, ["bp,dgl"]),
-        ("bp,b", completion.labels, []),
+        ("bp,b", completion.labels, ["bp,balanced"]),
         ("dgl+cl", completion.labels, ["dgl+cl", "dgl+cl+pff"]),
         ("imagenet-", completion.tables, ["imagenet-k8"]),
         ("cifar", completion.data, ["cifar10", "cifar100"]),

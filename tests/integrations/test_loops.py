@@ -13,6 +13,7 @@ from test_examples import load
 from hpff import data
 
 
+@pytest.mark.long
 def test_a_loop_of_ones_own_learns(capsys: pytest.CaptureFixture[str]) -> None:
     torch.set_num_threads(1)
     example: Any = load("plain_loop")
@@ -22,6 +23,7 @@ def test_a_loop_of_ones_own_learns(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("epoch") == 3
 
 
+@pytest.mark.long
 def test_a_loop_in_sixteen_bits_learns() -> None:
     example: Any = load("plain_loop")
     learner, digits = example.train(3, bf16=True)
@@ -29,6 +31,7 @@ def test_a_loop_in_sixteen_bits_learns() -> None:
     assert {parameter.dtype for parameter in learner.parameters()} == {torch.float32}
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # Hugging Face's advice.
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="its pinned version needs Python 3.11")
 def test_hugging_faces_trainer_learns_and_saves(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def stages() -> dict[Workload, Stage]:
     return {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("workload", "way"), CASES, ids=range(len(CASES)))
 def test_what_is_remembered_changes_no_figure(
     stages: dict[Workload, Stage], workload: Workload, way: Strategy

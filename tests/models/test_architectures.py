@@ -54,6 +54,7 @@ def test_the_list_is_long_enough() -> None:
     assert len({(family.library, family.name) for family in FAMILIES}) == len(FAMILIES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "family", SMALL, ids=lambda family: f"{family.library}-{family.name.replace(' ', '-')}"
 )

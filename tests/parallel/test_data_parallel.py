@@ -13,6 +13,7 @@ from hpff.parallel import DataParallel
 TRAINED = [("dgl", 2), ("infopro", 3), ("auglocal", 1), ("bp", 1)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("world", "accumulated"), [(2, False), (2, True), (4, False)])
 def test_ranks_give_the_weights_of_one_process(
     world: int, accumulated: bool, one_thread: None

@@ -40,6 +40,7 @@ ON_THREE = [
 ON_FOUR = [Case({"cascade": 6}, sizes=(2, 1, 1, 2)), Case({"method": "predsim"} | HILO)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("world", "trained"), [(1, [Case(HILO)]), (2, ON_TWO), (3, ON_THREE), (4, ON_FOUR)]
 )

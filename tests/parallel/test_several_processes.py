@@ -41,6 +41,7 @@ def recipe(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.long
 def test_a_killed_run_on_two_goes_on_alone_to_the_same_weights(
     recipe: Path, tmp_path: Path
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_killed_run_on_two_goes_on_alone_to_the_same_weights(
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.long
 def test_torchrun_starts_ranks_again_and_the_weights_are_the_same(
     recipe: Path, tmp_path: Path
 ) -> None:
@@ -99,6 +101,7 @@ def _metrics(run: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
+@pytest.mark.long
 def test_a_stopped_rank_is_named_and_the_run_ends(recipe: Path, tmp_path: Path) -> None:
     given = ["epochs=1000", "parallel=modules", "ranks=2", "rank_timeout=10"]
     started = subprocess.Popen(

@@ -84,6 +84,7 @@ def few_with_every_pair() -> list[str]:
     return chosen
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", few_with_every_pair())
 def test_a_recipe_takes_a_step_at_full_size(name: str) -> None:
     """In K modules, with a loss for each place of each level; every weight has been stepped."""

@@ -12,6 +12,8 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from hpff.presets import NAMES as PRESETS
+
 METHODS = ("bp", "dgl", "predsim", "infopro", "auglocal", "man")
 LEVELS = ("cl", "hilo", "pff", "cl+pff", "hpff")
 DATASETS = ("digits", "cifar10", "cifar100", "svhn", "stl10", "imagenet", "camvid", "cityscapes")
@@ -67,7 +69,7 @@ def labels(incomplete: str) -> list[str]:
     names = [name for name in method_names() if name != "bp"]
     levels = [f"{name}+{level}" for name in names for level in LEVELS]
     last = incomplete.rpartition(",")[2]
-    return _listed(incomplete, levels if "+" in last else method_names())
+    return _listed(incomplete, levels if "+" in last else [*method_names(), *PRESETS])
 
 
 def one_of(*words: str) -> Completer:

@@ -9,7 +9,7 @@ from hpff.cli.examples import example
 from hpff.cli.imports import Imports
 
 lists = typer.Typer(
-    help="What there is: models, datasets, methods, recipes, tables.",
+    help="What there is: models, datasets, methods, presets, recipes, tables.",
     epilog=example("hpff list recipes"),
 )
 recipes = typer.Typer(
@@ -51,6 +51,15 @@ def list_methods(json: arguments.Json = False, imports: Imports = None) -> None:
     from hpff.cli.tables import show_list
 
     show_list(methods.names(), json=json)
+
+
+@lists.command("presets", epilog=example("hpff list presets"))
+def list_presets(json: arguments.Json = False) -> None:
+    """Presets by name: settings that go together."""
+    from hpff.cli.tables import show_list
+    from hpff.presets import named
+
+    show_list(named(), json=json)
 
 
 @lists.command("recipes", epilog=example("hpff list recipes"))
