@@ -41,12 +41,14 @@ def test_the_gradients_are_the_rules(name: str) -> None:
 def test_what_is_given_wins_also_where_it_is_the_default() -> None:
     default = LocalSettings(modules=6)
     preset = LocalSettings(preset="accurate", modules=6)
-    for key in ("method", "cascade", "recompute", "auxiliary_width"):
+    for key in ("method", "recompute", "auxiliary_width"):
         value = getattr(default, key)
         assert getattr(preset, key) != value
         given = LocalSettings(preset="accurate", modules=6, **{key: value})
         assert getattr(given, key) == value
         assert dataclasses.replace(given, **{key: getattr(preset, key)}) == preset
+    assert LocalSettings(preset="balanced", cascade=2).cascade_stride == 1
+    assert LocalSettings(preset="balanced", cascade=2, cascade_stride=2).cascade_stride == 2
     assert learner(preset="accurate", cascade=2, method="dgl").settings.method_name == "dgl"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, ParamSpec, get_args
 
 from hpff.errors import UserError, did_you_mean, shown
@@ -20,12 +20,12 @@ _COMMON: Mapping[str, Any] = {
     "cascade_weight": None,
     "auxiliary_weight": 1.0,
     "auxiliary_width": 128,
-    "auxiliary_pool": 2,
 }
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "light": {
         **_COMMON,
         "method": {"name": "auglocal", "depth": 2},
+        "auxiliary_pool": 2,
         "cascade": 2,
         "cascade_stride": 1,
         "recompute": "repeatedly",
@@ -33,13 +33,15 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "balanced": {
         **_COMMON,
         "method": {"name": "auglocal", "depth": 4},
+        "auxiliary_pool": 2,
         "cascade": 4,
         "cascade_stride": 3,
         "recompute": "once",
     },
     "accurate": {
         **_COMMON,
-        "method": {"name": "auglocal", "depth": 8},
+        "method": {"name": "auglocal", "depth": 4},
+        "auxiliary_pool": 1,
         "cascade": 4,
         "cascade_stride": 3,
         "recompute": "once",
@@ -48,8 +50,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 NAMES: tuple[str, ...] = get_args(PresetName)
 
 
-def preset(name: object) -> dict[str, Any]:
-    """The settings of a preset, by the names of :class:`~hpff.LocalSettings`.
+def preset(name: object, given: Iterable[str] = ()) -> dict[str, Any]:
+    """The settings of a preset but for those that are given, by the names of `LocalSettings`.
+
+    Where the cascades' length is given, their stride is not the preset's, either.
 
     Raises:
         UserError: there is none of that name.
@@ -57,7 +61,8 @@ def preset(name: object) -> dict[str, Any]:
     if not isinstance(name, str) or name not in PRESETS:
         hint = did_you_mean(name, NAMES) if isinstance(name, str) else ""
         raise UserError(f"preset: is {shown(name)}, expected {', '.join(NAMES)}{hint}")
-    return dict(PRESETS[name])
+    away = {*given, *(("cascade_stride",) if "cascade" in given else ())}
+    return {key: value for key, value in PRESETS[name].items() if key not in away}
 
 
 def named() -> list[tuple[str, str]]:
@@ -79,7 +84,7 @@ def takes_preset(init: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(init)
     def prepared(*arguments: P.args, **given: P.kwargs) -> None:
         name = given.pop("preset", None)
-        below = {} if name is None else preset(name)
+        below = {} if name is None else preset(name, given)
         init(*arguments, **{**below, **given})
 
     return prepared

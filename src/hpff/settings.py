@@ -178,6 +178,14 @@ class LocalSettings:
             return self.method.name
         return methods.name_of(self.method)
 
+    def preset_name(self) -> str | None:
+        """The preset that says the same of all that it sets; None where none does."""
+        for name, values in PRESETS.items():
+            wanted = LocalSettings(**values)
+            if all(getattr(self, key) == getattr(wanted, key) for key in values):
+                return name
+        return None
+
     @property
     def method_settings(self) -> Mapping[str, Any]:
         """What the method is set to by name; nothing of an object."""

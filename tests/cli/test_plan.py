@@ -123,6 +123,11 @@ def test_plan_of_ranks_is_the_same_in_words_and_as_json(hpff: Hpff) -> None:
     assert (first["rank"], second["last_module"]) == (0, 4)
     assert 1 < made["throughput_over_one_process"] <= 2
     assert second["sent_back_bytes"] == first["sent_on_bytes"] == 8 * 32 * 4 * 4 * 4
+    for options in (["--light"], ["--methods", "balanced"]):
+        other = json.loads(hpff(*command, "--batch", "8", "--json", *options).out)["ranks"]
+        assert [rank["peak_bytes"] for rank in other] != [
+            rank["peak_bytes"] for rank in made["ranks"]
+        ]
     answer = hpff(*command)
     assert answer.code == 0
     for word in ("rank", "1-2", "waiting", "Expected throughput: "):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from hpff import memory, models
+from hpff import LocalSettings, memory, models
 from hpff.errors import UserError
 from hpff.memory import BEST, Strategy, Workload
 from hpff.memory.rehearsal import Rehearsal, count
@@ -89,6 +89,14 @@ def test_largest_batch_fits_and_the_next_does_not() -> None:
         rehearsal = Rehearsal(SMALL, row.strategy)
         assert row.largest_batch is not None
         assert rehearsal.peak(row.largest_batch) <= budget < rehearsal.peak(row.largest_batch + 1)
+
+
+def test_presets_are_rows_of_their_own() -> None:
+    found = memory.default_strategies(["balanced", "accurate", "dgl"])
+    labels = ["bp", "bp+checkpointing", "balanced", "accurate", "dgl", "dgl+hpff"]
+    assert [str(strategy) for strategy in found] == labels
+    assert found[2].settings == LocalSettings(preset="balanced")
+    assert str(found[2].with_settings(cascade=5)) == "auglocal+cl recompute=once"
 
 
 def test_a_way_that_cannot_be_is_a_row_that_says_why() -> None:

@@ -61,7 +61,7 @@ def method(incomplete: str) -> list[str]:
 
 def methods(incomplete: str) -> list[str]:
     """The methods that the last word of a list may become."""
-    return _listed(incomplete, (*method_names(), "all"))
+    return _listed(incomplete, (*method_names(), *PRESETS, "all"))
 
 
 def labels(incomplete: str) -> list[str]:

@@ -16,7 +16,8 @@ from hpff.engine.reach import Cascade
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError, did_you_mean
 from hpff.memory import Strategy, Workload, default_strategies, first_strategies
-from hpff.settings import LIGHT
+from hpff.presets import PRESETS
+from hpff.settings import LIGHT, LocalSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,10 @@ class RowOptions(WorkloadOptions):
         found = self._chosen(first=first)
         if not self.light:
             return found
-        return [s if s.settings.is_backprop else s.with_settings(**LIGHT) for s in found]
+        kept = [s.settings.is_backprop or s.settings.preset_name() for s in found]
+        return [
+            s if keep else s.with_settings(**LIGHT) for s, keep in zip(found, kept, strict=True)
+        ]
 
     def one_strategy(self) -> Strategy:
         """The one method that was chosen, by default dgl, with k and n.
@@ -94,6 +98,8 @@ class RowOptions(WorkloadOptions):
                 "--ranks: a plan of ranks is of one method and one way to recompute; give one of "
                 "each to --methods and --recompute"
             )
+        if self.methods is not None and self.methods in PRESETS:
+            return Strategy(LocalSettings(**PRESETS[self.methods]))
         found = Strategy.of(self.methods or "dgl", _cascade(self.cascade), self.patches)
         if ways:
             found = found.with_settings(recompute=ways[0])

@@ -16,7 +16,8 @@ from hpff.errors import UserError
 from hpff.memory.ledger import Ledger, Owner
 from hpff.memory.rehearsal import Rehearsal, Stage, best_checkpointing
 from hpff.memory.steps import Strategy, Workload
-from hpff.settings import BASELINE
+from hpff.presets import PRESETS
+from hpff.settings import BASELINE, LocalSettings
 
 BEST = -1  # a strategy's segment that is to be found
 _Peak = Callable[[int], float]
@@ -161,7 +162,7 @@ def default_strategies(
     """Backprop, with and without checkpointing, and each method alone and with HPFF.
 
     Args:
-        methods: names; by default all that are known.
+        methods: names, of presets too; by default all methods that are known.
         cascade: k of HPFF.
         patches: n of HPFF.
         recompute: ways to recompute; each method with HPFF gets one more strategy for each.
@@ -172,6 +173,9 @@ def default_strategies(
     strategies = [Strategy.of(), Strategy.of(segment=BEST)]
     known = [name for name, _ in known_methods.names()]
     for method in known if methods is None else methods:
+        if method in PRESETS:
+            strategies.append(Strategy(LocalSettings(**PRESETS[method])))
+            continue
         known_methods.create(method)
         if method != "bp":
             hpff = Strategy.of(method, cascade, patches)

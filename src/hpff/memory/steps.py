@@ -155,6 +155,9 @@ class Strategy:
     def __str__(self) -> str:
         if self.segment:
             return "bp+checkpointing" + (f" ({self.segment})" if self.segment > 0 else "")
+        preset = self.settings.preset_name()
+        if preset is not None:
+            return preset
         recompute = self.settings.recompute
         return self.settings.label() + ("" if recompute == "never" else f" recompute={recompute}")
 

@@ -115,7 +115,7 @@ def _with_preset(plain: Plain, source: str) -> Plain:
     if name is None:
         return plain
     try:
-        return {**preset(name), **plain}
+        return {**preset(name, plain), **plain}
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
 
