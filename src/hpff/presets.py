@@ -36,7 +36,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "auxiliary_pool": 2,
         "cascade": 4,
         "cascade_stride": 3,
-        "recompute": "once",
+        "recompute": "blocks",
     },
     "accurate": {
         **_COMMON,
@@ -44,7 +44,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "auxiliary_pool": 1,
         "cascade": 4,
         "cascade_stride": 3,
-        "recompute": "once",
+        "recompute": "blocks",
     },
 }
 NAMES: tuple[str, ...] = get_args(PresetName)
@@ -68,14 +68,16 @@ def preset(name: object, given: Iterable[str] = ()) -> dict[str, Any]:
 def named() -> list[tuple[str, str]]:
     """Each preset, and its settings in a line; those that they have in common are left out."""
     return [
-        (
-            name,
-            ", ".join(
-                f"{key} {shown(value)}" for key, value in settings.items() if key not in _COMMON
-            ),
-        )
+        (name, ", ".join(_written(*item) for item in settings.items() if item[0] not in _COMMON))
         for name, settings in PRESETS.items()
     ]
+
+
+def _written(key: str, value: Any) -> str:
+    if key != "method":
+        return f"{key} {value}"
+    settings = [f"{name} {each}" for name, each in value.items() if name != "name"]
+    return f"{value['name']} with {' and '.join(settings)}"
 
 
 def takes_preset(init: Callable[P, None]) -> Callable[P, None]:

@@ -96,7 +96,7 @@ def test_presets_are_rows_of_their_own() -> None:
     labels = ["bp", "bp+checkpointing", "balanced", "accurate", "dgl", "dgl+hpff"]
     assert [str(strategy) for strategy in found] == labels
     assert found[2].settings == LocalSettings(preset="balanced")
-    assert str(found[2].with_settings(cascade=5)) == "auglocal+cl recompute=once"
+    assert str(found[2].with_settings(cascade=5)) == "auglocal+cl recompute=blocks"
 
 
 def test_a_way_that_cannot_be_is_a_row_that_says_why() -> None:
