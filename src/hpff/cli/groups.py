@@ -9,7 +9,7 @@ from hpff.cli.examples import example
 from hpff.cli.imports import Imports
 
 lists = typer.Typer(
-    help="What there is: models, datasets, methods, presets, recipes, tables.",
+    help="What there is: models, data, methods, presets, recipes, tables.",
     epilog=example("hpff list recipes"),
 )
 recipes = typer.Typer(
