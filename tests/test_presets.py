@@ -12,6 +12,7 @@ from naive.rule import random_chain
 
 from hpff import LocalLearner, LocalSettings, check_gradients
 from hpff.errors import UserError
+from hpff.experiments import comparison
 from hpff.presets import NAMES, PRESETS
 from hpff.recipes import files
 
@@ -70,6 +71,14 @@ def test_a_recipe_takes_a_preset_where_it_is_written(tmp_path: Path) -> None:
     again = tmp_path / "again.yaml"
     again.write_text(files.dump(files.load(str(file))))
     assert files.load(str(again)) == files.load(str(file))
+
+
+def test_a_preset_stands_beside_methods_in_a_comparison() -> None:
+    demo = files.load("demo")
+    found = comparison.recipe_for("light", demo, seed=3)
+    assert found.local.preset_name() == "light"
+    assert (found.seed, found.local.modules) == (3, demo.local.modules)
+    assert comparison.recipe_for("bp", found, seed=0).local.preset_name() is None
 
 
 def test_an_unknown_preset_is_refused(tmp_path: Path) -> None:

@@ -66,18 +66,18 @@ def preset(name: object, given: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def named() -> list[tuple[str, str]]:
-    """Each preset, and its settings in a line; those that they have in common are left out."""
+    """Each preset, and in a line what it sets; None is as it would be without one."""
     return [
-        (name, ", ".join(_written(*item) for item in settings.items() if item[0] not in _COMMON))
+        (name, ", ".join(_written(*item) for item in settings.items() if item[1] is not None))
         for name, settings in PRESETS.items()
     ]
 
 
 def _written(key: str, value: Any) -> str:
     if key != "method":
-        return f"{key} {value}"
+        return f"{key} {value if isinstance(value, str) else shown(value)}"
     settings = [f"{name} {each}" for name, each in value.items() if name != "name"]
-    return f"{value['name']} with {' and '.join(settings)}"
+    return f"method {value['name']} with {' and '.join(settings)}"
 
 
 def takes_preset(init: Callable[P, None]) -> Callable[P, None]:

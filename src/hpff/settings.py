@@ -113,7 +113,7 @@ class LocalSettings:
     recompute: Recompute = "never"
     preset: InitVar[PresetName | None] = None
 
-    def __post_init__(self, preset: PresetName | None) -> None:
+    def __post_init__(self, preset: PresetName | None) -> None:  # `takes_preset` has taken it
         faults: dict[str, str] = {}
         values = schema.read(LocalSettings, vars(self), faults)
         if not faults:

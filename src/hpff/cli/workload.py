@@ -78,13 +78,7 @@ class RowOptions(WorkloadOptions):
         Args:
             first: where nothing was chosen, only what one wants to see first.
         """
-        found = self._chosen(first=first)
-        if not self.light:
-            return found
-        kept = [s.settings.is_backprop or s.settings.preset_name() for s in found]
-        return [
-            s if keep else s.with_settings(**LIGHT) for s, keep in zip(found, kept, strict=True)
-        ]
+        return [self._as_light(strategy) for strategy in self._chosen(first=first)]
 
     def one_strategy(self) -> Strategy:
         """The one method that was chosen, by default dgl, with k and n.
@@ -98,12 +92,20 @@ class RowOptions(WorkloadOptions):
                 "--ranks: a plan of ranks is of one method and one way to recompute; give one of "
                 "each to --methods and --recompute"
             )
-        if self.methods is not None and self.methods in PRESETS:
-            return Strategy(LocalSettings(**PRESETS[self.methods]))
-        found = Strategy.of(self.methods or "dgl", _cascade(self.cascade), self.patches)
-        if ways:
-            found = found.with_settings(recompute=ways[0])
-        return found.with_settings(**LIGHT) if self.light else found
+        name = self.methods or "dgl"
+        if name in PRESETS:
+            found = Strategy(LocalSettings(**PRESETS[name]))
+        else:
+            found = Strategy.of(name, _cascade(self.cascade), self.patches)
+        found = self._as_light(found)
+        return found.with_settings(recompute=ways[0]) if ways else found
+
+    def _as_light(self, strategy: Strategy) -> Strategy:
+        """With light auxiliary networks, if asked for; backprop has none, and a preset its own."""
+        settings = strategy.settings
+        if not self.light or settings.is_backprop or settings.preset_name():
+            return strategy
+        return strategy.with_settings(**LIGHT)
 
     def _chosen(self, *, first: bool) -> list[Strategy]:
         k, n = _cascade(self.cascade), self.patches
