@@ -87,6 +87,6 @@ def takes_preset(init: Callable[P, None]) -> Callable[P, None]:
     def prepared(*arguments: P.args, **given: P.kwargs) -> None:
         name = given.pop("preset", None)
         below = {} if name is None else preset(name, given)
-        init(*arguments, **{**below, **given})
+        init(*arguments, **below, **given)
 
     return prepared

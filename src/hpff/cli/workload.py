@@ -101,9 +101,8 @@ class RowOptions(WorkloadOptions):
         return found.with_settings(recompute=ways[0]) if ways else found
 
     def _as_light(self, strategy: Strategy) -> Strategy:
-        """With light auxiliary networks, if asked for; backprop has none, and a preset its own."""
-        settings = strategy.settings
-        if not self.light or settings.is_backprop or settings.preset_name():
+        """With light auxiliary networks, if asked for; backprop has none."""
+        if not self.light or strategy.settings.is_backprop:
             return strategy
         return strategy.with_settings(**LIGHT)
 
