@@ -204,7 +204,7 @@ def test_one_half_of_an_output_carries_on() -> None:
             "both",
             X,
             "first",
-            ["made in 'first'", "'the model'", "cuts that work: first.linear, third"],
+            ["made in 'first'", "let a submodule", "cuts that work: first.linear, third"],
         ),
         ("mask", (X, X.clone().requires_grad_()), "second", ["an input that requires a gradient"]),
     ],
@@ -216,6 +216,24 @@ def test_what_reaches_past_a_cut_is_named(
         learner(Boundary(how), inputs, modules=[cut])
     for words in named:
         assert words in str(caught.value)
+
+
+def test_a_residual_sum_in_the_models_own_forward_is_told_where_it_belongs() -> None:
+    class Sums(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Linear(8, 8)
+            self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for layer in self.layers:
+                x = x + layer(x).relu()
+            return self.head(x)
+
+    with pytest.raises(UserError, match=r"let a submodule compute .*x \+ block\(x\)"):
+        partition(Sums(), 4, torch.randn(4, 8))
 
 
 def test_a_mask_without_gradient_is_no_leak() -> None:

@@ -72,7 +72,12 @@ class Leak:
             made = "an input that requires a gradient, or a tensor that is no parameter of it,"
         else:
             made = f"a value made in {self.producer or 'the model'!r}"
-        return f"{made} reaches {self.consumer or 'the model'!r} without going through it"
+        if self.consumer:
+            return f"{made} reaches {self.consumer!r} without going through it"
+        return (
+            f"{made} reaches the model's own forward without going through it: let a submodule "
+            "compute what is computed there (such as x + block(x))"
+        )
 
 
 @dataclass(frozen=True)

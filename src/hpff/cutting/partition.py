@@ -231,8 +231,8 @@ def _why_no_more(model: nn.Module, seen: Trace, units: Sequence[Unit]) -> str:
     """What stands in the way of a further cut: the outermost part that is no block's."""
     composite = {name for name, part in model.named_modules() if any(True for _ in part.children())}
     inside = tuple(f"{unit.name}." for unit in units)
-    leaking = [n for n in seen.leaks if n in composite and not n.startswith(inside)]
-    parts = [*leaking, *seen.other_order]
+    leaking = [n for n in seen.leaks if not n.startswith(inside)]
+    parts = [*(n for n in leaking if n in composite), *seen.other_order] or leaking
     if not parts:
         return ""
     name = min(parts, key=lambda part: (part not in composite, part.count(".")))
