@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -140,6 +140,29 @@ class Ledger(AllocationCounter):
             storage = tensor.untyped_storage()
             self._living[storage._cdata] = start + place
             self._await_death(storage)
+
+    def take_turn(self, events: Iterable[int], before: int, sizes: Sequence[int]) -> None:
+        """Let temporaries come and go that belong to nobody's piece.
+
+        Args:
+            events: each a birth's place, or its complement for the death; the first ``before``
+                places are of the latest births there are.
+            before: how many.
+            sizes: bytes of the births to come.
+        """
+        start = len(self._births) - before
+        owner = self._owner or self._guess()
+        for event in events:
+            if event >= 0:
+                size = sizes[event - before]
+                self.current += size
+                self._events.append(start + event)
+                self._births.append((owner, size))
+                if self.current > self.peak:
+                    self._note_peak()
+            else:
+                self._events.append(event - start)
+                self.current -= self._births[start + ~event][1]
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -18,8 +18,9 @@ from hpff.memory.arithmetic import ArithmeticCounter
 from hpff.memory.checkpointing import Block, block_bytes, chain, likely_lengths, segments_of
 from hpff.memory.counting import AllocationCounter
 from hpff.memory.ledger import Ledger
+from hpff.memory.optimizer_repeats import OptimizerRepeats, fill_states
 from hpff.memory.repeats import Known, Repeats
-from hpff.memory.steps import Strategy, TrainingStep, Workload
+from hpff.memory.steps import Strategy, TrainingStep, Workload, take_whole_step
 from hpff.torch_support.fake_tensors import FakeTensors, fake_model
 
 _CHECKPOINT_TRIALS = 3
@@ -65,10 +66,12 @@ class Stage:
     def step(self, strategy: Strategy) -> TrainingStep:
         """The model trained by a strategy."""
         with self.entered():
+            first = fill_states if self._remembers else take_whole_step
             if not (self._remembers and strategy.is_plain_backprop):
-                return TrainingStep(self._model, self.workload, strategy)
+                return TrainingStep(self._model, self.workload, strategy, first_step=first)
             if self._backprop is None:
-                self._backprop = TrainingStep(self._model, self.workload, Strategy.of())
+                plain = Strategy.of()
+                self._backprop = TrainingStep(self._model, self.workload, plain, first_step=first)
             segments = segments_of(self.runs(), strategy.segment) if strategy.segment else ()
             return self._backprop.recomputing(segments)
 
@@ -150,6 +153,7 @@ def count(
     """
     ledger = Ledger(step.phase)
     step.phase.instead = None if known is None else Repeats(ledger, known)
+    step.take_step = take_whole_step if known is None else OptimizerRepeats(ledger)
     device = next(step.model.parameters()).device
     with ledger, gradients_noted(step.trained, ledger):
         for what, tensor in step.standing():
@@ -164,7 +168,7 @@ def count(
             with ledger.owned_by("optimizer"):
                 step.finish()
         step.watched = False
-    step.phase.instead = None
+    step.phase.instead, step.take_step = None, take_whole_step
     return ledger
 
 

@@ -171,23 +171,38 @@ class Strategy:
         return {**self.settings.to_plain(), "segment": self.segment}
 
 
+def take_whole_step(optimizer: torch.optim.Optimizer) -> None:
+    """Step an optimizer."""
+    optimizer.step()
+
+
 class TrainingStep:
     """A workload trained by one strategy: everything that a step needs, ready to run.
 
     Args:
         model: what ``workload.build()`` gave, on the device where it is to be trained.
+        first_step: takes each optimizer's first step, which makes its state.
 
     Attributes:
         model: the backbone.
         partition: its cut.
         trained: what holds all the parameters: the learner, or the model itself.
         phase: what the step is doing; in backprop only while it is ``watched``.
+        take_step: how an optimizer's step is taken.
         optimizers: of each module where it is stepped alone, or one of all.
     """
 
     watched = False
+    take_step: Callable[[torch.optim.Optimizer], object]
 
-    def __init__(self, model: nn.Module, workload: Workload, strategy: Strategy) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        workload: Workload,
+        strategy: Strategy,
+        *,
+        first_step: Callable[[torch.optim.Optimizer], object] = take_whole_step,
+    ) -> None:
         self._precision = workload.precision
         self.model = model.train()
         example = torch.zeros(2, *workload.image, device=next(model.parameters()).device)
@@ -202,7 +217,8 @@ class TrainingStep:
             self._prepare_backprop(cut, strategy, example)
         else:
             self._prepare_local(cut, workload, strategy, example)
-        self._make_optimizers(workload)
+        self.take_step = take_whole_step
+        self._make_optimizers(workload, first_step)
 
     @property
     def task(self) -> TaskName:
@@ -254,7 +270,7 @@ class TrainingStep:
     def finish(self) -> None:
         """The optimizer's step; the gradients are gone."""
         for optimizer in self.optimizers:
-            optimizer.step()
+            self.take_step(optimizer)
             optimizer.zero_grad()
 
     def standing(self) -> Iterator[tuple[What, Tensor]]:
@@ -265,21 +281,29 @@ class TrainingStep:
         for state in states:
             yield from (("optimizer", t) for t in state.values() if isinstance(t, Tensor))
 
-    def _make_optimizers(self, workload: Workload) -> None:
+    def _make_optimizers(
+        self, workload: Workload, first_step: Callable[[torch.optim.Optimizer], object]
+    ) -> None:
         """Optimizers with their state, as it is from the second step on."""
         groups = [list(self.trained.parameters())]
         if workload.step_per_module and isinstance(self.trained, LocalLearner):
             groups = self.trained.module_parameters
         make = OPTIMIZERS[workload.optimizer]
         self.optimizers = [make([{"params": group}]) for group in groups]
+        zeros: dict[object, Tensor] = {}  # shared: no step changes a gradient
         for parameter in self.trained.parameters():
             if parameter.requires_grad:
-                parameter.grad = torch.zeros_like(parameter)
-        self.finish()
+                like = parameter.dtype, parameter.device, parameter.shape, parameter.stride()
+                if like not in zeros:
+                    zeros[like] = torch.zeros_like(parameter)
+                parameter.grad = zeros[like]
+        for optimizer in self.optimizers:
+            first_step(optimizer)
+            optimizer.zero_grad()
 
     def step_module(self, j: int) -> None:
         """The optimizer's step of one module (from 1); its gradients are gone."""
-        self.optimizers[j - 1].step()
+        self.take_step(self.optimizers[j - 1])
         self.optimizers[j - 1].zero_grad()
 
     def _backprop(self, images: Tensor, targets: Tensor) -> None:
