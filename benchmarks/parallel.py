@@ -3,19 +3,20 @@
     python benchmarks/parallel.py [--network resnet32 --modules 16 --batch 128] [--write]
 
 In each round come, one after the other: local learning by one process (the other waits), local
-learning module-parallel by both, backprop by one process, and backprop in a pipeline by both
-(1F1B of torch.distributed.pipelining, at the same cut, with each number of micro-batches, and at
-the cut that suits backprop best). A step includes SGD with momentum. A time is that of a step in
-the steady state: between the ends of the first step and of the last on the last rank; for 1F1B,
-which empties its pipeline in every step, that is its whole step. A ratio is the median of the
-rounds' own ratios. Give each process a core of its own.
+learning module-parallel by both, and data-parallel by both (each with a batch of its own, as large
+as that of one process, so a step is of two batches); backprop by one process, data-parallel by
+PyTorch's DistributedDataParallel, and in a pipeline by both (1F1B of torch.distributed.pipelining,
+at the same cut, with each number of micro-batches, and at the cut that suits backprop best). A step
+includes SGD with momentum. A time is that of a step in the steady state: between the ends of the
+first step and of the last on the last rank; for 1F1B, which empties its pipeline in every step,
+that is its whole step. Throughput is in images per second; a ratio is the median of the rounds' own
+ratios. Give each process a core of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,13 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.nn.functional import cross_entropy
 
 from hpff import LocalLearner, models
-from hpff.parallel import ModuleParallel, module_seconds
+from hpff.parallel import ModuleParallel, module_seconds, racing
+from hpff.parallel.racing import Course, Racer, timed
 from hpff.runs import machine
 
 HERE = Path(__file__).parent
+ONE = "one process"
+DATA = "data-parallel, the same batch for each rank"
 
 
 def main() -> None:
@@ -39,6 +43,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="of each, in a round")
     parser.add_argument("--micro-batches", default="2,4,8,16", help="of 1F1B, each tried")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="beside one process, rows with this in the name")
     parser.add_argument("--write", action="store_true", help="append to benchmarks/parallel.md")
     given = parser.parse_args()
     torch.multiprocessing.spawn(rank_main, (given,), nprocs=2)
@@ -60,16 +65,13 @@ def rank_main(rank: int, given: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", 29_517, 2, is_master=rank == 0)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    ranks, runs = local_runs(given)
-    runs |= backprop_runs(given)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for round_number in range(1 + given.rounds):  # the first warms up
-        for name, run in runs.items():
-            dist.barrier()
-            seconds = torch.tensor([run(given.steps if round_number else 2)])
-            dist.broadcast(seconds, 0 if name.endswith("one process") else 1)
-            if round_number:
-                times[name].append(seconds.item())
+    ranks, racers = local_racers(given)
+    racers |= backprop_racers(given)
+    if given.only:
+        racers = {
+            name: racer for name, racer in racers.items() if given.only in name or ONE in name
+        }
+    times = racing.race(racers, steps=given.steps, rounds=given.rounds)
     if rank == 0:
         report(given, times)
     ranks.close()
@@ -96,10 +98,8 @@ def learner_of(given: argparse.Namespace) -> LocalLearner:
     )
 
 
-def local_runs(
-    given: argparse.Namespace,
-) -> tuple[ModuleParallel, dict[str, Callable[[int], float]]]:
-    """Local learning by both processes, and how many seconds a step takes by one and by both."""
+def local_racers(given: argparse.Namespace) -> tuple[ModuleParallel, dict[str, Racer]]:
+    """Local learning by both processes, and all that is timed of it."""
     images, targets = batch_of(given)
     alone = learner_of(given)
     costs = torch.tensor(module_seconds(alone, images, targets), dtype=torch.float64)
@@ -108,68 +108,43 @@ def local_runs(
     if ranks.rank == 0:
         print(f"modules of each rank: {ranks.sizes}", flush=True)
     given.cut = ranks.sizes[0]
-    step_alone = module_step(dict(enumerate(alone.module_parameters, start=1)))
-    step_part = module_step(ranks.module_parameters)
-
-    def by_one(steps: int) -> float:
-        if dist.get_rank():
-            return 0.0
-        return timed(steps, lambda: alone.backward(images, targets, on_module_done=step_alone))
-
-    def by_two(steps: int) -> float:
-        def step() -> None:
-            ranks.backward(images, targets, on_module_done=step_part)
-
-        seconds = timed(steps, step)
-        ranks.finish()
-        return seconds
-
-    runs = {"local learning, one process": by_one, "local learning, module-parallel": by_two}
-    return ranks, runs
+    course = course_of(given)
+    return ranks, {
+        f"local learning, {ONE}": racing.local_by_one(alone, course),
+        "local learning, module-parallel": racing.local_by_modules(ranks, course),
+        f"local learning, {DATA}": racing.local_by_data(learner_of(given), course),
+    }
 
 
-def module_step(parameters: dict[int, list[nn.Parameter]]) -> Callable[[int], None]:
-    optimizers = {j: sgd(each) for j, each in parameters.items()}
-
-    def done(j: int) -> None:
-        optimizers[j].step()
-        optimizers[j].zero_grad()
-
-    return done
+def course_of(given: argparse.Namespace) -> Course:
+    return Course(*batch_of(given), sgd, cross_entropy)
 
 
 def sgd(parameters: list[nn.Parameter]) -> torch.optim.SGD:
     return torch.optim.SGD(parameters, lr=0.01, momentum=0.9, nesterov=True)
 
 
-def timed(steps: int, step: Callable[[], object]) -> float:
-    """Seconds of a step, from the end of the first to that of the last."""
-    step()
-    began = time.perf_counter()
-    for _ in range(steps):
-        step()
-    return (time.perf_counter() - began) / steps
+def module_step(parameters: dict[int, list[nn.Parameter]]) -> Callable[[int], None]:
+    done: Callable[[int], None] = racing.module_step(parameters, sgd)
+    return done
 
 
-def backprop_runs(given: argparse.Namespace) -> dict[str, Callable[[int], float]]:
-    images, targets = batch_of(given)
-    torch.manual_seed(0)
-    whole = models.create(given.network)
-    optimizer = sgd(list(whole.parameters()))
-
-    def step() -> None:
-        cross_entropy(whole(images), targets).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def by_one(steps: int) -> float:
-        return 0.0 if dist.get_rank() else timed(steps, step)
-
-    runs: dict[str, Callable[[int], float]] = {"backprop, one process": by_one}
+def backprop_racers(given: argparse.Namespace) -> dict[str, Racer]:
+    course = course_of(given)
+    racers = {
+        f"backprop, {ONE}": racing.backprop_by_one(model_of(given), course),
+        f"backprop, {DATA}": racing.backprop_by_data(model_of(given), course),
+    }
     for cut, name in ((given.cut, "our cut"), (backprop_cut(given), "its own cut")):
         for count in map(int, given.micro_batches.split(",")):
-            runs[f"backprop, 1F1B at {name}, {count} micro-batches"] = pipeline(given, cut, count)
-    return runs
+            racer = pipeline(given, cut, count)
+            racers[f"backprop, 1F1B at {name}, {count} micro-batches"] = racer
+    return racers
+
+
+def model_of(given: argparse.Namespace) -> nn.Module:
+    torch.manual_seed(0)
+    return models.create(given.network)
 
 
 def backprop_cut(given: argparse.Namespace) -> int:
@@ -179,10 +154,9 @@ def backprop_cut(given: argparse.Namespace) -> int:
     return 1 + uneven.index(min(uneven))
 
 
-def pipeline(given: argparse.Namespace, cut: int, count: int) -> Callable[[int], float]:
+def pipeline(given: argparse.Namespace, cut: int, count: int) -> Racer:
     images, targets = batch_of(given)
-    torch.manual_seed(0)
-    model = halves(models.create(given.network), learner_of(given).partition[cut - 1].cut)
+    model = halves(model_of(given), learner_of(given).partition[cut - 1].cut)
     rank = dist.get_rank()
     optimizer = sgd(list(model[rank].parameters()))
     stage = PipelineStage(model[rank], rank, 2, torch.device("cpu"))
@@ -196,7 +170,7 @@ def pipeline(given: argparse.Namespace, cut: int, count: int) -> Callable[[int],
         optimizer.step()
         optimizer.zero_grad()
 
-    return lambda steps: timed(steps, step)
+    return Racer(lambda steps: timed(steps, step), judge=1)
 
 
 def halves(model: nn.Module, cut: str) -> tuple[nn.Sequential, nn.Sequential]:
@@ -235,8 +209,9 @@ def report(given: argparse.Namespace, times: dict[str, list[float]]) -> None:
     kinds = {name: name.partition(",")[0] for name in times}
     lines = ["| what | step, ms (median) | throughput over one process |", "| --- | --- | --- |"]
     for name, found in times.items():
-        base = times[f"{kinds[name]}, one process"]
-        ratio = statistics.median(b / t for b, t in zip(base, found, strict=True))
+        base = times[f"{kinds[name]}, {ONE}"]
+        batches = 2 if name.endswith(DATA) else 1
+        ratio = statistics.median(batches * b / t for b, t in zip(base, found, strict=True))
         lines.append(f"| {name} | {1e3 * statistics.median(found):.0f} | {ratio:.2f} |")
     what = (
         f"{given.network}, K = {given.modules}, k = {given.cascade}, n = {given.patches}, "

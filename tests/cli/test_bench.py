@@ -35,6 +35,38 @@ def test_bench_prints_a_table(hpff: Hpff) -> None:
         assert word in answer.out
 
 
+def test_bench_of_ranks_is_beside_one_process(hpff_process: Hpff, hpff: Hpff) -> None:
+    shared = ["--methods", "dgl", "--light", "--parallel", "modules", "--ranks", "2", "--json"]
+    answer = hpff_process("bench", *TINY, *shared)
+    assert answer.code == 0, answer.err
+    made = json.loads(answer.out)
+    assert [row["name"] for row in made["rows"]] == [
+        "bp, one process",
+        "dgl+hpff, one process",
+        "dgl+hpff, modules shared out",
+    ]
+    assert sum(made["modules_of_ranks"]) == 3
+    options = TINY[: TINY.index("--rounds")]
+    planned = json.loads(hpff("plan", *options, "--light", "--ranks", "2", "--json").out)
+    alone, ranks = (row["planned_peak_bytes"] for row in made["rows"][1:])
+    assert alone == [planned["one_process_peak_bytes"]]
+    assert len(ranks) == 2
+    for row in made["rows"]:
+        assert len(row["seconds"]) == 2
+        assert min(row["seconds"]) > 0
+        assert row["images_per_step"] == 4
+    assert made["rows"][0]["throughput_over_one_process"] == 1
+
+
+@pytest.mark.long
+def test_bench_of_data_gives_each_rank_a_batch(hpff_process: Hpff) -> None:
+    answer = hpff_process("bench", *TINY, "--parallel", "data", "--ranks", "2")
+    assert answer.code == 0, answer.err
+    assert answer.err == ""
+    for word in ("dgl+hpff, data shared out", "bp, data shared out", "a batch of its own"):
+        assert word in answer.out.replace("\n", " ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -46,6 +78,14 @@ def test_bench_prints_a_table(hpff: Hpff) -> None:
         (["resnet20", "--modules", "77"], ["modules=77"]),
         (["resnet2"], ["unknown model 'resnet2'"]),
         (["resnet20", "--precision", "int8"], ["precision is 'int8'"]),
+        (["resnet20", "--parallel", "module"], ["--parallel: is 'module'", "mean modules?"]),
+        ([*TINY, "--parallel", "modules", "--ranks", "1"], ["ranks is 1", "2 or more"]),
+        ([*TINY, "--parallel", "modules", "--ranks", "4"], ["4 ranks for 3 modules"]),
+        ([*TINY, "--parallel", "data", "--device", "cuda"], ["leave out --device"]),
+        ([*TINY, "--parallel", "data", "--methods", "bp"], ["backprop is measured beside"]),
+        ([*TINY, "--parallel", "data", "--methods", "dgl,infopro"], ["by one method"]),
+        ([*TINY, "--parallel", "modules", "--methods", "man"], ["use parallel=data"]),
+        (["resnet20", "--parallel", "data", "--batch", "1"], ["batch is 1"]),
     ],
 )
 def test_bad_benches_are_refused(hpff: Hpff, arguments: list[str], words: list[str]) -> None:

@@ -61,7 +61,7 @@ def examples(hpff: Hpff, words: tuple[str, ...]) -> list[str]:
 
 @pytest.mark.long
 def test_every_help_ends_with_examples_that_run(
-    hpff: Hpff, folder: Path, monkeypatch: pytest.MonkeyPatch
+    hpff: Hpff, hpff_process: Hpff, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In their order: later ones take the runs of earlier ones."""
     monkeypatch.setenv("COLUMNS", "80")
@@ -72,7 +72,8 @@ def test_every_help_ends_with_examples_that_run(
             if words in ((), ("analyze",)):
                 continue
             kept = SMALLER.get(words[0], []) if words else []
-            answer = hpff(*given, *kept)
+            run = hpff_process if "--parallel" in given else hpff  # its processes print themselves
+            answer = run(*given, *kept)
             assert answer.code == 0, (line, answer.err)
             assert answer.out
 

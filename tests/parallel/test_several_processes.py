@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,9 +14,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import PLAIN
 from ranks import free_port
+from safetensors.torch import load_file
 
 from hpff.cli import main
 from hpff.errors import UserError
@@ -95,6 +99,48 @@ def test_torchrun_starts_ranks_again_and_the_weights_are_the_same(
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.long
+def test_a_grid_trains_as_data_parallel_and_goes_on_with_any_number_of_ranks(
+    recipe: Path, tmp_path: Path
+) -> None:
+    grid = ["parallel=modules", "ranks=2", "replicas=2"]
+    recipe.write_text(yaml.safe_dump({**QUICK, "epochs": 4}))
+    data, whole, cut = (tmp_path / name for name in ("data", "whole", "cut"))
+    for run, given in ((data, ["parallel=data", "ranks=2"]), (whole, grid)):
+        subprocess.run(command(recipe, *given, "--out", run), env=environment(), check=True)
+    for expected, found in zip(_metrics(data), _metrics(whole), strict=True):
+        was, now = json.loads(expected), json.loads(found)
+        for key in ("loss", "final_loss", "test_loss"):
+            assert now[key] == pytest.approx(was[key], rel=1e-3), key
+        for key in ("independent_losses", "cascade_losses"):
+            assert now[key] == pytest.approx(was[key], rel=1e-3), key
+    states = [load_file(run / "model.safetensors") for run in (data, whole)]
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-2, atol=1e-3)
+
+    started = subprocess.Popen(
+        command(recipe, *grid, "--out", cut), env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    while not _metrics(cut):
+        assert started.poll() is None
+        time.sleep(0.02)
+    os.kill(_ranks_of(started.pid)[3], signal.SIGKILL)
+    _, said = started.communicate(timeout=120)
+    assert "rank 3 was killed by signal 9" in said
+    alone, row = (shutil.copytree(cut, tmp_path / name) for name in ("alone", "row"))
+    assert main(["train", str(recipe), "--out", str(alone), "--resume"]) == 0
+    again = command(recipe, "parallel=modules", "ranks=2", "--out", row, "--resume")
+    subprocess.run(again, env=environment(), check=True)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m"]
+    again = [sys.executable, *torchrun, *command(recipe, *grid, "--out", cut, "--resume")[2:]]
+    subprocess.run(again, env=environment(), check=True)
+    assert [len(_metrics(run)) for run in (alone, row, cut)] == [4, 4, 4]
+    files = [folder / "model.safetensors" for folder in (alone, row, whole, cut)]
+    first, second, third, fourth = (file.read_bytes() for file in files)
+    assert first == second
+    assert third == fourth
+
+
 def _metrics(run: Path) -> list[str]:
     """The lines that a run has written, one an epoch."""
     file = run / "metrics.jsonl"
@@ -168,6 +214,9 @@ def test_another_number_of_processes_than_ranks_is_refused(monkeypatch: pytest.M
     said = r"2 ranks \(key ranks\), but 3 processes were started"
     with pytest.raises(UserError, match=said), joined(2, 1.0):
         pass
+    said = r"2 ranks × 4 replicas \(keys ranks and replicas\), but 3 processes were started"
+    with pytest.raises(UserError, match=said), joined(2, 1.0, 4):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -176,6 +225,10 @@ def test_another_number_of_processes_than_ranks_is_refused(monkeypatch: pytest.M
         (["ranks=2"], "ranks: is 2 with parallel none"),
         (["parallel=data", "ranks=3"], "ranks: is 3, expected a divisor of batch_size (64)"),
         (["parallel=modules", "ranks=4"], "expected at most the number of modules (3)"),
+        (["parallel=data", "replicas=2"], "replicas: is 2 with parallel data"),
+        (["replicas=2"], "replicas: is 2 with parallel none"),
+        (["parallel=modules", "ranks=2", "replicas=3"], "replicas: is 3, expected a divisor of"),
+        (["parallel=modules", "replicas=64"], "that leaves two images or more"),
         (["parallel=modules", "method=bp"], "parallel: is modules, but bp has one module"),
         (["parallel=modules", "step_per_module=false"], "step_per_module: is false"),
     ],

@@ -187,7 +187,10 @@ def fit(
 
 @app.command(
     short_help="Measured step time and peak memory of methods.",
-    epilog=example("hpff bench resnet20 --modules 3 --methods dgl --batch 16"),
+    epilog=example(
+        "hpff bench resnet20 --modules 3 --methods dgl --batch 16",
+        "hpff bench resnet20 --batch 16 --rounds 2 --parallel modules --ranks 2",
+    ),
 )
 def bench(
     model: arguments.ModelName,
@@ -207,11 +210,14 @@ def bench(
     rounds: arguments.Rounds = 10,
     device: arguments.Device = "auto",
     compiled: arguments.Compiled = False,
+    parallel: arguments.ParallelBench = None,
+    ranks: arguments.Processes = None,
     json: arguments.Json = False,
     imports: Imports = None,
 ) -> None:
     """Measured step time and peak memory by every method, side by side in one run."""
     from hpff.cli.bench import bench as command
+    from hpff.cli.bench_ranks import bench_of_ranks
     from hpff.cli.workload import RowOptions
 
     given = RowOptions(
@@ -230,7 +236,18 @@ def bench(
         precision=precision,
         step_per_module=step_per_module,
     )
-    command(given, rounds=rounds, device=device, compiled=compiled, json=json)
+    if parallel is None and ranks is None:
+        command(given, rounds=rounds, device=device, compiled=compiled, json=json)
+        return
+    bench_of_ranks(
+        given,
+        parallel,
+        ranks,
+        rounds=rounds,
+        on_cpu=device != "cuda" and not compiled,
+        json=json,
+        imports=imports or [],
+    )
 
 
 @app.command(

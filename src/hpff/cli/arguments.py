@@ -134,6 +134,18 @@ Ranks = Annotated[
         help="Plan module-parallel training on N devices: memory and traffic of each, throughput.",
     ),
 ]
+ParallelBench = Annotated[
+    str | None,
+    typer.Option(
+        "--parallel",
+        metavar="WHAT",
+        help="modules or data: share it out over --ranks processes, beside one.",
+        autocompletion=completion.one_of("modules", "data"),
+    ),
+]
+Processes = Annotated[
+    int | None, typer.Option("--ranks", metavar="N", help="With --parallel: processes, such as 2.")
+]
 Rounds = Annotated[int, typer.Option(help="Measured steps of every method, in turns.")]
 Device = Annotated[
     str,

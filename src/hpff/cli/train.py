@@ -54,7 +54,7 @@ def train(
     from hpff.parallel.agreement import check_same
 
     if processes.is_rank():
-        with processes.joined(recipe.ranks, recipe.rank_timeout) as rank:
+        with processes.joined(recipe.ranks, recipe.rank_timeout, recipe.replicas) as rank:
             check_same("recipes", repr(recipe))
             if rank:
                 loop.train(recipe, Path(), resume=resume, observer=Unseen())
@@ -69,7 +69,7 @@ def train(
     arguments += ["--wandb", wandb] if wandb else []
     arguments += [flag for flag, on in (("--resume", resume), ("--json", json)) if on]
     with resumable(path, RunDirectory(path).recipe.exists):
-        code = processes.start_ranks(arguments, recipe.ranks)
+        code = processes.start_ranks(arguments, recipe.ranks * recipe.replicas)
     if code:
         raise typer.Exit(code)
 

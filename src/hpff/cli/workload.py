@@ -80,6 +80,17 @@ class RowOptions(WorkloadOptions):
         """
         return [self._as_light(strategy) for strategy in self._chosen(first=first)]
 
+    def words(self) -> list[str]:
+        """The arguments of a command line that say the same."""
+        words = [self.model]
+        for name, value in vars(self).items():
+            option = f"--{name.replace('_', '-')}"
+            if isinstance(value, bool):
+                words += [option] if value else []
+            elif name != "model" and value is not None:
+                words += [option, str(value)]
+        return words
+
     def one_strategy(self) -> Strategy:
         """The one method that was chosen, by default dgl, with k and n.
 
@@ -89,7 +100,7 @@ class RowOptions(WorkloadOptions):
         ways = _recompute(self.recompute)
         if "," in (self.methods or "") or self.methods == "all" or len(ways) > 1:
             raise UserError(
-                "--ranks: a plan of ranks is of one method and one way to recompute; give one of "
+                "--ranks: several ranks train by one method and one way to recompute; give one of "
                 "each to --methods and --recompute"
             )
         name = self.methods or "dgl"
@@ -128,7 +139,7 @@ def described(workload: Workload, batch: int, modules: int) -> str:
 
 
 @contextlib.contextmanager
-def bar(total: int) -> Iterator[Callable[[str], None]]:
+def bar(total: int, *, shown: bool = True) -> Iterator[Callable[[str], None]]:
     """A bar on stderr while it lasts, if that is a terminal; called with each piece of work."""
     console = Console(stderr=True, highlight=False, markup=False)
     bars = Progress(
@@ -138,7 +149,7 @@ def bar(total: int) -> Iterator[Callable[[str], None]]:
         TextColumn("left"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not (shown and console.is_terminal),
     )
     with bars:
         task = bars.add_task("", total=total)

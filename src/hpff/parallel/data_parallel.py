@@ -7,7 +7,7 @@ goes on with the modules after it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.parallel.agreement import check_same
 
-_BUCKET_BYTES = 4 << 20
+BUCKET_BYTES = 4 << 20
 
 
 class _Bucket(NamedTuple):
@@ -36,7 +36,7 @@ class _Bucket(NamedTuple):
 
 
 class DataParallel:
-    """Averages a learner's gradients over the ranks of the process group, module by module.
+    """Averages a learner's gradients over the ranks of a process group, module by module.
 
     ::
 
@@ -49,10 +49,12 @@ class DataParallel:
     ``on_module_done`` with the last of them alone: nothing is sent before.
 
     Args:
-        learner: as rank 0 has it: the other ranks take its weights and buffers.
+        learner: as the group's first rank has it: the others take its weights and buffers.
         on_reduced: called with j when the gradients of module j are those of all ranks: it may
             step the module's optimizer and free them. By default nothing: step after ``finish``.
         bucket_bytes: small modules are reduced together until they have so many.
+        group: the ranks that average, such as a dimension of a mesh; None: all.
+        modules: those whose gradients are averaged (from 1); None: all.
 
     Raises:
         UserError: there is no process group; the ranks have different learners.
@@ -63,24 +65,26 @@ class DataParallel:
         learner: LocalLearner,
         *,
         on_reduced: Callable[[int], None] = lambda _: None,
-        bucket_bytes: int = _BUCKET_BYTES,
+        bucket_bytes: int = BUCKET_BYTES,
+        group: dist.ProcessGroup | None = None,
+        modules: Collection[int] | None = None,
     ) -> None:
         if not dist.is_initialized():
             raise UserError(
                 "there is no process group: call torch.distributed.init_process_group first, in "
                 "processes started by torchrun, or let `hpff train RECIPE parallel=data` start them"
             )
-        check_same("learners", f"{learner.settings} {learner.reach} {learner.partition}")
-        self._parameters = [
-            [parameter for parameter in parameters if parameter.requires_grad]
-            for parameters in learner.module_parameters
-        ]
+        check_same("learners", f"{learner.settings} {learner.reach} {learner.partition}", group)
+        everything = enumerate(learner.module_parameters, start=1)
+        own = {j: each for j, each in everything if modules is None or j in modules}
+        self._parameters = {j: [p for p in each if p.requires_grad] for j, each in own.items()}
+        self._group = group
         self._learner = learner
         self._on_reduced = on_reduced
         self._bucket_bytes = bucket_bytes
         self._waiting: list[int] = []
         self._sent: deque[_Bucket] = deque()
-        self.share_state([*learner.parameters(), *learner.buffers()])
+        self.share_state([*(p for each in own.values() for p in each), *learner.buffers()])
 
     def module_done(self, j: int) -> None:
         """Module ``j`` (from 1) has its final gradients here: send them.
@@ -88,41 +92,51 @@ class DataParallel:
         What has arrived of other modules meanwhile is taken in.
         """
         self._waiting.append(j)
-        waiting = (p for i in self._waiting for p in self._parameters[i - 1])
+        waiting = (p for i in self._waiting for p in self._parameters[i])
         if sum(parameter.nbytes for parameter in waiting) >= self._bucket_bytes:
-            self._send()
+            self.send()
         while self._sent and self._sent[0].work.is_completed():
             self._take()
 
     def finish(self) -> None:
         """Wait until the gradients of all modules are those of all ranks."""
-        if self._waiting:
-            self._send()
+        self.send()
         while self._sent:
             self._take()
 
+    def wait_for(self, modules: Collection[int]) -> None:
+        """Wait until the gradients of these modules are those of all ranks, if they were done."""
+        if not set(modules).isdisjoint(self._waiting):
+            self.send()
+        while any(not set(modules).isdisjoint(bucket.modules) for bucket in self._sent):
+            self._take()
+
+    def send(self) -> None:
+        """Send the gradients of small modules that wait for more."""
+        if not self._waiting:
+            return
+        modules, self._waiting = tuple(self._waiting), []
+        content = _packed([p for j in modules for p in self._parameters[j]])
+        work = dist.all_reduce(content, group=self._group, async_op=True)
+        self._sent.append(_Bucket(work, content, modules))
+
     def share_buffers(self) -> None:
-        """Take rank 0's buffers, such as the running statistics of BatchNorm; on every rank."""
+        """Take the first rank's buffers, such as BatchNorm's statistics; on every rank."""
         self.share_state(list(self._learner.buffers()))
 
-    @staticmethod
-    def share_state(tensors: Sequence[Tensor]) -> None:
-        """Let tensors be those of rank 0; on every rank."""
+    def share_state(self, tensors: Sequence[Tensor]) -> None:
+        """Let tensors be those of the first rank; on every rank."""
         with torch.no_grad():
             for tensor in tensors:
                 content = tensor.detach().contiguous()
-                dist.broadcast(content, 0)
+                dist.broadcast(content, group=self._group, group_src=0)
                 tensor.copy_(content)
-
-    def _send(self) -> None:
-        modules, self._waiting = tuple(self._waiting), []
-        content = _packed([p for j in modules for p in self._parameters[j - 1]])
-        self._sent.append(_Bucket(dist.all_reduce(content, async_op=True), content, modules))
 
     def _take(self) -> None:
         bucket = self._sent.popleft()
         bucket.work.wait()
-        _unpack(bucket.content, [p for j in bucket.modules for p in self._parameters[j - 1]])
+        parameters = [p for j in bucket.modules for p in self._parameters[j]]
+        _unpack(bucket.content, parameters, dist.get_world_size(self._group))
         for j in bucket.modules:
             self._on_reduced(j)
 
@@ -140,10 +154,10 @@ def _packed(parameters: Sequence[nn.Parameter]) -> Tensor:
     return torch.cat((*flat, first.new_tensor(there)))
 
 
-def _unpack(content: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+def _unpack(content: Tensor, parameters: Sequence[nn.Parameter], world: int) -> None:
     """Give parameters the mean of the ranks' gradients, unless no rank has one."""
     there = content[len(content) - len(parameters) :].tolist()
-    gradients = content.div_(dist.get_world_size())
+    gradients = content.div_(world)
     start = 0
     for parameter, ranks in zip(parameters, there, strict=True):
         end = start + parameter.numel()

@@ -4,6 +4,9 @@ A rank owns a run of adjacent modules. It works through batch t, sends its last 
 to batch t+1 at once: the weights of its modules are stepped as each is done. What comes back over
 a boundary is the gradient of a cascade that crosses it, which is needed when batch t+1 reaches the
 modules before the boundary, and was sent when the next rank had run the cascade's last module.
+
+Several such rows of ranks may train one learner, each with its share of a batch: a module's
+gradients are averaged over the ranks that own it as soon as it is done.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from hpff.engine.partial_step import PartialLosses
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.parallel.agreement import check_same
+from hpff.parallel.data_parallel import BUCKET_BYTES, DataParallel
+from hpff.parallel.grid import rows_of
 from hpff.parallel.groups import check_enough, check_shareable, groups_of, owned_by
 from hpff.parallel.neighbors import Connections
 from hpff.parallel.ownership import Ownership
@@ -46,8 +51,16 @@ class ModuleParallel:
         device: of this rank's modules; None: where they are.
         seed: of the random numbers of steps (dropout).
         timeout: seconds that this rank waits for another before it gives up.
+        group: the ranks that share the modules out, a row of a grid; None: all. Every process
+            must build its own at once.
+        replicas: the ranks that own the same modules in other rows, a column of the grid. Each row
+            gives its steps its share of a batch, and starts from the first row's weights;
+            ``on_module_done`` is called when a module's gradients are the mean of all rows'.
+        bucket_bytes: small modules are averaged together until they have so many; None: about a
+            quarter of this rank's, 4 MiB at most.
 
     Attributes:
+        rank, ranks: this rank's number in its row, and how many these are.
         first, last: the modules of this rank, from 1.
         steps: how many were begun; set it to go on with a run.
         connections: to the ranks beside this one.
@@ -55,7 +68,7 @@ class ModuleParallel:
     Raises:
         UserError: the task is a segmentation; the method follows the next blocks; there is no
             process group, or too large a one; the model's modules cannot run alone; a parameter is
-            used by modules of two ranks; ranks have different learners.
+            used by modules of two ranks; ranks have different learners; the groups are no grid.
     """
 
     def __init__(
@@ -67,10 +80,16 @@ class ModuleParallel:
         device: torch.device | str | None = None,
         seed: int = 0,
         timeout: float = 600.0,
+        group: dist.ProcessGroup | None = None,
+        replicas: dist.ProcessGroup | None = None,
+        bucket_bytes: int | None = None,
     ) -> None:
-        _check_group(learner)
+        _check_group(learner, group)
+        rows = rows_of(group, replicas)
         self.learner = learner
-        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
+        self._group = group
+        self._replica = 0 if replicas is None else dist.get_rank(replicas)
         self.sizes = groups_of(learner.partition, self.ranks, sizes, costs)
         check_same(
             "learners", f"{learner.settings} {learner.reach} {learner.partition} {self.sizes}"
@@ -78,21 +97,26 @@ class ModuleParallel:
         self.first, self.last = owned_by(self.sizes, self.rank)
         self.device = torch.device(device or learner.partition[0].device)
         self.steps = 0
-        self._seed = seed
+        self._seed = seed + self._replica
         parts = Parts(learner.model, learner.partition, learner.example)
         self._part = parts.part(self.first, self.last)
         self._owners = Ownership(learner, parts.buffer_modules())
         self._owners.check(self.sizes)
         self._owners.keep(self.first, self.last, self.device)
-        self.connections = Connections(self.first, self.device, timeout)
-        self._steps = RankSteps(learner, self._part, self._owners.waits_for(), self.connections)
+        self.connections = Connections(self.first, self.device, timeout, rows)
+        self._averages = self._averages_over(replicas, bucket_bytes)
+        self._then: dict[int, Callable[[int], None]] = {}
+        self._needed = self._needed_before()
+        self._steps = RankSteps(
+            learner, self._part, self._owners.waits_for(), self.connections, self._wait_for_rows
+        )
 
     def backward(
         self,
         inputs: Any,
         targets: Tensor,
         *,
-        on_module_done: Callable[[int], None],
+        on_module_done: Callable[[int], None] | None,
         scale: float | Tensor = 1.0,
     ) -> PartialLosses:
         """This rank's share of a step; it may end before its last modules are done.
@@ -103,7 +127,8 @@ class ModuleParallel:
             targets: as for the learner's ``backward``.
             on_module_done: called with j once the gradients of module j are final, perhaps during
                 the next step or in ``finish``. It must use them up: step the module's optimizer,
-                and free them. See ``module_parameters``.
+                and free them. See ``module_parameters``. None: gradients wait for the next batch's,
+                which are added.
             scale: factor of every gradient.
 
         Raises:
@@ -113,17 +138,31 @@ class ModuleParallel:
         self._check_sizes(inputs)
         torch.clear_autocast_cache()
         self.steps += 1
-        return self._steps.run(
+        losses = self._steps.run(
             inputs,
             targets,
             scale=scale,
             seed=step_seed(self._seed, self.steps),
-            on_module_done=on_module_done,
+            on_module_done=self._averaged(on_module_done),
         )
+        if self._averages:
+            self._averages.send()
+        return losses
 
     def finish(self) -> None:
         """Wait until all modules of this rank are done with the last step."""
         self._steps.finish()
+        if self._averages:
+            self._averages.finish()
+
+    def share_buffers(self) -> None:
+        """Take the first row's buffers, such as the running statistics of BatchNorm.
+
+        Every rank must call it, before a checkpoint or an evaluation; alone in its column, a rank
+        has nothing to take.
+        """
+        if self._averages:
+            self._averages.share_buffers()
 
     @torch.no_grad()
     def forward(self, inputs: Any) -> Any:
@@ -157,10 +196,14 @@ class ModuleParallel:
         return [entries[name] for name in self._owners.names(self.first, self.last)]
 
     def state_dict(self) -> dict[str, Tensor] | None:
-        """The whole learner's, on the CPU of rank 0; None elsewhere. Every rank must call it."""
+        """The whole learner's, on the CPU of the first rank of (the first of several) rows.
+
+        None elsewhere. Every rank must call it.
+        """
         self.finish()
-        own = self._owners.state(self.first, self.last)
-        states = gather_states(own)
+        if self._replica:
+            return None
+        states = gather_states(self._owners.state(self.first, self.last), self._group)
         if states is None:
             return None
         found = {name: value for state in states for name, value in state.items()}
@@ -174,6 +217,41 @@ class ModuleParallel:
         """Nothing comes any more; every rank must call it, before its group is destroyed."""
         self.finish()
         self.connections.close()
+
+    def _averages_over(self, replicas: Any, bucket_bytes: int | None) -> DataParallel | None:
+        """What averages the gradients of this rank's modules over a column."""
+        if replicas is None:
+            return None
+        own = sum(p.nbytes for p in self.parameters() if p.requires_grad)
+        return DataParallel(
+            self.learner,
+            on_reduced=lambda j: self._then.pop(j)(j),
+            bucket_bytes=bucket_bytes or min(BUCKET_BYTES, own // 4),
+            group=replicas,
+            modules=range(self.first, self.last + 1),
+        )
+
+    def _averaged(self, then: Callable[[int], None] | None) -> Callable[[int], None]:
+        """What is called when a module is done in this row."""
+        averages = self._averages
+        if then is None or averages is None:
+            return then or (lambda _: None)
+
+        def done(j: int) -> None:
+            self._then[j] = then
+            averages.module_done(j)
+
+        return done
+
+    def _needed_before(self) -> dict[int, list[int]]:
+        """For each module those whose last step must be averaged before it runs again."""
+        ends, waits_for = self.learner.reach.last_use, self._owners.waits_for()
+        own = range(self.first, self.last + 1)
+        return {j: [i for i in own if ends[i - 1] <= waits_for[j - 1]] for j in own}
+
+    def _wait_for_rows(self, j: int) -> None:
+        if self._averages:
+            self._averages.wait_for(self._needed[j])
 
     def _check_sizes(self, inputs: Any) -> None:
         expected = [(p, tuple(t.shape[1:])) for p, t in tensors_in(self.learner.example)]
@@ -189,11 +267,11 @@ def _shapes(sizes: Sequence[tuple[Any, tuple[int, ...]]]) -> str:
     return ", ".join("×".join(("B", *map(str, shape))) for _, shape in sizes)
 
 
-def _check_group(learner: LocalLearner) -> None:
+def _check_group(learner: LocalLearner, group: dist.ProcessGroup | None) -> None:
     check_shareable(learner)
     if not dist.is_initialized():
         raise UserError(
             "there is no process group: call torch.distributed.init_process_group first, in "
             "processes started by torchrun, or let `hpff train RECIPE parallel=modules` start them"
         )
-    check_enough(dist.get_world_size(), learner)
+    check_enough(dist.get_world_size(group), learner)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -36,24 +38,28 @@ class Connections:
         first: this rank's first module, from 1.
         device: where tensors are put.
         timeout: seconds that this rank waits for another before it gives up.
+        rows: the ranks that share modules out, one after the other; the same on every rank.
     """
 
-    def __init__(self, first: int, device: torch.device, timeout: float) -> None:
+    def __init__(
+        self, first: int, device: torch.device, timeout: float, rows: Sequence[Sequence[int]]
+    ) -> None:
         self._first = first
         self._device = device
-        self._rank = dist.get_rank()
+        rank = dist.get_rank()
         self._on: Outbox | None = None
         self._back: Outbox | None = None
         self._from_before: Inbox | None = None
         self._from_after: Inbox | None = None
         note = len(get_random_state(device))
-        for before in range(dist.get_world_size() - 1):
-            pair = [before, before + 1]  # two process groups: one for each direction
+        for before, after in (pair for row in rows for pair in itertools.pairwise(row)):
+            pair = [before, after]  # two process groups: one for each direction
             onward, backward = (dist.new_group(pair, timeout=FOREVER, backend="gloo") for _ in "12")
-            if self._rank == before:
-                self._on = Outbox(before + 1, onward, note, timeout)
-                self._from_after = Inbox(before + 1, backward, device, note, timeout)
-            elif self._rank == before + 1:
+            if rank == before:
+                self._after = after
+                self._on = Outbox(after, onward, note, timeout)
+                self._from_after = Inbox(after, backward, device, note, timeout)
+            elif rank == after:
                 self._from_before = Inbox(before, onward, device, note, timeout)
                 self._back = Outbox(before, backward, note, timeout)
 
@@ -72,7 +78,7 @@ class Connections:
         message = self._from_after.get(f"the gradient of the cascade that ends at module {end}")
         if message.number != end:
             raise UserError(
-                f"rank {self._rank + 1} sent the gradient of the cascade at module "
+                f"rank {self._after} sent the gradient of the cascade at module "
                 f"{message.number} where {end} was due; every rank must take the same steps"
             )
         return message.tensor

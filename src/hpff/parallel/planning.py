@@ -8,7 +8,7 @@ are depends on how fast ranks are, and only their most is known.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -117,6 +117,7 @@ def plan_ranks(
     batch: int,
     strategy: Strategy,
     ranks: int,
+    sizes: Sequence[int] | None = None,
     observe: Callable[[str], None] = lambda _: None,
 ) -> RanksPlan:
     """What each of several ranks takes and sends in a step of module-parallel training.
@@ -128,6 +129,7 @@ def plan_ranks(
         batch: images in a batch; every rank has the whole one.
         strategy: of local learning.
         ranks: 2 to the number of modules.
+        sizes: how many modules each rank has; None: shared out by arithmetic.
         observe: called with a few words before each piece of work.
 
     Raises:
@@ -149,7 +151,7 @@ def plan_ranks(
     check_enough(ranks, learner)
     alone, costs = _one_process(stage, step, learner, batch)
     arithmetic = local_work(costs, learner.reach)
-    sizes = groups_of(learner.partition, ranks, costs=arithmetic)
+    sizes = groups_of(learner.partition, ranks, sizes, costs=arithmetic)
     rehearsal = _Rehearsal(stage, step, learner, sizes, batch)
     rows = []
     for rank in range(ranks):

@@ -34,21 +34,23 @@ def is_restarted() -> bool:
 
 
 @contextmanager
-def joined(ranks: int, timeout: float) -> Iterator[int]:
+def joined(ranks: int, timeout: float, replicas: int = 1) -> Iterator[int]:
     """Inside, this process is in the group of all ranks; gives its own rank.
 
     Args:
         ranks: how many the run is to have.
         timeout: seconds that ranks wait for each other at most.
+        replicas: how many times it is to have them.
 
     Raises:
         UserError: there are more or fewer, or the others cannot be reached.
     """
     world, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
-    if world != ranks:
+    if world != ranks * replicas:
+        several = f" × {replicas} replicas (keys ranks and replicas)"
         raise UserError(
-            f"the run is to have {ranks} ranks (key ranks), but {world} processes were started; "
-            f"give torchrun as many, or ranks={world}"
+            f"the run is to have {ranks} ranks{several if replicas > 1 else ' (key ranks)'}, but "
+            f"{world} processes were started; give torchrun as many, or other numbers of ranks"
         )
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:

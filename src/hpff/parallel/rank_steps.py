@@ -30,15 +30,23 @@ class RankSteps:
         waits_for: for each module of the whole the last cascade's end that must be done before
             it runs again.
         neighbors: what brings the tensors of other ranks, and takes them there.
+        before: called with j when all else of the step before is done that module j needs before
+            it runs.
     """
 
     def __init__(
-        self, learner: LocalLearner, part: Part, waits_for: Sequence[int], neighbors: Neighbors
+        self,
+        learner: LocalLearner,
+        part: Part,
+        waits_for: Sequence[int],
+        neighbors: Neighbors,
+        before: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._learner = learner
         self._part = part
         self._waits_for = waits_for
         self._neighbors = neighbors
+        self._before = before
         self._due = learner.reach.crossing(part.last)
         self._passing = learner.reach.crossing(part.first - 1)
         self._step: PartialStep | None = None
@@ -97,6 +105,7 @@ class RankSteps:
         """Let the step before be done with what module j needs before it runs."""
         while self._ends and self._ends[0] <= self._waits_for[j - 1]:
             self._carry_on()
+        self._before(j)
 
     def _carry_on(self) -> None:
         """Take the next cascade's gradient that crosses this rank's end in the step before."""

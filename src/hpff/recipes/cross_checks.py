@@ -168,13 +168,20 @@ def _fault_of_model(name: str, settings: str) -> str | None:
 
 
 def _ranks_are_used(values: Values) -> Fault:
-    parallel, ranks = values["parallel"], values["ranks"]
+    parallel, ranks, replicas = values["parallel"], values["ranks"], values["replicas"]
+    if replicas > 1 and parallel != "modules":
+        return "replicas", (
+            f"is {replicas} with parallel {parallel}, expected 1, or parallel=modules; with "
+            "parallel=data the key ranks alone says how many share a batch"
+        )
     if parallel == "none" and ranks > 1:
         return "ranks", f"is {ranks} with parallel none, expected parallel=modules or parallel=data"
-    if parallel == "data" and values["batch_size"] % ranks:
-        return "ranks", (
-            f"is {ranks}, expected a divisor of batch_size ({values['batch_size']}): each rank "
-            "takes as many images"
+    key, shares = ("ranks", ranks) if parallel == "data" else ("replicas", replicas)
+    batch = values["batch_size"]
+    if shares > 1 and (batch % shares or batch // shares < 2):
+        return key, (
+            f"is {shares}, expected a divisor of batch_size ({batch}) that leaves two images or "
+            "more: each takes as many"
         )
     return None
 

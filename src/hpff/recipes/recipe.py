@@ -26,7 +26,7 @@ from hpff.schema.rules import (
 )
 from hpff.settings import LocalSettings
 
-SHARED_OUT = ("parallel", "ranks", "rank_timeout")
+SHARED_OUT = ("parallel", "ranks", "replicas", "rank_timeout")
 """The keys that say how a run is shared out over processes."""
 
 
@@ -78,8 +78,9 @@ class Recipe:
     `channels_last` sets how models and images lie in memory; false leaves a model as it comes, and
     this library's own CIFAR ResNets (`resnet20` and its like) come channels-last.
     `parallel` shares the run out over `ranks` processes: "modules" gives each some local modules,
-    "data" a part of each batch. `rank_timeout` is how many seconds they wait for each other. None
-    of the three is part of what a run is: it can go on with others.
+    "data" a part of each batch. With "modules" there may be several `replicas` of the `ranks`, each
+    with a part of each batch: ranks × replicas processes. `rank_timeout` is how many seconds they
+    wait for each other. None of the four is part of what a run is: it can go on with others.
     """
 
     model: Component
@@ -111,6 +112,7 @@ class Recipe:
     evaluate_every: PositiveInt = 1
     parallel: Literal["none", "modules", "data"] = "none"
     ranks: PositiveInt = 1
+    replicas: PositiveInt = 1
     rank_timeout: PositiveFloat = 600.0
 
     def to_plain(self) -> dict[str, Any]:

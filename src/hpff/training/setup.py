@@ -101,7 +101,15 @@ def _team(
     if recipe.parallel == "modules":
         images, targets = next(train.epoch(epoch_generator(recipe.seed, 1)))
         batch = images.cpu(), targets.cpu()
-        return ByModules(learner, optimizers, recipe.seed, batch, device, recipe.rank_timeout)
+        return ByModules(
+            learner,
+            optimizers,
+            recipe.seed,
+            batch,
+            device,
+            recipe.rank_timeout,
+            replicas=recipe.replicas,
+        )
     return Alone(learner, optimizers, recipe.seed)
 
 

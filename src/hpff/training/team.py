@@ -13,6 +13,7 @@ from hpff.engine.partial_step import PartialLosses
 from hpff.engine.step import Losses
 from hpff.learner import LocalLearner
 from hpff.parallel import DataParallel, ModuleParallel, module_seconds
+from hpff.parallel.grid import grid_groups
 from hpff.parallel.states import gather_states
 from hpff.torch_support.random_state import step_seed
 from hpff.training.optimizer import ModuleOptimizers
@@ -135,7 +136,7 @@ class ByData(Alone):
 
 
 class ByModules(Alone):
-    """Every process has some modules, and each batch."""
+    """Every process has some modules, and each batch, or with replicas a part of it."""
 
     def __init__(
         self,
@@ -145,15 +146,28 @@ class ByModules(Alone):
         batch: tuple[Tensor, Tensor],
         device: torch.device,
         timeout: float,
+        *,
+        replicas: int = 1,
     ) -> None:
         super().__init__(learner, optimizers, seed)
-        costs = torch.tensor(module_seconds(learner, *batch, steps=1), dtype=torch.float64)
+        ranks = dist.get_world_size() // replicas
+        self._replica, self._replicas = dist.get_rank() // ranks, replicas
+        row, column = grid_groups(ranks, replicas, timeout) if replicas > 1 else (None, None)
+        taken = module_seconds(learner, *self.share(*batch), steps=1)
+        costs = torch.tensor(taken, dtype=torch.float64)
         dist.broadcast(costs, 0)
         self._parallel = ModuleParallel(
-            learner, costs=costs.tolist(), device=device, seed=seed, timeout=timeout
+            learner,
+            costs=costs.tolist(),
+            device=device,
+            seed=seed,
+            timeout=timeout,
+            group=row,
+            replicas=column,
         )
+        self._row = row
         self._own = range(self._parallel.first, self._parallel.last + 1)
-        self.is_first = self._parallel.rank == 0
+        self.is_first = dist.get_rank() == 0
 
     def seed_step(self, number: int) -> None:
         self._parallel.steps = number - 1  # its first rank seeds, and sends the state on
@@ -164,6 +178,11 @@ class ByModules(Alone):
 
     def finish(self) -> None:
         self._parallel.finish()
+        self._parallel.share_buffers()
+
+    def share(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        own = slice(self._replica, None, self._replicas)
+        return images[own], targets[own]
 
     def forward(self, images: Tensor) -> Tensor | None:
         logits: Tensor | None = self._parallel.forward(images)
@@ -172,7 +191,7 @@ class ByModules(Alone):
     def add_up(self, means: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         dist.all_reduce(means)
         dist.all_reduce(counts)
-        return means, counts
+        return means / self._replicas, counts
 
     def sum(self, numbers: Tensor) -> Tensor:
         dist.all_reduce(numbers)
@@ -186,8 +205,10 @@ class ByModules(Alone):
 
     def states(self) -> tuple[State, list[Any]]:
         whole = self._parallel.state_dict()
+        if self._replica:
+            return {}, []
         own = self.optimizers.state_dict()
-        gathered = gather_states({str(j): own[j - 1] for j in self._own})
+        gathered = gather_states({str(j): own[j - 1] for j in self._own}, self._row)
         if whole is None or gathered is None:
             return {}, []
         found = {int(j): state for states in gathered for j, state in states.items()}
