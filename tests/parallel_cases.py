@@ -30,6 +30,7 @@ class Case:
     batch: int = 6
     model: str = "chain"
     accumulated: bool = False
+    sent: bool = False
 
 
 class Block(nn.Module):
@@ -154,7 +155,8 @@ def by_ranks(cases: list[Case]) -> list[Any]:
 
 
 def _by_ranks(case: Case) -> tuple[dict[str, Tensor] | None, list[float]]:
-    ranks = ModuleParallel(learner_of(case), sizes=case.sizes, timeout=30)
+    batches_are = "sent" if case.sent else "drawn"
+    ranks = ModuleParallel(learner_of(case), sizes=case.sizes, timeout=30, batches=batches_are)
     optimizers = optimizers_of(case, ranks.module_parameters)
 
     def done(j: int) -> None:
@@ -164,12 +166,31 @@ def _by_ranks(case: Case) -> tuple[dict[str, Tensor] | None, list[float]]:
     found = []
     for batch, (images, targets) in enumerate(batches(case), start=1):
         on_done = done if steps_after(case, batch) else lambda _: None
-        losses = ranks.backward(images, targets, on_module_done=on_done)
+        if case.sent and ranks.rank:
+            losses = ranks.backward(None, None, on_module_done=on_done)
+        else:
+            losses = ranks.backward(images, targets, on_module_done=on_done)
         if losses.final is not None:
             found.append(losses.final.item())
     state = ranks.state_dict()
     ranks.close()
     return state, found
+
+
+def sent_wrongly() -> None:
+    """The others are given a batch, too."""
+    ranks = ModuleParallel(learner_of(Case()), timeout=5, batches="sent")
+    images, targets = batches(Case())[0]
+    ranks.backward(images, targets, on_module_done=lambda _: None)
+
+
+def sent_to_evaluate() -> Tensor | None:
+    """The logits of a batch that the first rank has, on the last one."""
+    ranks = ModuleParallel(learner_of(Case()), timeout=30, batches="sent")
+    ranks.learner.eval()
+    logits = ranks.forward(None if ranks.rank else batches(Case())[0][0])
+    ranks.close()
+    return logits
 
 
 def by_a_slow_rank(case: Case) -> tuple[dict[str, Tensor] | None, list[float]]:

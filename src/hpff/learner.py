@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -72,6 +73,9 @@ class LocalLearner(nn.Module):
         preset: settings found by a study, "light", "balanced" or "accurate", for those of
             ``LocalSettings`` that are not given.
 
+    Attributes:
+        around_step: gives what each step runs inside of; nothing by default.
+
     Raises:
         UserError: an argument is out of its range, or the model cannot be cut as asked.
     """
@@ -140,6 +144,7 @@ class LocalLearner(nn.Module):
         self.method = self.settings.create_method()
         self.example = example
         self.phase = Phase()
+        self.around_step: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._set_up(features)
 
     @classmethod
@@ -283,7 +288,8 @@ class LocalLearner(nn.Module):
             kept=self.kept,
             phase=self.phase,
         )
-        return step.run(inputs, targets, scale, on_module_done or (lambda _: None))
+        with self.around_step():
+            return step.run(inputs, targets, scale, on_module_done or (lambda _: None))
 
     @property
     def module_parameters(self) -> list[list[nn.Parameter]]:

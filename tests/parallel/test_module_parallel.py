@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import parallel_cases as cases
 import pytest
 import torch
@@ -12,6 +14,7 @@ from hpff import LocalLearner, models
 from hpff.cutting.part import Parts
 from hpff.errors import UserError
 from hpff.parallel import ModuleParallel
+from hpff.parallel.sent_batches import SentBatches
 
 HILO = {"cascade": 2}
 ON_TWO = [
@@ -30,11 +33,15 @@ ON_TWO = [
     Case(HILO, model="channels-last"),
     Case(HILO, model="shared"),
     Case({"cascade": 3}, steps=4, accumulated=True),
+    Case({"method": "infopro"} | HILO, sent=True),
+    Case(HILO, model="tokens", sent=True),
+    Case(HILO, model="channels-last", sent=True),
 ]
 ON_THREE = [
     Case({"cascade": 1}),
     Case({"cascade": 2}, sizes=(1, 4, 1)),
     Case({"cascade": 4}, sizes=(3, 1, 2)),
+    Case({"cascade": 4}, sizes=(3, 1, 2), steps=6, sent=True),
     Case({"cascade": 5, "independent": False}, sizes=(2, 2, 2), optimizer="adamw"),
 ]
 ON_FOUR = [Case({"cascade": 6}, sizes=(2, 1, 1, 2)), Case({"method": "predsim"} | HILO)]
@@ -58,6 +65,30 @@ def test_ranks_give_the_bits_of_one_process(
         assert different == [], case
 
 
+def test_batches_that_only_the_first_rank_has_give_the_same_bits(one_thread: None) -> None:
+    sent = [Case({"cascade": k}, steps=6, sent=True) for k in (1, 3)]
+    first, last = run_ranks(2, by_ranks, sent)
+    for case, (state, _), (_, losses) in zip(sent, first, last, strict=True):
+        expected, final = by_one(case)
+        assert losses == final
+        assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
+def test_a_loader_may_reuse_what_it_gave_before_it_has_arrived() -> None:
+    sent: list[torch.Tensor] = []
+    connections = SimpleNamespace(send_batch=sent.extend)
+    images, targets = torch.ones(2, 3), torch.ones(2)
+    SentBatches(connections, images, is_first=True).take(images, targets)
+    for tensor in (images, targets):
+        tensor.zero_()
+    assert [tensor.sum().item() for tensor in sent] == [6, 2]
+
+
+def test_a_batch_on_two_ranks_is_refused_where_it_is_to_be_sent() -> None:
+    found = run_ranks(2, cases.sent_wrongly)
+    assert "batches are sent by the first rank, which alone is given inputs" in found[1]
+
+
 def test_a_slow_rank_changes_no_bit(one_thread: None) -> None:
     for k in (1, 2):
         case = Case({"cascade": k}, steps=5)
@@ -73,6 +104,14 @@ def test_a_trained_network_is_evaluated_where_it_lies(one_thread: None) -> None:
     learner = cases.learner_of(Case())
     with torch.no_grad():
         expected = learner.eval()(cases.batches(Case())[0][0])
+    assert torch.equal(second, expected)
+
+
+def test_a_batch_that_is_sent_is_evaluated(one_thread: None) -> None:
+    first, second = run_ranks(2, cases.sent_to_evaluate)
+    assert first is None
+    with torch.no_grad():
+        expected = cases.learner_of(Case()).eval()(cases.batches(Case())[0][0])
     assert torch.equal(second, expected)
 
 

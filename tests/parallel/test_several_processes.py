@@ -148,8 +148,11 @@ def _metrics(run: Path) -> list[str]:
 
 
 @pytest.mark.long
-def test_a_stopped_rank_is_named_and_the_run_ends(recipe: Path, tmp_path: Path) -> None:
-    given = ["epochs=1000", "parallel=modules", "ranks=2", "rank_timeout=10"]
+@pytest.mark.parametrize(("kind", "ranks", "stopped"), [("modules", 3, 0), ("data", 2, 1)])
+def test_a_stopped_rank_is_named_once_and_the_run_ends(
+    kind: str, ranks: int, stopped: int, recipe: Path, tmp_path: Path
+) -> None:
+    given = ["epochs=1000", f"parallel={kind}", f"ranks={ranks}", "rank_timeout=20"]
     started = subprocess.Popen(
         command(recipe, *given, "--out", tmp_path / "run"),
         env=environment(),
@@ -159,12 +162,35 @@ def test_a_stopped_rank_is_named_and_the_run_ends(recipe: Path, tmp_path: Path) 
     while not (tmp_path / "run" / "checkpoint.pt").exists():
         assert started.poll() is None
         time.sleep(0.02)
-    os.kill(_ranks_of(started.pid)[1], signal.SIGSTOP)
-    _, said = started.communicate(timeout=120)
+    processes = _ranks_of(started.pid)
+    os.kill(processes[stopped], signal.SIGSTOP)
+    _, said = started.communicate(timeout=200)
     assert started.returncode == 2
-    assert re.search(r"hpff: rank 1 has (sent|taken) nothing for 10 s", said), said
+    lines = [line for line in said.splitlines() if line.startswith("hpff: ")]
+    assert len(lines) == 1, said
+    assert re.search(rf"rank {stopped} is gone or was stopped, .* nothing .*for 20 s", lines[0])
     assert "Traceback" not in said
+    assert not any(Path(f"/proc/{process}").exists() for process in processes)
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.long
+def test_batch_norm_over_all_ranks_trains_as_one_process_does(recipe: Path, tmp_path: Path) -> None:
+    shared_out = [["parallel=none"]]
+    shared_out += [
+        ["parallel=data", "ranks=2", f"sync_batch_norm={on}"] for on in ("true", "false")
+    ]
+    losses = []
+    for number, given in enumerate(shared_out):
+        run = tmp_path / str(number)
+        done = subprocess.run(
+            command(recipe, "epochs=2", *given, "--out", run), env=environment(), check=False
+        )
+        assert done.returncode == 0
+        losses.append([json.loads(line)["loss"] for line in _metrics(run)])
+    alone, synchronized, own = losses
+    assert synchronized == pytest.approx(alone, rel=1e-4)
+    assert own != pytest.approx(alone, rel=1e-3)
 
 
 def test_a_port_in_use_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +257,8 @@ def test_another_number_of_processes_than_ranks_is_refused(monkeypatch: pytest.M
         (["parallel=modules", "replicas=64"], "that leaves two images or more"),
         (["parallel=modules", "method=bp"], "parallel: is modules, but bp has one module"),
         (["parallel=modules", "step_per_module=false"], "step_per_module: is false"),
+        (["sync_batch_norm=true"], "sync_batch_norm: is true with parallel none"),
+        (["parallel=data", "sync_batch_norm=true", "compile=true"], "expected compile=false"),
     ],
 )
 def test_recipes_that_cannot_be_shared_out_are_refused(

@@ -26,7 +26,7 @@ _OURS = "ours: "
 _WITHOUT_EFFECT = {
     *("seed", "device", "threads", "workers", "evaluate_every", "broken_images"),
     *("patch_mode", "recompute", "compile", "channels_last", "step_per_module"),
-    *("parallel", "ranks", "replicas", "rank_timeout"),
+    *("parallel", "ranks", "replicas", "rank_timeout", "sync_batch_norm"),
 }
 # Keys that change nothing as long as they have this value.
 _OFF = {

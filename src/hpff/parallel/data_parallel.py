@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hpff.cutting.trace import is_compiled
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.parallel.agreement import check_same
+from hpff.parallel.batch_statistics import batch_statistics
+
+BatchNormStatistics = Literal["own", "synchronized"]
 
 BUCKET_BYTES = 4 << 20
 
@@ -48,6 +54,11 @@ class DataParallel:
     Every rank then takes the same step. To accumulate gradients over several batches, give
     ``on_module_done`` with the last of them alone: nothing is sent before.
 
+    BatchNorm normalizes by a rank's own share of the batch, or (``batch_norm="synchronized"``) by
+    all ranks' shares together, in the model and in auxiliary networks: then shares may be of
+    different sizes, and the gradients are those of the whole batch, if ``scale`` of a rank's
+    ``learner.backward`` is its number of samples over the mean number.
+
     Args:
         learner: as the group's first rank has it: the others take its weights and buffers.
         on_reduced: called with j when the gradients of module j are those of all ranks: it may
@@ -55,9 +66,11 @@ class DataParallel:
         bucket_bytes: small modules are reduced together until they have so many.
         group: the ranks that average, such as a dimension of a mesh; None: all.
         modules: those whose gradients are averaged (from 1); None: all.
+        batch_norm: "own" or "synchronized".
 
     Raises:
-        UserError: there is no process group; the ranks have different learners.
+        UserError: there is no process group; the ranks have different learners; statistics are to
+            be synchronized in compiled blocks.
     """
 
     def __init__(
@@ -68,13 +81,18 @@ class DataParallel:
         bucket_bytes: int = BUCKET_BYTES,
         group: dist.ProcessGroup | None = None,
         modules: Collection[int] | None = None,
+        batch_norm: BatchNormStatistics = "own",
     ) -> None:
         if not dist.is_initialized():
             raise UserError(
                 "there is no process group: call torch.distributed.init_process_group first, in "
                 "processes started by torchrun, or let `hpff train RECIPE parallel=data` start them"
             )
-        check_same("learners", f"{learner.settings} {learner.reach} {learner.partition}", group)
+        check_same(
+            "learners",
+            f"{learner.settings} {learner.reach} {learner.partition} {batch_norm}",
+            group,
+        )
         everything = enumerate(learner.module_parameters, start=1)
         own = {j: each for j, each in everything if modules is None or j in modules}
         self._parameters = {j: [p for p in each if p.requires_grad] for j, each in own.items()}
@@ -85,6 +103,8 @@ class DataParallel:
         self._waiting: list[int] = []
         self._sent: deque[_Bucket] = deque()
         self.share_state([*(p for each in own.values() for p in each), *learner.buffers()])
+        if batch_norm == "synchronized":
+            _synchronize(learner, group)
 
     def module_done(self, j: int) -> None:
         """Module ``j`` (from 1) has its final gradients here: send them.
@@ -124,6 +144,10 @@ class DataParallel:
         """Take the first rank's buffers, such as BatchNorm's statistics; on every rank."""
         self.share_state(list(self._learner.buffers()))
 
+    def close(self) -> None:
+        """The learner's BatchNorm is its own again."""
+        self._learner.around_step = nullcontext
+
     def share_state(self, tensors: Sequence[Tensor]) -> None:
         """Let tensors be those of the first rank; on every rank."""
         with torch.no_grad():
@@ -139,6 +163,17 @@ class DataParallel:
         _unpack(bucket.content, parameters, dist.get_world_size(self._group))
         for j in bucket.modules:
             self._on_reduced(j)
+
+
+def _synchronize(learner: LocalLearner, group: dist.ProcessGroup | None) -> None:
+    """Let a learner's steps normalize by the statistics of a group's ranks."""
+    if any(is_compiled(module) for module in learner.modules()):
+        raise UserError(
+            "compiled blocks cannot normalize by the statistics of all ranks; do not compile, or "
+            "use batch_norm='own' (sync_batch_norm=false in a recipe)"
+        )
+    if dist.get_world_size(group) > 1:
+        learner.around_step = partial(batch_statistics, group)
 
 
 def _packed(parameters: Sequence[nn.Parameter]) -> Tensor:

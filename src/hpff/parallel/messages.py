@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hpff.errors import UserError
+from hpff.parallel.roll_call import LostRankError
 
 _DTYPES = (
     torch.float32,
@@ -74,7 +74,7 @@ class Outbox:
         """Send a tensor, which must not change until it has arrived.
 
         Raises:
-            UserError: the rank is gone, or takes nothing.
+            LostRankError: the rank is gone, or takes nothing.
         """
         self._send(_header(tensor, number, note, self._note_size))
         if tensor.numel():
@@ -91,7 +91,7 @@ class Outbox:
         try:
             work = dist.isend(tensor, self._to, group=self._group)
         except RuntimeError as error:
-            raise _gone(self._to, error) from error
+            raise gone(self._to, error) from error
         self._waiting.append((work, tensor))
 
     def _wait(self, left: int) -> None:
@@ -101,11 +101,11 @@ class Outbox:
                 work.wait(timedelta(seconds=self._timeout))
             except RuntimeError as error:
                 if "imed out" in str(error) or "imeout" in str(error):
-                    raise UserError(
+                    raise LostRankError(
                         f"rank {self._to} has taken nothing for {self._timeout:.0f} s: it hangs, "
                         "was stopped or is very slow; see what it printed"
                     ) from error
-                raise _gone(self._to, error) from error
+                raise gone(self._to, error) from error
             self._waiting.popleft()
 
 
@@ -118,17 +118,24 @@ class Inbox:
         device: where tensors are put.
         note_size: how many bytes come with each message.
         timeout: seconds that ``get`` waits.
+        arrived: takes what comes, by its ``put``; None: a short queue.
     """
 
     def __init__(
-        self, source: int, group: Any, device: torch.device, note_size: int, timeout: float
+        self,
+        source: int,
+        group: Any,
+        device: torch.device,
+        note_size: int,
+        timeout: float,
+        arrived: Any = None,
     ) -> None:
         self._source = source
         self._group = group
         self._device = device
         self._note_size = note_size
         self._timeout = timeout
-        self._arrived: queue.Queue[Message | Exception] = queue.Queue(_AHEAD)
+        self._arrived = queue.Queue(_AHEAD) if arrived is None else arrived
         self._thread = threading.Thread(target=self._receive_all, daemon=True)
         self._thread.start()
 
@@ -139,18 +146,19 @@ class Inbox:
             what: is waited for, in words.
 
         Raises:
-            UserError: the rank is gone, or nothing came in time.
+            LostRankError: the rank is gone, or nothing came in time.
         """
         try:
             arrived = self._arrived.get(timeout=self._timeout)
         except queue.Empty:
-            raise UserError(
+            raise LostRankError(
                 f"rank {self._source} has sent nothing for {self._timeout:.0f} s ({what} is due): "
                 "it hangs, was stopped or is very slow; see what it printed"
             ) from None
         if isinstance(arrived, Exception):
-            raise _gone(self._source, arrived) from arrived
-        return arrived
+            raise gone(self._source, arrived) from arrived
+        message: Message = arrived
+        return message
 
     def join(self) -> None:
         """Wait until the sender has closed its end."""
@@ -213,7 +221,8 @@ def _is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def _gone(rank: int, error: Exception) -> UserError:
+def gone(rank: int, error: Exception) -> LostRankError:
+    """What to raise where a connection to a rank failed."""
     text = next(iter(str(error).splitlines()), type(error).__name__)
     reason = "its connection closed" if "onnection" in text else text[:160]
-    return UserError(f"rank {rank} is gone ({reason}); see what it printed")
+    return LostRankError(f"rank {rank} is gone ({reason}); see what it printed")

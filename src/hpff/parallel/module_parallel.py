@@ -12,7 +12,7 @@ gradients are averaged over the ranks that own it as soon as it is done.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -27,9 +27,10 @@ from hpff.parallel.agreement import check_same
 from hpff.parallel.data_parallel import BUCKET_BYTES, DataParallel
 from hpff.parallel.grid import rows_of
 from hpff.parallel.groups import check_enough, check_shareable, groups_of, owned_by
-from hpff.parallel.neighbors import Connections
+from hpff.parallel.neighbors import Connections, Neighbors
 from hpff.parallel.ownership import Ownership
 from hpff.parallel.rank_steps import RankSteps
+from hpff.parallel.sent_batches import SentBatches
 from hpff.parallel.states import gather_states
 from hpff.torch_support.model_io import tensors_in
 from hpff.torch_support.random_state import step_seed
@@ -38,10 +39,11 @@ from hpff.torch_support.random_state import step_seed
 class ModuleParallel:
     """This rank's part of a learner whose modules are shared out over the ranks of a group.
 
-    Every rank builds the same learner, on the CPU, and gives each step the same batch; what it
-    does not own is then let go of. Gradients, weights and statistics are those of one process that
-    calls ``torch.manual_seed(hpff.parallel.step_seed(seed, t))`` before its step t = 1, 2, ...:
-    on a CPU to the bit.
+    Every rank builds the same learner, on the CPU, and gives each step the same batch (or the first
+    rank alone: ``batches="sent"``); what it does not own is then let go of. Gradients, weights and
+    statistics are those of one process that calls
+    ``torch.manual_seed(hpff.parallel.step_seed(seed, t))`` before its step t = 1, 2, ...: on a CPU
+    to the bit.
 
     Args:
         learner: the whole; only this rank's modules are kept, on ``device``.
@@ -51,6 +53,7 @@ class ModuleParallel:
         device: of this rank's modules; None: where they are.
         seed: of the random numbers of steps (dropout).
         timeout: seconds that this rank waits for another before it gives up.
+        batches: "drawn" by every rank, or "sent" by the first: where they cannot be drawn twice.
         group: the ranks that share the modules out, a row of a grid; None: all. Every process
             must build its own at once.
         replicas: the ranks that own the same modules in other rows, a column of the grid. Each row
@@ -80,6 +83,7 @@ class ModuleParallel:
         device: torch.device | str | None = None,
         seed: int = 0,
         timeout: float = 600.0,
+        batches: Literal["drawn", "sent"] = "drawn",
         group: dist.ProcessGroup | None = None,
         replicas: dist.ProcessGroup | None = None,
         bucket_bytes: int | None = None,
@@ -92,7 +96,8 @@ class ModuleParallel:
         self._replica = 0 if replicas is None else dist.get_rank(replicas)
         self.sizes = groups_of(learner.partition, self.ranks, sizes, costs)
         check_same(
-            "learners", f"{learner.settings} {learner.reach} {learner.partition} {self.sizes}"
+            "learners",
+            f"{learner.settings} {learner.reach} {learner.partition} {self.sizes} {batches}",
         )
         self.first, self.last = owned_by(self.sizes, self.rank)
         self.device = torch.device(device or learner.partition[0].device)
@@ -103,18 +108,20 @@ class ModuleParallel:
         self._owners = Ownership(learner, parts.buffer_modules())
         self._owners.check(self.sizes)
         self._owners.keep(self.first, self.last, self.device)
-        self.connections = Connections(self.first, self.device, timeout, rows)
+        self.connections = self._connect(timeout, rows)
+        self._sent: SentBatches | None = None
+        if batches == "sent":
+            is_first = self._part.is_first
+            self._sent = SentBatches(self.connections, learner.example, is_first=is_first)
         self._averages = self._averages_over(replicas, bucket_bytes)
         self._then: dict[int, Callable[[int], None]] = {}
         self._needed = self._needed_before()
-        self._steps = RankSteps(
-            learner, self._part, self._owners.waits_for(), self.connections, self._wait_for_rows
-        )
+        self._steps = self._steps_by(self.connections)
 
     def backward(
         self,
         inputs: Any,
-        targets: Tensor,
+        targets: Tensor | None,
         *,
         on_module_done: Callable[[int], None] | None,
         scale: float | Tensor = 1.0,
@@ -123,8 +130,8 @@ class ModuleParallel:
 
         Args:
             inputs: what the whole model takes: the same on every rank, of the example's sizes but
-                for the batch.
-            targets: as for the learner's ``backward``.
+                for the batch; None where they are sent here.
+            targets: as for the learner's ``backward``; likewise.
             on_module_done: called with j once the gradients of module j are final, perhaps during
                 the next step or in ``finish``. It must use them up: step the module's optimizer,
                 and free them. See ``module_parameters``. None: gradients wait for the next batch's,
@@ -134,6 +141,9 @@ class ModuleParallel:
         Raises:
             UserError: as the learner's ``backward``; another rank is gone, or does not answer.
         """
+        if self._sent:
+            inputs, targets = self._sent.take(inputs, targets)
+        assert targets is not None
         check_inputs(inputs)
         self._check_sizes(inputs)
         torch.clear_autocast_cache()
@@ -172,6 +182,8 @@ class ModuleParallel:
             What the model returns, on the last rank; None on the others.
         """
         self.finish()
+        if self._sent:
+            inputs, _ = self._sent.take(inputs, None, with_targets=False)
         self._check_sizes(inputs)
         output = self._part.run(self.learner.model, inputs, self.connections.receive_output)
         if self._part.is_last:
@@ -252,6 +264,14 @@ class ModuleParallel:
     def _wait_for_rows(self, j: int) -> None:
         if self._averages:
             self._averages.wait_for(self._needed[j])
+
+    def _connect(self, timeout: float, rows: Sequence[Sequence[int]]) -> Connections:
+        """Meet the ranks beside this one."""
+        return Connections(self.first, self.device, timeout, rows)
+
+    def _steps_by(self, neighbors: Neighbors) -> RankSteps:
+        waits_for = self._owners.waits_for()
+        return RankSteps(self.learner, self._part, waits_for, neighbors, self._wait_for_rows)
 
     def _check_sizes(self, inputs: Any) -> None:
         expected = [(p, tuple(t.shape[1:])) for p, t in tensors_in(self.learner.example)]

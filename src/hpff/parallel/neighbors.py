@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -39,14 +39,20 @@ class Connections:
         device: where tensors are put.
         timeout: seconds that this rank waits for another before it gives up.
         rows: the ranks that share modules out, one after the other; the same on every rank.
+        arrived: takes what the rank before sends, by its ``put``; None: a short queue.
     """
 
     def __init__(
-        self, first: int, device: torch.device, timeout: float, rows: Sequence[Sequence[int]]
+        self,
+        first: int,
+        device: torch.device,
+        timeout: float,
+        rows: Sequence[Sequence[int]],
+        arrived: Any = None,
     ) -> None:
         self._first = first
         self._device = device
-        rank = dist.get_rank()
+        self.rank = dist.get_rank()
         self._on: Outbox | None = None
         self._back: Outbox | None = None
         self._from_before: Inbox | None = None
@@ -55,13 +61,24 @@ class Connections:
         for before, after in (pair for row in rows for pair in itertools.pairwise(row)):
             pair = [before, after]  # two process groups: one for each direction
             onward, backward = (dist.new_group(pair, timeout=FOREVER, backend="gloo") for _ in "12")
-            if rank == before:
+            if self.rank == before:
                 self._after = after
                 self._on = Outbox(after, onward, note, timeout)
                 self._from_after = Inbox(after, backward, device, note, timeout)
-            elif rank == after:
-                self._from_before = Inbox(before, onward, device, note, timeout)
+            elif self.rank == after:
+                self._from_before = Inbox(before, onward, device, note, timeout, arrived)
                 self._back = Outbox(before, backward, note, timeout)
+
+    def receive_batch(self, count: int) -> list[Tensor]:
+        """So many tensors of a batch, from the rank before."""
+        assert self._from_before is not None
+        return [self._from_before.get("a batch").tensor for _ in range(count)]
+
+    def send_batch(self, tensors: Sequence[Tensor], number: int = 0) -> None:
+        """Send a batch on to the rank after, if there is one, with a number."""
+        if self._on:
+            for tensor in tensors:
+                self._on.send(tensor, number)
 
     def receive_output(self) -> Tensor:
         assert self._from_before is not None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,6 +20,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
 from hpff.errors import UserError
+from hpff.parallel.roll_call import LostRankError, RollCall
 
 _GRACE = 10.0  # seconds in which ranks may say themselves what they miss when another is gone
 _LOST = ("connection closed", "connection reset", "timed out", "timeout", "broken pipe")
@@ -43,7 +47,8 @@ def joined(ranks: int, timeout: float, replicas: int = 1) -> Iterator[int]:
         replicas: how many times it is to have them.
 
     Raises:
-        UserError: there are more or fewer, or the others cannot be reached.
+        UserError: there are more or fewer, or the others cannot be reached, or one is lost.
+        SystemExit: one is lost, and another rank has said so.
     """
     world, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     if world != ranks * replicas:
@@ -66,20 +71,47 @@ def joined(ranks: int, timeout: float, replicas: int = 1) -> Iterator[int]:
         ) from error
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
+    roll_call = None
     try:
+        roll_call = RollCall()
         yield rank
-    except RuntimeError as error:
-        text = str(error).lower()
-        if not any(word in text for word in _LOST):
+    except (RuntimeError, LostRankError) as error:
+        why = _why_lost(error, timeout)
+        if why is None or roll_call is None:
             raise
-        silent = "timed out" in text or "timeout" in text
-        why = f"it answered nothing for {timeout:.0f} s" if silent else "its connection closed"
-        raise UserError(
-            f"rank {rank} has lost another rank ({why}); see what the others printed; the run goes "
-            "on with --resume"
-        ) from error
+        atexit.register(_leave_at_once)
+        line = roll_call.lost(why)
+        if line is None:
+            raise SystemExit(2) from error
+        raise UserError(f"{line}; the run goes on with --resume") from error
     finally:
+        if roll_call:
+            roll_call.close()
         dist.destroy_process_group()
+
+
+def _leave_at_once() -> None:
+    """End this process, as the last thing it does, without waiting for what the lost rank owes.
+
+    Threads that still wait for it would otherwise abort the process while it is taken down.
+    """
+    for child in multiprocessing.active_children():
+        child.terminate()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(2)
+
+
+def _why_lost(error: Exception, timeout: float) -> str | None:
+    """What an error says of another rank, in words; None if it is of this one."""
+    if isinstance(error, LostRankError):
+        return str(error)
+    text = str(error).lower()
+    if not any(word in text for word in _LOST):
+        return None
+    silent = "timed out" in text or "timeout" in text
+    return f"nothing came for {timeout:.0f} s" if silent else "a connection closed"
 
 
 def _store_of_this_start(limit: timedelta) -> Store:

@@ -200,6 +200,20 @@ def _modules_can_be_shared_out(values: Values) -> Fault:
     return None
 
 
+def _statistics_can_be_synchronized(values: Values) -> Fault:
+    if not values["sync_batch_norm"]:
+        return None
+    parallel = values["parallel"]
+    if parallel != "data":
+        return "sync_batch_norm", (
+            f"is true with parallel {parallel}, where every batch is whole; expected false, or "
+            "parallel=data"
+        )
+    if values["compile"]:
+        return "sync_batch_norm", "is true, but compiled blocks cannot; expected compile=false"
+    return None
+
+
 def _ranks_classify(values: Values) -> Fault:
     if values["parallel"] == "none":
         return None
@@ -228,6 +242,7 @@ _CHECKS: tuple[Callable[[Values], Fault], ...] = (
     _model_is_known,
     _ranks_are_used,
     _modules_can_be_shared_out,
+    _statistics_can_be_synchronized,
     _is_for_the_task,
     _ranks_classify,
 )

@@ -26,7 +26,7 @@ from hpff.schema.rules import (
 )
 from hpff.settings import LocalSettings
 
-SHARED_OUT = ("parallel", "ranks", "replicas", "rank_timeout")
+SHARED_OUT = ("parallel", "ranks", "replicas", "rank_timeout", "sync_batch_norm")
 """The keys that say how a run is shared out over processes."""
 
 
@@ -80,7 +80,9 @@ class Recipe:
     `parallel` shares the run out over `ranks` processes: "modules" gives each some local modules,
     "data" a part of each batch. With "modules" there may be several `replicas` of the `ranks`, each
     with a part of each batch: ranks × replicas processes. `rank_timeout` is how many seconds they
-    wait for each other. None of the four is part of what a run is: it can go on with others.
+    wait for each other. `sync_batch_norm` lets BatchNorm normalize by the batch of all ranks with
+    "data", and not by each rank's part. None of the five is part of what a run is: it can go on
+    with others.
     """
 
     model: Component
@@ -114,6 +116,7 @@ class Recipe:
     ranks: PositiveInt = 1
     replicas: PositiveInt = 1
     rank_timeout: PositiveFloat = 600.0
+    sync_batch_norm: bool = False
 
     def to_plain(self) -> dict[str, Any]:
         """The recipe as plain data, every key written out, for YAML and for checkpoints."""

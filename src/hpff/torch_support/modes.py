@@ -1,4 +1,4 @@
-"""Leave no mode of PyTorch's active, whatever happens."""
+"""Modes of PyTorch's: leave none active, whatever happens; hide from those that are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Any
 
 import torch
 from torch._C import _len_torch_dispatch_stack
-from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode
+from torch.utils._python_dispatch import (
+    _disable_current_modes,
+    _get_current_dispatch_mode,
+    _pop_mode,
+)
 
 
 @contextmanager
@@ -25,6 +29,13 @@ def modes_restored() -> Iterator[None]:
             _leave(_get_current_dispatch_mode())
         while _saved_tensors_hooks() not in (hooks, None):
             torch._C._autograd._pop_saved_tensors_default_hooks()
+
+
+@contextmanager
+def dispatch_modes_off() -> Iterator[None]:
+    """Inside, no dispatch mode sees what runs."""
+    with _disable_current_modes():
+        yield
 
 
 def _leave(mode: Any) -> None:

@@ -97,7 +97,7 @@ def _team(
     device: torch.device,
 ) -> Alone:
     if recipe.parallel == "data":
-        return ByData(learner, optimizers, recipe.seed)
+        return ByData(learner, optimizers, recipe.seed, synchronized=recipe.sync_batch_norm)
     if recipe.parallel == "modules":
         images, targets = next(train.epoch(epoch_generator(recipe.seed, 1)))
         batch = images.cpu(), targets.cpu()

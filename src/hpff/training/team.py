@@ -97,11 +97,21 @@ class Alone:
 
 
 class ByData(Alone):
-    """Every process has the whole learner, and a part of each batch."""
+    """Every process has the whole learner, and a part of each batch.
 
-    def __init__(self, learner: LocalLearner, optimizers: ModuleOptimizers, seed: int) -> None:
+    Args:
+        synchronized: whether BatchNorm normalizes by the whole batch.
+    """
+
+    def __init__(
+        self, learner: LocalLearner, optimizers: ModuleOptimizers, seed: int, *, synchronized: bool
+    ) -> None:
         super().__init__(learner, optimizers, seed)
-        self._parallel = DataParallel(learner, on_reduced=optimizers.module_done)
+        self._parallel = DataParallel(
+            learner,
+            on_reduced=optimizers.module_done,
+            batch_norm="synchronized" if synchronized else "own",
+        )
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.is_first = self.rank == 0
 
@@ -133,6 +143,9 @@ class ByData(Alone):
 
     def largest(self, number: int) -> int:
         return _largest(number)
+
+    def close(self) -> None:
+        self._parallel.close()
 
 
 class ByModules(Alone):
