@@ -2,15 +2,16 @@
 
     python benchmarks/parallel.py [--network resnet32 --modules 16 --batch 128] [--write]
 
-In each round come, one after the other: local learning by one process (the other waits), local
-learning module-parallel by both, and data-parallel by both (each with a batch of its own, as large
-as that of one process, so a step is of two batches); backprop by one process, data-parallel by
+In each round come, one after the other: local learning by one process (the other waits), by two
+that send each other nothing (the most that two busy cores give), module-parallel by both, and
+data-parallel by both; backprop by one process, by two that send nothing, data-parallel by
 PyTorch's DistributedDataParallel, and in a pipeline by both (1F1B of torch.distributed.pipelining,
-at the same cut, with each number of micro-batches, and at the cut that suits backprop best). A step
-includes SGD with momentum. A time is that of a step in the steady state: between the ends of the
-first step and of the last on the last rank; for 1F1B, which empties its pipeline in every step,
-that is its whole step. Throughput is in images per second; a ratio is the median of the rounds' own
-ratios. Give each process a core of its own.
+at the same cut, with each number of micro-batches, and at the cut that suits backprop best). Two
+processes that send nothing, or share data out, have a batch each, as large as that of one process.
+A step includes SGD with momentum. A time is that of a step in the steady state: between the ends
+of the first step and of the last on the last rank; for 1F1B, which empties its pipeline in every
+step, that is its whole step. Throughput is in images per second; a ratio is the median of the
+rounds' own ratios. Give each process a core of its own.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from hpff.runs import machine
 
 HERE = Path(__file__).parent
 ONE = "one process"
+APART = "two processes, nothing sent"
 DATA = "data-parallel, the same batch for each rank"
 
 
@@ -43,7 +45,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="of each, in a round")
     parser.add_argument("--micro-batches", default="2,4,8,16", help="of 1F1B, each tried")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="beside one process, rows with this in the name")
+    parser.add_argument(
+        "--only", default="", help="rows with one of these in the name, and one process"
+    )
     parser.add_argument("--write", action="store_true", help="append to benchmarks/parallel.md")
     given = parser.parse_args()
     torch.multiprocessing.spawn(rank_main, (given,), nprocs=2)
@@ -69,7 +73,9 @@ def rank_main(rank: int, given: argparse.Namespace) -> None:
     racers |= backprop_racers(given)
     if given.only:
         racers = {
-            name: racer for name, racer in racers.items() if given.only in name or ONE in name
+            name: racer
+            for name, racer in racers.items()
+            if any(part in name for part in (*given.only.split(","), ONE))
         }
     times = racing.race(racers, steps=given.steps, rounds=given.rounds)
     if rank == 0:
@@ -110,7 +116,8 @@ def local_racers(given: argparse.Namespace) -> tuple[ModuleParallel, dict[str, R
     given.cut = ranks.sizes[0]
     course = course_of(given)
     return ranks, {
-        f"local learning, {ONE}": racing.local_by_one(alone, course),
+        f"local learning, {ONE}": racing.alone(racing.local_step(alone, course)),
+        f"local learning, {APART}": racing.apart(racing.local_step(alone, course)),
         "local learning, module-parallel": racing.local_by_modules(ranks, course),
         f"local learning, {DATA}": racing.local_by_data(learner_of(given), course),
     }
@@ -131,8 +138,10 @@ def module_step(parameters: dict[int, list[nn.Parameter]]) -> Callable[[int], No
 
 def backprop_racers(given: argparse.Namespace) -> dict[str, Racer]:
     course = course_of(given)
+    step = racing.backprop_step(model_of(given), course)
     racers = {
-        f"backprop, {ONE}": racing.backprop_by_one(model_of(given), course),
+        f"backprop, {ONE}": racing.alone(step),
+        f"backprop, {APART}": racing.apart(step),
         f"backprop, {DATA}": racing.backprop_by_data(model_of(given), course),
     }
     for cut, name in ((given.cut, "our cut"), (backprop_cut(given), "its own cut")):
@@ -210,7 +219,7 @@ def report(given: argparse.Namespace, times: dict[str, list[float]]) -> None:
     lines = ["| what | step, ms (median) | throughput over one process |", "| --- | --- | --- |"]
     for name, found in times.items():
         base = times[f"{kinds[name]}, {ONE}"]
-        batches = 2 if name.endswith(DATA) else 1
+        batches = 2 if name.endswith((DATA, APART)) else 1
         ratio = statistics.median(batches * b / t for b, t in zip(base, found, strict=True))
         lines.append(f"| {name} | {1e3 * statistics.median(found):.0f} | {ratio:.2f} |")
     what = (

@@ -1,25 +1,31 @@
 """What does local learning need to learn as well as backprop? One table of settings and costs.
 
     python benchmarks/study.py --out runs/study [--settings bp,dgl,...] [--seeds 0,1,2]
-                               [--recipe benchmarks/study.yaml] [--times] [--write] [KEY=VALUE ...]
+                               [--recipe benchmarks/study.yaml] [--finished] [--times] [--write]
+                               [KEY=VALUE ...]
 
 Trains the recipe with every setting and seed: error of the last epoch on training images that were
 held out, in percent, and how far it is above backprop's of the same seeds. Beside it what a step
 takes, planned: peak memory, and arithmetic over backprop's, without recomputation, with "once" and
 with "repeatedly", which give the same bits. "bp, checkpoints" is gradient checkpointing at its
 best. With --times also measured step times over backprop's, all settings in turns. Finished runs
-are kept, so that the study can be stopped and gone on with. --write puts the table into
-benchmarks/study.md, above what is said there.
+are kept, so that the study can be stopped and gone on with; --finished trains nothing more.
+--write puts the table into benchmarks/study.md, above what is said there, and a picture of error
+against cost into study.png.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import statistics
 import time
+from itertools import cycle
 from pathlib import Path
 
+import matplotlib
+from matplotlib.figure import Figure
 from short_runs import Quiet
 
 from hpff import models
@@ -97,9 +103,23 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass
 class Row:
+    """A setting.
+
+    Attributes:
+        name: of the setting.
+        recipe: with it.
+        errors: by seed.
+        costs: peak bytes and arithmetic over backprop's, of each way of recomputation.
+    """
+
     name: str
     recipe: Recipe
     errors: dict[int, float]
+    costs: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+
+    def gaps(self, base: Row) -> list[float]:
+        """How far the errors are above those of the same seeds."""
+        return [error - base.errors[seed] for seed, error in self.errors.items()]
 
 
 def main() -> None:
@@ -108,6 +128,7 @@ def main() -> None:
     parser.add_argument("--recipe", default=str(HERE / "study.yaml"))
     parser.add_argument("--settings", default=",".join(SETTINGS))
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--finished", action="store_true", help="train nothing: what there is")
     parser.add_argument("--times", action="store_true", help="measure step times")
     parser.add_argument("--write", action="store_true", help="write benchmarks/study.md")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as for hpff train")
@@ -119,18 +140,25 @@ def main() -> None:
     ]
     for seed in seeds:
         for row in rows:
-            run = dataclasses.replace(row.recipe, seed=seed)
-            report = loop.go_on(run, given.out / f"{row.name}-seed{seed}", Quiet())
+            folder = given.out / f"{row.name}-seed{seed}"
+            if not given.finished:
+                loop.go_on(dataclasses.replace(row.recipe, seed=seed), folder, Quiet())
+            elif not (folder / "report.json").exists():
+                continue
+            report = json.loads((folder / "report.json").read_text())
             row.errors[seed] = float(report["test_error_percent"])
             print(
                 f"{row.name} seed {seed}: {row.errors[seed]:.2f} %", time.strftime("%X"), flush=True
             )
-    text = f"{_table(rows, measured=given.times)}\n\n{machine.describe()}\n"
+    rows = [row for row in rows if row.errors]
+    table, picture = _table(rows, measured=given.times)
+    text = f"{table}\n\n{machine.describe()}\n"
     print(text)
     if given.write:
         file = HERE / "study.md"
         said = file.read_text().partition("\n\n## ")[2]
         file.write_text(f"{__doc__}\n{text}" + (f"\n## {said}" if said else ""))
+        picture.savefig(HERE / "study.png", dpi=120)
 
 
 def _recipe(name: str, file: str, overrides: list[str]) -> Recipe:
@@ -140,7 +168,7 @@ def _recipe(name: str, file: str, overrides: list[str]) -> Recipe:
     return comparison.recipe_for(label, base, seed=0)
 
 
-def _table(rows: list[Row], *, measured: bool) -> str:
+def _table(rows: list[Row], *, measured: bool) -> tuple[str, Figure]:
     base = rows[0].recipe
     workload = Workload(
         lambda: models.create(base.model.name, 10, **base.model.settings), base.local.modules
@@ -153,17 +181,39 @@ def _table(rows: list[Row], *, measured: bool) -> str:
     stage = Stage(workload)
     whole = Rehearsal(stage, Strategy(base.local)).cost(base.batch_size)[1]
     best, _ = best_checkpointing(stage, base.batch_size)
+    checkpoints = Row("bp, checkpoints", base, rows[0].errors)
+    for row in rows:
+        row.costs = _costs([Rehearsal(stage, way) for way in _ways(row)], base.batch_size, whole)
+    checkpoints.costs = _costs([best], base.batch_size, whole)
     lines = [
         "| setting | held-out error, % | over bp, paired | peak, MiB | arithmetic | step |",
         "| --- | --- | --- | --- | --- | --- |",
+        *(_line(row, rows[0], step) for row, step in zip(rows, times, strict=True)),
     ]
-    for row, step in zip(rows, times, strict=True):
-        gaps = [error - rows[0].errors[seed] for seed, error in row.errors.items()]
-        spread = f"{_spread(list(row.errors.values()))} | {_spread(gaps)}"
-        costs = _costs([Rehearsal(stage, way) for way in _ways(row)], base.batch_size, whole)
-        lines.append(f"| {row.name} | {spread} | {costs} | {step} |")
-    lines.insert(3, f"| bp, checkpoints | | | {_costs([best], base.batch_size, whole)} | |")
-    return "\n".join(lines)
+    lines.insert(3, f"| bp, checkpoints | | | {_shown(checkpoints.costs)} | |")
+    return "\n".join(lines), _picture([*rows, checkpoints], rows[0])
+
+
+def _line(row: Row, base: Row, step: str) -> str:
+    spread = f"{_spread(list(row.errors.values()))} | {_spread(row.gaps(base))}"
+    return f"| {row.name} | {spread} | {_shown(row.costs)} | {step} |"
+
+
+def _picture(rows: list[Row], base: Row) -> Figure:
+    """Error over backprop's against memory, and against arithmetic."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    memory, time = figure.subplots(1, 2, sharey=True)
+    for row, color in zip(rows, cycle(matplotlib.color_sequences["tab20"])):
+        gap = statistics.fmean(row.gaps(base))
+        marks = {"label": row.name, "color": color, "marker": "o", "markersize": 4}
+        memory.plot([peak / 2**20 for peak, _ in row.costs], [gap] * len(row.costs), **marks)
+        time.plot([count for _, count in row.costs], [gap] * len(row.costs), **marks)
+    memory.set(xlabel="peak memory, MiB", ylabel="held-out error over backprop's, points")
+    time.set(xlabel="arithmetic over backprop's")
+    for axes in (memory, time):
+        axes.grid(alpha=0.3)
+    figure.legend(*time.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    return figure
 
 
 def _ways(row: Row) -> list[Strategy]:
@@ -173,13 +223,14 @@ def _ways(row: Row) -> list[Strategy]:
     return [Strategy(row.recipe.local).with_settings(recompute=how) for how in hows]
 
 
-def _costs(rehearsals: list[Rehearsal], batch: int, whole: int) -> str:
-    """Peak in MiB and arithmetic over backprop's, of each way."""
-    peaks, counts = zip(*(each.cost(batch) for each in rehearsals), strict=True)
-    return (
-        f"{' / '.join(f'{peak / 2**20:.0f}' for peak in peaks)} "
-        f"| {' / '.join(f'{count / whole:.2f}' for count in counts)}"
-    )
+def _costs(rehearsals: list[Rehearsal], batch: int, whole: int) -> list[tuple[int, float]]:
+    counted = [each.cost(batch) for each in rehearsals]
+    return [(peak, count / whole) for peak, count in counted]
+
+
+def _shown(costs: list[tuple[int, float]]) -> str:
+    peaks = " / ".join(f"{peak / 2**20:.0f}" for peak, _ in costs)
+    return f"{peaks} | {' / '.join(f'{count:.2f}' for _, count in costs)}"
 
 
 def _spread(values: list[float]) -> str:

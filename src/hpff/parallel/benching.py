@@ -198,8 +198,8 @@ def _racers(
         lambda: steps[0].autocast(images.device),
     )
     racers = {
-        f"bp, {_ONE}": racing.backprop_by_one(backprop, course),
-        f"{label}, {_ONE}": racing.local_by_one(local, course),
+        f"bp, {_ONE}": racing.alone(racing.backprop_step(backprop, course)),
+        f"{label}, {_ONE}": racing.alone(racing.local_step(local, course)),
     }
     if how == "data":
         racers[f"{label}, {_DATA}"] = racing.local_by_data(shared, course)

@@ -103,7 +103,12 @@ def module_step(parameters: Mapping[int, Sequence[nn.Parameter]], make: Make) ->
     return done
 
 
-def local_by_one(learner: LocalLearner, course: Course) -> Racer:
+def apart(step: Callable[[], object]) -> Racer:
+    """Every process works, and none sends the others anything."""
+    return Racer(lambda steps: timed(steps, step))
+
+
+def local_step(learner: LocalLearner, course: Course) -> Callable[[], None]:
     """Local learning in one process, every module stepped when it is done."""
     done = module_step(dict(enumerate(learner.module_parameters, start=1)), course.make)
 
@@ -111,7 +116,7 @@ def local_by_one(learner: LocalLearner, course: Course) -> Racer:
         with course.autocast():
             learner.backward(course.images, course.targets, on_module_done=done)
 
-    return alone(step)
+    return step
 
 
 def local_by_modules(ranks: ModuleParallel, course: Course) -> Racer:
@@ -143,21 +148,16 @@ def local_by_data(learner: LocalLearner, course: Course) -> Racer:
     return Racer(lambda steps: timed(steps, step))
 
 
-def backprop_by_one(model: nn.Module, course: Course) -> Racer:
-    """Backprop in one process."""
-    return alone(_backprop_step(model, course))
-
-
 def backprop_by_data(model: nn.Module, course: Course) -> Racer:
     """Backprop by PyTorch's DistributedDataParallel: every rank has a batch of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the name that comes instead is too new
         wrapped = DistributedDataParallel(model, broadcast_buffers=False)
-    step = _backprop_step(wrapped, course)
-    return Racer(lambda steps: timed(steps, step))
+    return apart(backprop_step(wrapped, course))
 
 
-def _backprop_step(model: nn.Module, course: Course) -> Callable[[], None]:
+def backprop_step(model: nn.Module, course: Course) -> Callable[[], None]:
+    """Backprop in one process."""
     optimizer = course.make(list(model.parameters()))
 
     def step() -> None:
