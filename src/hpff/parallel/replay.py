@@ -110,7 +110,11 @@ class ReplayParallel(ModuleParallel):
     Args:
         learner: as there; no cascade may cross from one rank's modules to another's.
         buffer: M, how many batches with their features a rank holds.
-        sizes, costs, device, seed, timeout: as there.
+        sizes: as there.
+        costs: as there.
+        device: as there.
+        seed: as there.
+        timeout: as there.
 
     Attributes:
         lags: how many of this rank's steps were on features that lag so many of the steps of the
