@@ -96,6 +96,10 @@ def test_models_of_several_devices_are_refused_with_what_works() -> None:
     parallel = DataParallel(learner)
     learner.backward(IMAGES, TARGETS, on_module_done=parallel.module_done)
     parallel.finish()
+    model.to(memory_format=torch.contiguous_format)
+    fully_shard(model.layer1[0], mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises(UserError, match=r"'layer1\.0' is wrapped by FSDPModule"):
+        learner.backward(IMAGES, TARGETS)
 
 
 def test_inputs_that_wait_for_a_gradient_are_refused() -> None:

@@ -17,6 +17,7 @@ from hpff.engine.arguments import (
     check_classes,
     check_dense_numbers,
     check_example,
+    check_not_wrapped,
     check_inputs,
     check_model,
     check_task,
@@ -278,6 +279,7 @@ class LocalLearner(nn.Module):
                 require gradients, which nothing gives them.
         """
         check_inputs(inputs)
+        check_not_wrapped(self.model)
         torch.clear_autocast_cache()  # an optimizer may have stepped since
         step = HookedStep(
             self.model,

@@ -20,7 +20,7 @@ def check_model(model: nn.Module) -> None:
     """Raise UserError for what cannot be cut or trained."""
     if not isinstance(model, nn.Module):
         raise UserError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    _check_no_parallel_wrapper(model)
+    check_not_wrapped(model)
     if is_compiled(model):
         raise UserError(
             "the whole model is compiled, and cannot be cut; give the plain model, with its "
@@ -98,8 +98,8 @@ def _tensors(inputs: Any) -> Iterator[Tensor]:
         yield tensor
 
 
-def _check_no_parallel_wrapper(model: nn.Module) -> None:
-    """Wrappers reduce gradients in the forward or backward that a learner replaces by its own."""
+def check_not_wrapped(model: nn.Module) -> None:
+    """Raise UserError for wrappers: they reduce gradients in the backward that a learner replaces."""
     fsdp = sys.modules.get("torch.distributed.fsdp")  # there if anything is wrapped by it
     names = ("FullyShardedDataParallel", "FSDPModule")
     kinds = (DataParallel, DistributedDataParallel, *(getattr(fsdp, n) for n in names if fsdp))
