@@ -17,9 +17,9 @@ from hpff.engine.arguments import (
     check_classes,
     check_dense_numbers,
     check_example,
-    check_not_wrapped,
     check_inputs,
     check_model,
+    check_not_wrapped,
     check_task,
 )
 from hpff.engine.auxiliary_builder import AuxiliaryBuilder, PatchMode

@@ -99,7 +99,7 @@ def _tensors(inputs: Any) -> Iterator[Tensor]:
 
 
 def check_not_wrapped(model: nn.Module) -> None:
-    """Raise UserError for wrappers: they reduce gradients in the backward that a learner replaces."""
+    """Raise UserError for wrappers: they reduce gradients in a backward that a learner replaces."""
     fsdp = sys.modules.get("torch.distributed.fsdp")  # there if anything is wrapped by it
     names = ("FullyShardedDataParallel", "FSDPModule")
     kinds = (DataParallel, DistributedDataParallel, *(getattr(fsdp, n) for n in names if fsdp))
