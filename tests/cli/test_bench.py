@@ -79,6 +79,7 @@ def test_bench_of_data_gives_each_rank_a_batch(hpff_process: Hpff) -> None:
         (["resnet2"], ["unknown model 'resnet2'"]),
         (["resnet20", "--precision", "int8"], ["precision is 'int8'"]),
         (["resnet20", "--parallel", "module"], ["--parallel: is 'module'", "mean modules?"]),
+        ([*TINY, "--parallel", "modules", "--ranks", "0"], ["ranks is 0", "2 or more"]),
         ([*TINY, "--parallel", "modules", "--ranks", "1"], ["ranks is 1", "2 or more"]),
         ([*TINY, "--parallel", "modules", "--ranks", "4"], ["4 ranks for 3 modules"]),
         ([*TINY, "--parallel", "data", "--device", "cuda"], ["leave out --device"]),

@@ -47,7 +47,7 @@ def bench_of_ranks(
         json: whether to print JSON.
         imports: files and modules that the processes import.
     """
-    how, ranks = how or "modules", ranks or 2
+    how, ranks = how or "modules", 2 if ranks is None else ranks
     if how not in HOW:
         raise UserError(f"--parallel: is {how!r}, expected modules or data{did_you_mean(how, HOW)}")
     shared: How = "data" if how == "data" else "modules"
