@@ -265,12 +265,23 @@ def test_a_near_miss_of_a_run_is_named(hpff: Hpff, folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
-def test_long_work_shows_the_time_left(folder: Path) -> None:
+@pytest.mark.parametrize("command", [["plan", "resnet20", *WIDE], ["evaluate", "run"]])
+def test_long_work_shows_the_time_left(hpff: Hpff, folder: Path, command: list[str]) -> None:
+    if command[0] == "evaluate":
+        assert hpff("train", "tiny.yaml", "--out", "run").code == 0
+    # A test of few batches is over before there is anything to foretell.
+    time = rb"\d:\d\d:\d\d" if command[0] == "plan" else b"testing"
+    assert re.search(time + rb"[^\r\n]*left", shown_on_a_terminal(folder, command))
+
+
+def shown_on_a_terminal(folder: Path, command: list[str]) -> bytes:
+    """What a command writes to its stderr, that being a terminal."""
     import pty
 
     leading, following = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "hpff.cli", "plan", "resnet20", *WIDE],
+        [sys.executable, "-m", "hpff.cli", *command],
+        cwd=folder,
         env={**environment(), "TERM": "xterm", "COLUMNS": "80"},
         stdout=subprocess.DEVNULL,
         stderr=following,
@@ -287,4 +298,4 @@ def test_long_work_shows_the_time_left(folder: Path) -> None:
         shown += some
     os.close(leading)
     assert process.wait() == 0
-    assert re.search(rb"\d:\d\d:\d\d[^\r\n]*left", shown)
+    return shown

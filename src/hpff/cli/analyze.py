@@ -12,9 +12,9 @@ from hpff.analysis.report.study_charts import svg_files
 from hpff.analysis.report.study_report import study_page
 from hpff.analysis.study import Options, Study, pieces, study
 from hpff.analysis.subjects import Subject
+from hpff.cli.bars import bar
 from hpff.cli.compare import split
 from hpff.cli.tables import print_json, show_table
-from hpff.cli.workload import bar
 from hpff.errors import UserError, shown
 from hpff.recipes.yaml_text import parse_yaml
 from hpff.runs.atomic_files import make_folder, write_atomically

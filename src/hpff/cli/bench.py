@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from hpff.cli.bars import bar
 from hpff.cli.tables import print_folded, print_json, show_table
-from hpff.cli.workload import RowOptions, bar, described
+from hpff.cli.workload import RowOptions, described
 from hpff.errors import UserError, did_you_mean
 from hpff.memory import Bench, Measured
 from hpff.memory import bench as measure

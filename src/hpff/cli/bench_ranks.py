@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 import typer
 
+from hpff.cli.bars import bar
 from hpff.cli.tables import print_folded, print_json, show_table
-from hpff.cli.workload import RowOptions, bar, described
+from hpff.cli.workload import RowOptions, described
 from hpff.errors import UserError, did_you_mean
 from hpff.parallel import processes
 from hpff.parallel.benching import (

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpff.cli.bars import batch_bar
 from hpff.cli.compare import split as split_words
 from hpff.cli.tables import print_folded, print_json, show_table
 from hpff.data import PUBLISHED_DATASETS, Policy
@@ -78,15 +79,17 @@ def evaluate(
         _evaluate_pixels(found, dataset, split, views, skip_broken=skip_broken, json=json)
         return
     _refuse(run, views.options(), "segment")
-    result = transfer(
-        found,
-        dataset,
-        split=_one_of(split, ("test", "train"), "--split"),
-        matching=_matching(matching),
-        class_names=_names(class_names),
-        treatment=treatment,
-        broken_images="skip" if skip_broken else "stop",
-    )
+    with batch_bar("testing") as observe:
+        result = transfer(
+            found,
+            dataset,
+            split=_one_of(split, ("test", "train"), "--split"),
+            matching=_matching(matching),
+            class_names=_names(class_names),
+            treatment=treatment,
+            broken_images="skip" if skip_broken else "stop",
+            observe=observe,
+        )
     if json:
         print_json({"run": str(run), **result.to_plain()})
         return
@@ -115,7 +118,15 @@ def _evaluate_pixels(
     inference = views.inference()
     broken: Policy = "skip" if skip_broken else "stop"
     split = _one_of(split, ("test", "train"), "--split")
-    found = evaluate_pixels(run, dataset, split=split, inference=inference, broken_images=broken)
+    with batch_bar("testing") as observe:
+        found = evaluate_pixels(
+            run,
+            dataset,
+            split=split,
+            inference=inference,
+            broken_images=broken,
+            observe=observe,
+        )
     if views.pictures is not None:
         draw(run, views.pictures, dataset, split=split, inference=inference, broken_images=broken)
     if json:

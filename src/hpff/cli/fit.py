@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from hpff.cli.bars import bar
 from hpff.cli.sizes import bytes_of, gib
 from hpff.cli.tables import print_folded, print_json, show_table
-from hpff.cli.workload import WorkloadOptions, bar
+from hpff.cli.workload import WorkloadOptions
 from hpff.memory import Choice, Fit
 from hpff.memory import fit as search
 from hpff.memory.fitting import MOST_WORK

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from hpff.cli.bars import bar
 from hpff.cli.sizes import bytes_of
 from hpff.cli.tables import print_folded, print_json, show_table
-from hpff.cli.workload import RowOptions, bar, described
+from hpff.cli.workload import RowOptions, described
 from hpff.errors import UserError
 from hpff.memory import Plan, Row
 from hpff.memory import plan as plan_memory

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from hpff.cli.bars import bar
 from hpff.cli.plan import SHARES
 from hpff.cli.tables import print_folded, print_json, show_table
-from hpff.cli.workload import RowOptions, bar, described
+from hpff.cli.workload import RowOptions, described
 from hpff.errors import UserError
 from hpff.parallel.planning import RankRow, RanksPlan, plan_ranks
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from hpff import models
@@ -136,31 +133,6 @@ def described(workload: Workload, batch: int, modules: int) -> str:
         f"{workload.model_name}, {modules} modules, batch {batch} of {shape}, "
         f"{workload.precision}, {workload.optimizer}"
     )
-
-
-@contextlib.contextmanager
-def bar(total: int, *, shown: bool = True) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr while it lasts, if that is a terminal; called with each piece of work."""
-    console = Console(stderr=True, highlight=False, markup=False)
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=console,
-        transient=True,
-        disable=not (shown and console.is_terminal),
-    )
-    with bars:
-        task = bars.add_task("", total=total)
-        begun = 0
-
-        def observe(label: str) -> None:
-            nonlocal begun
-            bars.update(task, description=label, completed=begun)
-            begun += 1
-
-        yield observe
 
 
 def _split(text: str, option: str) -> Sequence[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def evaluate_pixels(
     inference: Inference | None = None,
     subset: int | None = None,
     broken_images: data.Policy = "stop",
+    observe: Callable[[int], None] = lambda _: None,
 ) -> PixelEvaluation:
     """Score a run's model on whole images.
 
@@ -74,6 +75,7 @@ def evaluate_pixels(
         inference: how images are looked at; by default at a single scale.
         subset: how many images, evenly spread; None: all.
         broken_images: what to do about images that cannot be read.
+        observe: called after each batch with the number of all.
 
     Raises:
         UserError: the data cannot be had, or have other classes.
@@ -82,7 +84,15 @@ def evaluate_pixels(
     found = _data(run, dataset, broken_images)
     batches = _batches(run, found, split, subset, broken_images)
     model = run.model().to(batches.device)
-    result = pixel_score(model, batches, found, run.recipe.precision, inference)
+    number = len(batches)
+    result = pixel_score(
+        model,
+        batches,
+        found,
+        run.recipe.precision,
+        inference,
+        observe=lambda: observe(number),
+    )
     return PixelEvaluation(
         dataset=run.facts.name if dataset is None else dataset,
         split=split,

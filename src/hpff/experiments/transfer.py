@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,7 @@ def transfer(
     class_names: Sequence[str] | None = None,
     treatment: str | None = None,
     broken_images: data.Policy = "stop",
+    observe: Callable[[int], None] = lambda _: None,
 ) -> Transfer:
     """Score a run's model on a data set, by default its own.
 
@@ -74,6 +75,7 @@ def transfer(
         class_names: the run's classes in order, for a run whose data did not name them.
         treatment: as in a recipe; by default the run's for its own data, otherwise "auto".
         broken_images: what to do about images that cannot be read.
+        observe: called after each batch with the number of all.
 
     Raises:
         UserError: the data cannot be had, or their classes or images do not fit.
@@ -108,7 +110,10 @@ def transfer(
         broken_images=broken_images,
     )
     model = run.model().to(device)
-    result = score(model, batches, len(names), run.recipe.precision)
+    number = len(batches)
+    result = score(
+        model, batches, len(names), run.recipe.precision, observe=lambda: observe(number)
+    )
     return Transfer(
         dataset=name,
         split=split,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -56,11 +57,13 @@ def score(
     precision: str,
     *,
     team: Alone | None = None,
+    observe: Callable[[], None] = lambda: None,
 ) -> Score:
     """The score of a model on one pass, in eval mode; its own mode comes back after.
 
     Answers are among all `num_classes` classes. `precision` is a recipe's, fp32 or bf16. With a
     `team` it is that of its processes, each of which runs what it has of the model or the images.
+    `observe` is called after each batch.
     """
     training = model.training
     model.eval()
@@ -79,6 +82,7 @@ def score(
         likeliest = logits.topk(min(TOP, num_classes), dim=1).indices == targets[:, None]
         wrong = len(targets) - torch.stack((likeliest[:, 0].sum(), likeliest.sum()))
         sums += torch.cat((loss[None], wrong, wrong.new_tensor([len(targets)]))).double()
+        observe()
     model.train(training)
     if team is not None:
         sums = team.sum(sums)
@@ -95,6 +99,7 @@ def pixel_score(
     dataset: Dataset,
     precision: str,
     inference: Inference | None = None,
+    observe: Callable[[], None] = lambda: None,
 ) -> Score:
     """The score of a model that segments, on one pass in eval mode; its own mode comes back after.
 
@@ -104,6 +109,7 @@ def pixel_score(
         dataset: whose classes they have.
         precision: a recipe's, fp32 or bf16.
         inference: how images are looked at; by default whole, at a single scale.
+        observe: called after each batch.
 
     Returns:
         The score; its loss is that of the logits, or with several views of their probabilities.
@@ -120,6 +126,7 @@ def pixel_score(
         confusion.add(scores.argmax(1), targets)
         loss += len(images) * criterion(_logits(scores, inference), targets)
         images_seen += len(images)
+        observe()
     model.train(training)
     pixels = confusion.scores()
     return Score(loss.item() / images_seen, pixels.error, None, images_seen, pixels)
