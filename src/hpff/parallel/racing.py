@@ -145,7 +145,7 @@ def local_by_data(learner: LocalLearner, course: Course) -> Racer:
             learner.backward(course.images, course.targets, on_module_done=parallel.module_done)
         parallel.finish()
 
-    return Racer(lambda steps: timed(steps, step))
+    return apart(step)
 
 
 def backprop_by_data(model: nn.Module, course: Course) -> Racer:
