@@ -85,7 +85,7 @@ def _looks(tensor: Any) -> tuple[Any, ...]:
         tensor.stride(),
         tensor.storage_offset(),
         tensor.requires_grad,
-        tensor._fake_device,
+        tensor.fake_device,
     )
 
 
@@ -170,7 +170,7 @@ class _Fake:
             tuple(output.shape),
             output.stride(),
             output.storage_offset(),
-            output._fake_device,
+            output.fake_device,
             {name: value for name, value in vars(output).items() if name != "fake_mode"},
             storages.index(storage) if storage in storages else None,
         )
