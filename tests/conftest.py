@@ -21,6 +21,18 @@ settings.register_profile("hpff", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("hpff")
 
 
+def pytest_configure() -> None:
+    """Let tests make their tensors on HPFF_TEST_DEVICE, where that is set, such as cuda.
+
+    Convolutions and products are then exact to their type, and the same every time.
+    """
+    device = os.environ.get("HPFF_TEST_DEVICE")
+    if device:
+        torch.set_default_device(device)
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: some tests only wait for processes that they have started."""

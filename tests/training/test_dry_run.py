@@ -17,8 +17,7 @@ from hpff.recipes import files as recipe_files
 from hpff.recipes.recipe import Recipe
 from hpff.training import dry_run, loop
 from hpff.training.dry_run import rehearse
-from hpff.training.epoch import train_step
-from hpff.training.setup import Parts
+from hpff.training.setup import Parts, assemble
 
 EVERY = [name for name, _ in recipe_files.names()]
 
@@ -41,14 +40,19 @@ def rehearsed(name: str) -> Rehearsal:
     """Take a recipe's step, and look at what it was of, and what it left."""
     seen: list[tuple[Parts, Losses]] = []
 
-    def step(parts: Parts, images: torch.Tensor, targets: torch.Tensor) -> Losses:
-        seen.append((parts, train_step(parts, images, targets)))
-        return seen[-1][1]
+    def watched(*given: Any) -> Parts:
+        parts = assemble(*given)
+
+        def step(images: torch.Tensor, targets: torch.Tensor) -> Losses:
+            seen.append((parts, parts.step(images, targets)))
+            return seen[-1][1]
+
+        return dataclasses.replace(parts, step=step)
 
     torch.set_num_threads(1)
     before = torch.get_rng_state()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dry_run, "train_step", step)
+        patch.setattr(dry_run, "assemble", watched)
         peak = rehearse(recipe_files.load(name), steps=1)
     ((parts, losses),) = seen
     learner = parts.learner

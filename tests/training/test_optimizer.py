@@ -113,3 +113,33 @@ def test_a_frozen_module_steps() -> None:
     optimizers.module_done(2)
     optimizers.step()
     assert frozen.item() == 1
+
+
+HELD = [
+    SETTINGS,
+    OptimizerRecipe(name="adamw", lr=0.01, momentum=0.0, nesterov=False, weight_decay=1e-3),
+]
+
+
+@pytest.mark.parametrize("settings", HELD, ids=["sgd", "adamw"])
+def test_a_rate_that_is_held_on_the_device_gives_the_same_weights(
+    settings: OptimizerRecipe,
+) -> None:
+    """And the state of one goes on in the other."""
+    told = learner()
+    held = copy.deepcopy(told)
+    device = torch.device("cpu")
+    pairs = [
+        (told, ModuleOptimizers(told.module_parameters, settings)),
+        (held, ModuleOptimizers(held.module_parameters, settings, rate_on=device)),
+    ]
+    data = batches(5)
+    for number, batch in enumerate(data):
+        for part, optimizers in pairs:
+            optimizers.set_rate(2.0 ** -(6 + number))
+            step(part, optimizers, batch)
+        if number == 2:  # They change places.
+            states = [copy.deepcopy(optimizers.state_dict()) for _, optimizers in pairs]
+            for (_, optimizers), state in zip(pairs, reversed(states), strict=True):
+                optimizers.load_state_dict(state)
+    torch.testing.assert_close(told.state_dict(), held.state_dict(), rtol=1e-9, atol=1e-12)

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from hpff.training import loop
-from hpff.training.epoch import train_step
 from hpff.training.setup import assemble
 from hpff.training.step_cost import PeakMemory, StepClock
 
@@ -42,7 +41,7 @@ def test_steps_are_compiled_once_none_is_counted_any_more(make_recipe: Any) -> N
     compiled = []
     for _ in range(3):
         with memory.step((images, targets)):
-            train_step(parts, images, targets)
+            parts.step(images, targets)
         compiled.append(len(graphs) > 0)
     assert compiled == [False, False, True]
 

@@ -210,6 +210,7 @@ def bench(
     rounds: arguments.Rounds = 10,
     device: arguments.Device = "auto",
     compiled: arguments.Compiled = False,
+    cuda_graph: arguments.CudaGraph = False,
     parallel: arguments.ParallelBench = None,
     ranks: arguments.Processes = None,
     json: arguments.Json = False,
@@ -237,14 +238,21 @@ def bench(
         step_per_module=step_per_module,
     )
     if parallel is None and ranks is None:
-        command(given, rounds=rounds, device=device, compiled=compiled, json=json)
+        command(
+            given,
+            rounds=rounds,
+            device=device,
+            compiled=compiled,
+            cuda_graph=cuda_graph,
+            json=json,
+        )
         return
     bench_of_ranks(
         given,
         parallel,
         ranks,
         rounds=rounds,
-        on_cpu=device != "cuda" and not compiled,
+        on_cpu=device != "cuda" and not compiled and not cuda_graph,
         json=json,
         imports=imports or [],
     )

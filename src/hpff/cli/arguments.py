@@ -154,6 +154,9 @@ Device = Annotated[
     ),
 ]
 Compiled = Annotated[bool, typer.Option("--compile", help="Compile the models.")]
+CudaGraph = Annotated[
+    bool, typer.Option("--cuda-graph", help="Record each step as a CUDA graph, and replay it.")
+]
 
 # What `compare` is told.
 Labels = Annotated[

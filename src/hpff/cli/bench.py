@@ -14,13 +14,23 @@ from hpff.training.setup import choose_device
 _DEVICES = ("auto", "cpu", "cuda")
 
 
-def bench(given: RowOptions, *, rounds: int, device: str, compiled: bool, json: bool) -> None:
+def bench(
+    given: RowOptions,
+    *,
+    rounds: int,
+    device: str,
+    compiled: bool,
+    cuda_graph: bool,
+    json: bool,
+) -> None:
     """Column, and show the table and the machine."""
     workload = given.workload()
     if device not in _DEVICES:
         hint = did_you_mean(device, _DEVICES)
         raise UserError(f"--device: is {device!r}, expected auto, cpu or cuda{hint}")
     chosen = choose_device(device).type
+    if cuda_graph and chosen != "cuda":
+        raise UserError("--cuda-graph: needs a CUDA device, and there is none in use; leave it out")
     strategies = given.strategies()
     with bar(len(strategies) * (rounds + 1)) as observe:
         made = measure(
@@ -30,6 +40,7 @@ def bench(given: RowOptions, *, rounds: int, device: str, compiled: bool, json: 
             rounds=rounds,
             device=chosen,
             compiled=compiled,
+            cuda_graph=cuda_graph,
             observe=observe,
         )
     if json:
@@ -66,6 +77,7 @@ def _caption(made: Bench, rounds: int) -> str:
         "allocator": "the allocator's, less what the other methods hold",
     }[made.peak_source]
     compiled = "backprop compiled whole, local methods by parts" if made.compiled else "eager"
+    compiled += ", replayed as CUDA graphs" if made.cuda_graph else ""
     return (
         f"{described(made.workload, made.batch, made.modules)}, {made.device}, {compiled}. "
         f"Step: forward and every backward, the optimizer left out; medians of {rounds} rounds "

@@ -25,7 +25,7 @@ _OURS = "ours: "
 # Keys that say where, when and how fast a run goes, not what it computes.
 _WITHOUT_EFFECT = {
     *("seed", "device", "threads", "workers", "evaluate_every", "broken_images"),
-    *("patch_mode", "recompute", "compile", "channels_last", "step_per_module"),
+    *("patch_mode", "recompute", "compile", "cuda_graph", "channels_last", "step_per_module"),
     *("parallel", "ranks", "replicas", "rank_timeout", "sync_batch_norm"),
 }
 # Keys that change nothing as long as they have this value.

@@ -16,7 +16,8 @@ from hpff.errors import UserError
 from hpff.experiments.overlays import Overlay
 from hpff.runs.finished_run import FinishedRun
 from hpff.runs.run_data import check_same, own_data
-from hpff.training.evaluation import Score, autocast, pixel_score
+from hpff.torch_support.autocast import autocast
+from hpff.training.evaluation import Score, pixel_score
 from hpff.training.inference import Inference
 from hpff.training.setup import choose_device
 

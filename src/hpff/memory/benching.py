@@ -16,6 +16,7 @@ from hpff.errors import UserError
 from hpff.memory.planning import BEST, default_strategies
 from hpff.memory.rehearsal import Stage, best_checkpointing, count
 from hpff.memory.steps import Strategy, TrainingStep, Workload
+from hpff.torch_support.cuda_graph import Replayed
 from hpff.torch_support.out_of_memory import is_out_of_memory
 
 _WARM_UP = 3
@@ -59,6 +60,7 @@ class Bench:
     modules: int
     device: str
     compiled: bool
+    cuda_graph: bool
     peak_source: str
     rows: tuple[Measured, ...]
 
@@ -68,6 +70,7 @@ class Bench:
             "workload": {**self.workload.to_plain(), "batch": self.batch, "modules": self.modules},
             "device": self.device,
             "compiled": self.compiled,
+            "cuda_graph": self.cuda_graph,
             "peak_source": self.peak_source,
             "rows": [
                 {
@@ -92,6 +95,7 @@ def bench(
     rounds: int = 10,
     device: str = "cpu",
     compiled: bool = False,
+    cuda_graph: bool = False,
     observe: Callable[[str], None] = lambda _: None,
 ) -> Bench:
     """Measure steps of ``workload`` on random images; every round runs every strategy once.
@@ -107,6 +111,7 @@ def bench(
         device: "cpu" or "cuda".
         compiled: backprop compiled as a whole, local methods by blocks and auxiliary networks;
             checkpointing and recomputation are left out.
+        cuda_graph: each step recorded as a CUDA graph, and replayed; needs "cuda".
         observe: called before each piece of work.
 
     Raises:
@@ -125,7 +130,7 @@ def bench(
     racers = []
     for number, strategy in enumerate(strategies):
         observe(f"{strategy}: setting up")
-        racer = _Racer(workload, strategy, device, compiled=compiled)
+        racer = _Racer(workload, strategy, device, compiled=compiled, cuda_graph=cuda_graph)
         racer.set_up(images)
         if racer.fault and number == 0:
             raise UserError(f"{strategy}: {racer.fault}")
@@ -137,20 +142,27 @@ def bench(
     source = "allocator" if device == "cuda" else "counted"
     rows = tuple(racer.measured(racers[0].seconds) for racer in racers)
     modules = len(racers[0].partition)
-    return Bench(workload, batch, modules, device, compiled, source, rows)
+    return Bench(workload, batch, modules, device, compiled, cuda_graph, source, rows)
 
 
 class _Racer:
     """A training strategy, and its measurements."""
 
     def __init__(
-        self, workload: Workload, strategy: Strategy, device: str, *, compiled: bool
+        self,
+        workload: Workload,
+        strategy: Strategy,
+        device: str,
+        *,
+        compiled: bool,
+        cuda_graph: bool,
     ) -> None:
         self.strategy = strategy
         self.fault = ""
         self.seconds: list[float] = []
         self._peak: int | None = None
         self._workload, self._device, self._compiled = workload, device, compiled
+        self._cuda_graph = cuda_graph
 
     def set_up(self, images: Tensor) -> None:
         """Build, warm up, and take the peak."""
@@ -164,9 +176,14 @@ class _Racer:
                 self._step.trained.compile()
             shape = self._step.targets_of(len(images))
             self._targets = torch.randint(self._workload.num_classes, shape, device=self._device)
+            self._fill: Callable[[Tensor, Tensor], object] = self._step.fill_gradients
             for _ in range(_WARM_UP):
                 self._timed(images)
             self._peak = self._measure_peak(images)
+            if self._cuda_graph:
+                self._fill = Replayed(self._step.fill_gradients)
+                for _ in range(_WARM_UP + 1):
+                    self._timed(images)
         except (UserError, RuntimeError, MemoryError) as error:
             if not isinstance(error, UserError) and not is_out_of_memory(error):
                 raise
@@ -191,7 +208,7 @@ class _Racer:
 
     def _timed(self, images: Tensor) -> float:
         began = time.perf_counter()
-        self._step.fill_gradients(images, self._targets)
+        self._fill(images, self._targets)
         if self._device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began

@@ -214,6 +214,17 @@ def _statistics_can_be_synchronized(values: Values) -> Fault:
     return None
 
 
+def _graph_can_be_recorded(values: Values) -> Fault:
+    if not values["cuda_graph"]:
+        return None
+    for key, wanted in (("device", ("auto", "cuda")), ("parallel", ("none",))):
+        if values[key] not in wanted:
+            return "cuda_graph", (
+                f"is true with {key} {values[key]}, expected false, or {key}={wanted[-1]}"
+            )
+    return None
+
+
 def _ranks_classify(values: Values) -> Fault:
     if values["parallel"] == "none":
         return None
@@ -243,6 +254,7 @@ _CHECKS: tuple[Callable[[Values], Fault], ...] = (
     _ranks_are_used,
     _modules_can_be_shared_out,
     _statistics_can_be_synchronized,
+    _graph_can_be_recorded,
     _is_for_the_task,
     _ranks_classify,
 )

@@ -74,7 +74,8 @@ class Recipe:
     processes that decode images (null: the cores, at most 16), where they are not held in memory.
     `broken_images` says what to do with an image that cannot be read: stop, or skip it and count.
     `compile` compiles what training runs: the model for bp, else its blocks and the auxiliary
-    networks, which takes minutes and pays on a GPU.
+    networks, which takes minutes and pays on a GPU. `cuda_graph` records a step as one CUDA graph
+    and replays it, so that small kernels do not wait for the host.
     `channels_last` sets how models and images lie in memory; false leaves a model as it comes, and
     this library's own CIFAR ResNets (`resnet20` and its like) come channels-last.
     `parallel` shares the run out over `ranks` processes: "modules" gives each some local modules,
@@ -104,6 +105,7 @@ class Recipe:
     broken_images: Policy = "stop"
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
+    cuda_graph: bool = False
     channels_last: bool = False
     seed: Seed = 0
     held_out: PositiveInt | None = None

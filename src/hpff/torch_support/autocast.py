@@ -16,3 +16,8 @@ def autocast_off(*device_types: str) -> Iterator[None]:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         yield
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The precision of a recipe: bf16 where it pays, or fp32 throughout."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

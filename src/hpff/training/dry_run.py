@@ -12,7 +12,6 @@ from hpff import data
 from hpff.data import Dataset, ImageSet
 from hpff.recipes.recipe import Recipe
 from hpff.torch_support.fake_tensors import FakeTensors, fake_model
-from hpff.training.epoch import train_step
 from hpff.training.setup import Parts, assemble, create_model
 from hpff.training.step_cost import PeakMemory
 
@@ -31,7 +30,9 @@ def rehearse(recipe: Recipe, steps: int = 2, dataset: Dataset | None = None) -> 
     Raises:
         UserError: something cannot be built.
     """
-    recipe = dataclasses.replace(recipe, device="cpu", subset=None, held_out=None, threads=None)
+    recipe = dataclasses.replace(
+        recipe, device="cpu", cuda_graph=False, subset=None, held_out=None, threads=None
+    )
     known = {**data.PUBLISHED_DATASETS, **data.SEGMENTATION_DATASETS}
     if dataset is None and recipe.data not in known:
         dataset = data.load(recipe.data, treatment=recipe.treatment)
@@ -51,7 +52,7 @@ def rehearse(recipe: Recipe, steps: int = 2, dataset: Dataset | None = None) -> 
             for _ in range(steps):
                 images, targets = next(batches)
                 with memory.step((images, targets)):
-                    train_step(parts, images, targets)
+                    parts.step(images, targets)
     return memory.bytes()
 
 

@@ -13,7 +13,6 @@ from hpff.engine.step import Losses
 from hpff.errors import UserError
 from hpff.methods import wrong_answers
 from hpff.runs.observer import StepObserver
-from hpff.training.evaluation import autocast
 from hpff.training.setup import Parts, epoch_generator
 from hpff.training.step_cost import PeakMemory, StepClock
 from hpff.training.team import Alone
@@ -72,7 +71,7 @@ def train_epoch(
         parts.team.seed_step((epoch - 1) * steps + step)
         batch = parts.team.share(images, targets)
         with (slowed if memory.slows_next_step else clock).step(), memory.step(batch):
-            losses = train_step(parts, *batch)
+            losses = parts.step(*batch)
         tally.add(losses, batch[1])
         look = step % every == 0 or step == steps
         if look and (bad := tally.first_bad_step()):
@@ -85,12 +84,6 @@ def train_epoch(
     seconds = time.perf_counter() - began
     typical = clock if clock.timed else slowed
     return tally.result(seconds, step_seconds=typical.median(), timed_steps=clock.timed)
-
-
-def train_step(parts: Parts, images: torch.Tensor, targets: torch.Tensor) -> Losses:
-    """Train one step on a batch on the parts' device."""
-    with autocast(parts.device, parts.recipe.precision):
-        return parts.team.step(images, targets)
 
 
 class _Tally:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from hpff.data import Dataset, ImageBatches
 from hpff.methods import PixelCriterion
+from hpff.torch_support.autocast import autocast
 from hpff.torch_support.model_io import logits_of
 from hpff.training.inference import Inference
 from hpff.training.pixel_scores import Confusion, PixelScores
@@ -136,8 +137,3 @@ def _logits(scores: Tensor, inference: Inference) -> Tensor:
     """Scores as logits: the logarithm of probabilities."""
     several = len(inference.scales) > 1 or inference.flip
     return scores.clamp(min=1e-12).log() if several else scores
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The precision of the recipe: bf16 where it pays, or fp32 throughout."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -18,6 +18,13 @@ class ModuleOptimizers:
     With `per_module`, `module_done(j)` (j from 1) steps module j and frees its gradients, and
     `step()` has nothing left to do; without, `step()` steps all. Both give the same weights.
     Usage: `zero_grad()`, `learner.backward(..., on_module_done=optimizers.module_done)`, `step()`.
+
+    Args:
+        module_parameters: of each module.
+        settings: of the optimizer.
+        per_module: whether each module has an optimizer.
+        rate_on: a device to hold the learning rate, so that a step can be replayed with another;
+            None: each step is told it.
     """
 
     def __init__(
@@ -26,11 +33,16 @@ class ModuleOptimizers:
         settings: OptimizerRecipe,
         *,
         per_module: bool = True,
+        rate_on: torch.device | None = None,
     ) -> None:
         everything = [parameter for module in module_parameters for parameter in module]
         groups = module_parameters if per_module else [everything]
         self.per_module = per_module
         self._optimizers = [_optimizer(group, settings) for group in groups]
+        self._rate: torch.Tensor | None = None
+        if rate_on is not None:
+            self._rate = torch.tensor(settings.lr, dtype=torch.float32, device=rate_on)
+            self._hold_rate()
 
     def zero_grad(self) -> None:
         """Drop every gradient."""
@@ -51,9 +63,20 @@ class ModuleOptimizers:
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of every module."""
+        if self._rate is not None:
+            self._rate.fill_(rate)
+            return
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
+
+    def _hold_rate(self) -> None:
+        """Let every optimizer read its rate where it is held, and do its step in one launch."""
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group.update(lr=self._rate, fused=True, foreach=False)
+                if "capturable" in group:
+                    group["capturable"] = True
 
     def state_tensors(self) -> list[torch.Tensor]:
         """The momentum buffers that exist by now."""
@@ -63,7 +86,12 @@ class ModuleOptimizers:
 
     def state_dict(self) -> list[dict[str, Any]]:
         """One state for each optimizer."""
-        return [optimizer.state_dict() for optimizer in self._optimizers]
+        states = [optimizer.state_dict() for optimizer in self._optimizers]
+        if self._rate is not None:
+            told = {"lr": self._rate.item(), "fused": None, "foreach": None}
+            for group in (group for state in states for group in state["param_groups"]):
+                group.update(told, **({"capturable": False} if "capturable" in group else {}))
+        return states
 
     def load_state_dict(
         self, states: list[dict[str, Any]], *, modules: Collection[int] | None = None
@@ -77,13 +105,16 @@ class ModuleOptimizers:
             raise ValueError(
                 f"{len(states)} optimizer states for {len(self._optimizers)} optimizers"
             )
-        for j, (optimizer, state) in enumerate(zip(self._optimizers, states, strict=True), start=1):
+        pairs = zip(self._optimizers, self.state_dict(), states, strict=True)
+        for j, (optimizer, ours, state) in enumerate(pairs, start=1):
             if modules is not None and j not in modules:
                 continue
-            _check_settings(optimizer.state_dict()["param_groups"], state["param_groups"])
+            _check_settings(ours["param_groups"], state["param_groups"])
             for group in optimizer.param_groups:
                 _check_state(optimizer, group["params"], state["state"])
             optimizer.load_state_dict(state)
+        if self._rate is not None:
+            self._hold_rate()
 
 
 def _check_settings(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hpff import data, methods, models
 from hpff.data import Dataset, ImageBatches, ImageSet, Policy
+from hpff.engine.step import Losses
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.methods import Method
@@ -20,6 +22,8 @@ from hpff.models.pretrained import load_backbone
 from hpff.recipes.recipe import Recipe
 from hpff.schema import Component
 from hpff.settings import LocalSettings
+from hpff.torch_support.autocast import autocast
+from hpff.torch_support.cuda_graph import Replayed
 from hpff.training.optimizer import ModuleOptimizers
 from hpff.training.team import Alone, ByData, ByModules
 
@@ -28,7 +32,8 @@ from hpff.training.team import Alone, ByData, ByModules
 class Parts:
     """The pieces of a run, all on one device; `data_bytes` is what the images hold there.
 
-    `team` takes the run's steps, with other processes if there are any.
+    `team` takes the run's steps, with other processes if there are any; `step` is one of them, on
+    images and targets on the device.
     """
 
     recipe: Recipe
@@ -40,6 +45,7 @@ class Parts:
     test: ImageBatches
     data_bytes: int
     team: Alone
+    step: Callable[[Tensor, Tensor], Losses]
 
     @property
     def broken(self) -> dict[str, str]:
@@ -61,6 +67,9 @@ def assemble(
         UserError: something cannot be built.
     """
     device = choose_device(recipe.device)
+    if recipe.cuda_graph and device.type != "cuda":
+        raise UserError("cuda_graph: is true on the CPU; expected false, or device=cuda")
+    torch.backends.cudnn.benchmark = True  # Shapes stay as they are: look once for what is fastest.
     torch.manual_seed(recipe.seed)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
@@ -83,10 +92,22 @@ def assemble(
     if recipe.compile:
         learner.compile()
     optimizers = ModuleOptimizers(
-        learner.module_parameters, recipe.optimizer, per_module=recipe.step_per_module
+        learner.module_parameters,
+        recipe.optimizer,
+        per_module=recipe.step_per_module,
+        rate_on=device if recipe.cuda_graph else None,
     )
     team = _team(recipe, learner, optimizers, train, device)
-    return Parts(recipe, device, dataset, learner, optimizers, train, test, held, team)
+    step = _step(recipe, team, device)
+    return Parts(recipe, device, dataset, learner, optimizers, train, test, held, team, step)
+
+
+def _step(recipe: Recipe, team: Alone, device: torch.device) -> Callable[[Tensor, Tensor], Losses]:
+    def step(images: Tensor, targets: Tensor) -> Losses:
+        with autocast(device, recipe.precision):
+            return team.step(images, targets)
+
+    return Replayed(step) if recipe.cuda_graph else step
 
 
 def _team(

@@ -1,0 +1,201 @@
+"""Step time and memory on a CUDA device: every network, precision and way to run, side by side.
+
+    python benchmarks/accelerator.py [--cases resnet32-bf16-graph,...] [--out runs/accelerator]
+                                     [--rounds 10] [--device cuda] [--batch B]
+    python benchmarks/accelerator.py --plan runs/accelerator --write
+
+A step is forward and every backward, without the optimizer; the time over backprop's is the median
+of the rounds' own ratios, all methods in turns; "eager", or replayed as CUDA graphs ("graph").
+Every case has a process: they build side by side and are timed one after another. Peak memory is
+the allocator's, with parameters, gradients and momentum. The second line, which needs no device,
+sets the planned peak beside it and with --write puts the table into benchmarks/accelerator.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fcntl
+import json
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpff import models
+from hpff.memory import Strategy, Workload, bench, plan
+from hpff.runs import machine
+from hpff.settings import LIGHT
+
+HERE = Path(__file__).parent
+DGL, HPFF = Strategy.of("dgl"), Strategy.of("dgl", 2, 2)
+LEAN = Strategy.of("dgl", 2, 2, recompute="blocks", **LIGHT)
+CIFAR = (Strategy.of(), DGL, HPFF, HPFF.with_settings(recompute="once"))
+RENTED = (Strategy.of(), Strategy.of(segment=2), HPFF, Strategy.of("dgl", 2, 2, **LIGHT), LEAN)
+PAPER_GB = {("resnet110", "bp"): 9.26, ("resnet110", "dgl+hpff"): 2.44}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A workload, its batch and what it is trained by; small kernels wait for the host."""
+
+    workload: Workload
+    batch: int
+    strategies: tuple[Strategy, ...]
+    small_kernels: bool
+
+
+def _vit() -> torch.nn.Module:
+    return models.create("timm/vit_base_patch16_224", 1000)
+
+
+NETWORKS = {
+    "resnet32": Network(Workload("resnet32", 16), 1024, CIFAR, small_kernels=True),
+    "resnet110": Network(Workload("resnet110", 55), 1024, CIFAR, small_kernels=True),
+    "resnet101": Network(
+        Workload("resnet101", 4, balance="memory", image=(3, 224, 224), num_classes=1000),
+        64,
+        RENTED,
+        small_kernels=False,
+    ),
+    "vit_b16": Network(
+        Workload(partial(_vit), 12, image=(3, 224, 224), num_classes=1000),
+        64,
+        RENTED,
+        small_kernels=False,
+    ),
+}
+
+
+def cases() -> list[str]:
+    found = []
+    for name, network in NETWORKS.items():
+        for precision in ("fp32", "bf16"):
+            for way in ("eager", "graph") if network.small_kernels else ("eager",):
+                found.append(f"{name}-{precision}-{way}")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", default=",".join(cases()))
+    parser.add_argument("--out", type=Path, default=Path("runs/accelerator"))
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--device", default="cuda", help="cpu to rehearse")
+    parser.add_argument("--batch", type=int, help="by default the network's")
+    parser.add_argument("--one", help="measure this case, when the others are done")
+    parser.add_argument("--plan", type=Path, metavar="FOLDER")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/accelerator.md")
+    given = parser.parse_args()
+    if given.plan:
+        made = table(given.plan)
+        print(made)
+        if given.write:
+            write(made, given.plan)
+        return
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.one:
+        measure(given.one, given.out, given.rounds, given.device, given.batch)
+        return
+    same = [f"--out={given.out}", f"--rounds={given.rounds}", f"--device={given.device}"]
+    same += [f"--batch={given.batch}"] if given.batch else []
+    command = [sys.executable, __file__, *same, "--one"]
+    running = [subprocess.Popen([*command, case]) for case in given.cases.split(",")]
+    for process in running:
+        process.wait()
+
+
+def measure(case: str, out: Path, rounds: int, device: str, batch: int | None) -> None:
+    """Build and warm up beside the others; be timed alone."""
+    name, precision, way = case.split("-")
+    network = NETWORKS[name]
+    workload = dataclasses.replace(network.workload, precision=precision)  # type: ignore[arg-type]
+    began = time.perf_counter()
+    with (out / "lock").open("w") as lock:
+        ready = False
+
+        def observe(label: str) -> None:
+            nonlocal ready
+            if not ready and not label.endswith("setting up"):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                ready = True
+
+        made = bench(
+            workload,
+            batch=batch or network.batch,
+            strategies=network.strategies,
+            rounds=rounds,
+            device=device,
+            cuda_graph=way == "graph",
+            observe=observe,
+        )
+    plain = {**made.to_plain(), "machine": machine.describe()}
+    (out / f"{case}.json").write_text(json.dumps(plain, indent=1))
+    for row in made.rows:
+        seconds = f"{1e3 * row.step_seconds:8.2f} ms" if row.seconds else row.fault
+        ratio = f"{row.quartiles()[1]:.2f}" if row.seconds else ""
+        print(case, row.strategy, seconds, ratio, row.peak and f"{row.peak / 2**30:.2f} GiB")
+    print(f"{case}: {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def table(folder: Path) -> str:
+    lines = [
+        "| network | precision | method | eager, ms | over bp | graph, ms | over bp | peak, GiB | "
+        "planned, GiB | over planned |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, network in NETWORKS.items():
+        for precision in ("fp32", "bf16"):
+            ways = {way: _rows(folder / f"{name}-{precision}-{way}.json") for way in _WAYS}
+            if not any(ways.values()):
+                continue
+            workload = dataclasses.replace(network.workload, precision=precision)  # type: ignore[arg-type]
+            planned = plan(workload, batch=network.batch, strategies=network.strategies).rows
+            for number, row in enumerate(planned):
+                found = {way: rows[number] for way, rows in ways.items() if rows}
+                lines.append(_line(f"{name} | {precision} | {row.strategy}", found, row.peak))
+    return "\n".join(lines)
+
+
+_WAYS = ("eager", "graph")
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.exists() else []
+    return found
+
+
+def _line(start: str, found: dict[str, dict[str, Any]], planned: int | None) -> str:
+    cells = [start]
+    for way in _WAYS:
+        row = found.get(way)
+        timed = row is not None and row["step_seconds"]
+        cells += (
+            [f"{1e3 * row['step_seconds']:.1f}", f"{row['over_first_quartiles'][1]:.2f}"]
+            if row is not None and timed
+            else ["", ""]
+        )
+    peak = next((row["peak_bytes"] for row in found.values() if row["peak_bytes"]), None)
+    cells.append(f"{peak / 2**30:.2f}" if peak else "")
+    cells.append(f"{planned / 2**30:.2f}" if planned else "")
+    cells.append(f"{peak / planned:.3f}" if peak and planned else "")
+    return f"| {' | '.join(cells)} |"
+
+
+def write(made: str, folder: Path) -> None:
+    """Write the table, above what is said there."""
+    path = HERE / "accelerator.md"
+    said = path.read_text().partition("\n## ")[2] if path.exists() else ""
+    first = next(iter(sorted(folder.glob("*.json"))))
+    found = json.loads(first.read_text())["machine"]
+    about = ", ".join(f"{key} {value}" for key, value in found.items())
+    rest = f"\n## {said}" if said else ""
+    path.write_text(f"{__doc__}\n{made}\n\nMachine: {about}.\n{rest}")
+
+
+if __name__ == "__main__":
+    main()
