@@ -143,11 +143,9 @@ def measure(case: str, out: Path, rounds: int, device: str, batch: int | None) -
 
 
 def table(folder: Path) -> str:
-    lines = [
-        "| network | precision | method | eager, ms | over bp | graph, ms | over bp | peak, GiB | "
-        "planned, GiB | over planned |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    columns = ("network", "precision", "method", "eager, ms", "over bp", "graph, ms", "over bp")
+    columns += ("peak, GiB", "planned, GiB", "over planned")
+    lines = [f"| {' | '.join(columns)} |", "| --- | --- | ---" + " | ---:" * 7 + " |"]
     for name, network in NETWORKS.items():
         for precision in ("fp32", "bf16"):
             ways = {way: _rows(folder / f"{name}-{precision}-{way}.json") for way in _WAYS}

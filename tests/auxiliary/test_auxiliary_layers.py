@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from hpff.auxiliary import GlobalAverage, UpsampledConv2d
+from hpff.auxiliary.pooling import AverageBlocks, average_blocks
 from hpff.memory import AllocationCounter
 
 SIZES = [
@@ -59,3 +60,20 @@ def test_the_global_average_keeps_the_layout_in_its_gradient(layout: torch.memor
     torch.testing.assert_close(found, F.adaptive_avg_pool2d(maps, 1).flatten(1))
     (gradient,) = torch.autograd.grad(found.square().sum(), maps)
     assert gradient.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_averages_of_blocks_are_those_of_pooling(
+    layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    """The same bits, and a gradient that lies in memory as the maps do."""
+    maps = torch.randn(3, 5, 6, 12).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    cotangent = torch.randn(3, 5, 3, 3).to(dtype).contiguous(memory_format=layout)
+    expected = F.avg_pool2d(maps, (2, 4))
+    (wanted,) = torch.autograd.grad(expected, maps, cotangent)
+    for found in (AverageBlocks.apply(maps, (2, 4)), average_blocks(maps, (2, 4))):
+        assert torch.equal(found, expected)
+        (gradient,) = torch.autograd.grad(found, maps, cotangent)
+        assert torch.equal(gradient, wanted)
+        assert gradient.is_contiguous(memory_format=layout)

@@ -67,3 +67,15 @@ def test_what_cannot_be_recorded_says_so() -> None:
         UserError, match=r"\(operation not permitted .* capturing\); use cuda_graph=f"
     ):
         replayed(torch.ones(1))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_each_replay_draws_by_the_seed_it_is_given() -> None:
+    replayed = Replayed(lambda tensor: torch.nn.functional.dropout(tensor) + 0)
+    drawn = []
+    for seed in (0, 0, 0, 1, 2, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(replayed(torch.ones(1000, device="cuda")).clone())
+    assert not torch.equal(drawn[3], drawn[4])
+    assert torch.equal(drawn[3], drawn[5])
+    assert torch.equal(drawn[4], drawn[6])

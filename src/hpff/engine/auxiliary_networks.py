@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpff.auxiliary import PatchFusion, patches_in_force
+from hpff.auxiliary.pooling import average_blocks
 from hpff.cutting.partition import Partition
 from hpff.engine.level_weights import Level, LevelWeights
 from hpff.features import FeatureKind
@@ -173,7 +173,7 @@ def _pooled(maps: Tensor, factor: int, patches: int) -> Tensor:
     """Maps average-pooled by the largest factor up to this that divides a patch's sides."""
     sides = [side // patches for side in maps.shape[2:]]
     factor = max(f for f in range(1, factor + 1) if all(side % f == 0 for side in sides))
-    return F.avg_pool2d(maps, factor) if factor > 1 else maps
+    return average_blocks(maps, (factor, factor)) if factor > 1 else maps
 
 
 def image_of(inputs: object) -> Tensor | None:
