@@ -36,7 +36,6 @@ DGL, HPFF = Strategy.of("dgl"), Strategy.of("dgl", 2, 2)
 LEAN = Strategy.of("dgl", 2, 2, recompute="blocks", **LIGHT)
 CIFAR = (Strategy.of(), DGL, HPFF, HPFF.with_settings(recompute="once"))
 RENTED = (Strategy.of(), Strategy.of(segment=2), HPFF, Strategy.of("dgl", 2, 2, **LIGHT), LEAN)
-PAPER_GB = {("resnet110", "bp"): 9.26, ("resnet110", "dgl+hpff"): 2.44}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +86,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--device", default="cuda", help="cpu to rehearse")
     parser.add_argument("--batch", type=int, help="by default the network's")
-    parser.add_argument("--one", help="measure this case, when the others are done")
+    parser.add_argument("--one", help="measure this case, when this many are built")
+    parser.add_argument("--together", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--plan", type=Path, metavar="FOLDER")
     parser.add_argument("--write", action="store_true", help="write benchmarks/accelerator.md")
     given = parser.parse_args()
@@ -99,47 +99,62 @@ def main() -> None:
         return
     given.out.mkdir(parents=True, exist_ok=True)
     if given.one:
-        measure(given.one, given.out, given.rounds, given.device, given.batch)
+        turn = Turn(given.one, given.out, given.together)
+        measure(given.one, turn, given.rounds, given.device, given.batch)
         return
+    names = given.cases.split(",")
+    for file in given.out.glob("*.ready"):
+        file.unlink()
     same = [f"--out={given.out}", f"--rounds={given.rounds}", f"--device={given.device}"]
     same += [f"--batch={given.batch}"] if given.batch else []
-    command = [sys.executable, __file__, *same, "--one"]
-    running = [subprocess.Popen([*command, case]) for case in given.cases.split(",")]
-    for process in running:
-        process.wait()
+    command = [sys.executable, __file__, *same, f"--together={len(names)}", "--one"]
+    running = {name: subprocess.Popen([*command, name]) for name in names}
+    while any(process.poll() is None for process in running.values()):
+        for name, process in running.items():
+            if process.poll() is not None:
+                (given.out / f"{name}.ready").touch()  # Whoever failed is not waited for.
+        time.sleep(0.2)
 
 
-def measure(case: str, out: Path, rounds: int, device: str, batch: int | None) -> None:
+class Turn:
+    """Waits until every case is built, and then for its own turn."""
+
+    def __init__(self, case: str, out: Path, together: int) -> None:
+        self.case, self.out, self._together = case, out, together
+        self._lock = (out / "lock").open("w")
+        self._has = False
+
+    def take(self) -> None:
+        """Wait, the first time."""
+        if self._has:
+            return
+        (self.out / f"{self.case}.ready").touch()
+        while len(list(self.out.glob("*.ready"))) < self._together:
+            time.sleep(0.1)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._has = True
+
+
+def measure(case: str, turn: Turn, rounds: int, device: str, batch: int | None) -> None:
     """Build and warm up beside the others; be timed alone."""
     name, precision, way = case.split("-")
     network = NETWORKS[name]
     workload = dataclasses.replace(network.workload, precision=precision)  # type: ignore[arg-type]
-    began = time.perf_counter()
-    with (out / "lock").open("w") as lock:
-        ready = False
-
-        def observe(label: str) -> None:
-            nonlocal ready
-            if not ready and not label.endswith("setting up"):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                ready = True
-
-        made = bench(
-            workload,
-            batch=batch or network.batch,
-            strategies=network.strategies,
-            rounds=rounds,
-            device=device,
-            cuda_graph=way == "graph",
-            observe=observe,
-        )
+    made = bench(
+        workload,
+        batch=batch or network.batch,
+        strategies=network.strategies,
+        rounds=rounds,
+        device=device,
+        cuda_graph=way == "graph",
+        observe=lambda label: None if label.endswith("setting up") else turn.take(),
+    )
     plain = {**made.to_plain(), "machine": machine.describe()}
-    (out / f"{case}.json").write_text(json.dumps(plain, indent=1))
+    (turn.out / f"{case}.json").write_text(json.dumps(plain, indent=1))
     for row in made.rows:
         seconds = f"{1e3 * row.step_seconds:8.2f} ms" if row.seconds else row.fault
         ratio = f"{row.quartiles()[1]:.2f}" if row.seconds else ""
         print(case, row.strategy, seconds, ratio, row.peak and f"{row.peak / 2**30:.2f} GiB")
-    print(f"{case}: {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def table(folder: Path) -> str:
@@ -155,11 +170,17 @@ def table(folder: Path) -> str:
             planned = plan(workload, batch=network.batch, strategies=network.strategies).rows
             for number, row in enumerate(planned):
                 found = {way: rows[number] for way, rows in ways.items() if rows}
-                lines.append(_line(f"{name} | {precision} | {row.strategy}", found, row.peak))
+                label = _label(row.strategy)
+                lines.append(_line(f"{name} | {precision} | {label}", found, row.peak))
     return "\n".join(lines)
 
 
 _WAYS = ("eager", "graph")
+
+
+def _label(strategy: Strategy) -> str:
+    light = strategy.settings.auxiliary_width is not None
+    return f"{strategy}, light networks" if light else str(strategy)
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

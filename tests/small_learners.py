@@ -8,7 +8,9 @@ from torch import nn
 
 from hpff import LocalLearner, models
 
-IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(
+    6, 3, 16, 16, generator=torch.Generator(torch.get_default_device()).manual_seed(0)
+)
 TARGETS = torch.tensor([0, 1, 2, 3, 4, 5])
 
 

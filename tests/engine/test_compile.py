@@ -13,7 +13,9 @@ from hpff import LocalLearner, check_gradients
 from hpff.cutting.trace import is_compiled
 from hpff.errors import UserError
 
-IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+IMAGES = torch.randn(
+    6, 3, 16, 16, generator=torch.Generator(torch.get_default_device()).manual_seed(0)
+).double()
 TARGETS = torch.tensor([0, 1, 2, 3, 0, 1])
 # The compiler looks at it.
 looks_at_grad = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from hpff import LocalLearner, check_gradients, models, reference_gradients
 from hpff.errors import UserError
 
-IMAGES = torch.rand(3, 3, 8, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+IMAGES = torch.rand(
+    3,
+    3,
+    8,
+    12,
+    generator=torch.Generator(torch.get_default_device()).manual_seed(0),
+    dtype=torch.float64,
+)
 
 
 def gradients(learner: LocalLearner, images: Tensor, targets: Tensor) -> dict[str, Tensor]:

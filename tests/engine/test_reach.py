@@ -16,7 +16,14 @@ from hpff.engine.reach import Reach, within
 from hpff.errors import UserError
 from hpff.memory import AllocationCounter
 
-IMAGES = torch.randn(6, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(
+    6,
+    3,
+    8,
+    8,
+    dtype=torch.float64,
+    generator=torch.Generator(torch.get_default_device()).manual_seed(0),
+)
 TARGETS = torch.tensor([0, 1, 2, 3, 0, 1])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -49,12 +50,15 @@ def assert_recomputed_is_exact(
 ) -> None:
     torch.manual_seed(1)
     images = torch.randn(shape)
+    same: Callable[[Tensor, Tensor], bool] = torch.equal
+    if images.is_cuda and settings.get("method") == "infopro":
+        same = partial(torch.allclose, rtol=1e-4, atol=1e-6)  # enlarging adds up in no fixed order
     usual = step(build, images, recompute="never", **settings)
     for way in ("repeatedly", "once", "blocks"):
         recomputed = step(build, images, recompute=way, **settings)
         for name, expected in usual.items():
             assert (recomputed[name] is None) == (expected is None), name
-            assert expected is None or torch.equal(recomputed[name], expected), name
+            assert expected is None or same(recomputed[name], expected), name
 
 
 @pytest.mark.parametrize("method", ["dgl", "predsim", "infopro", "auglocal", "man"])

@@ -17,7 +17,7 @@ from hpff import LocalLearner, check_gradients
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
 
-INPUTS = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+INPUTS = torch.randn(4, 3, generator=torch.Generator(torch.get_default_device()).manual_seed(0))
 TARGETS = torch.tensor([0, 1, 1, 0])
 
 

@@ -21,7 +21,7 @@ TARGETS = torch.tensor([0, 2, 1, 0, 2, 2])
 
 def test_similarity_matrix_is_the_correlation_of_samples() -> None:
     features = torch.randn(6, 9, dtype=torch.float64)
-    expected = torch.from_numpy(np.corrcoef(features.numpy()))
+    expected = torch.from_numpy(np.corrcoef(features.cpu().numpy())).to(features.device)
     torch.testing.assert_close(similarity_matrix(features), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -34,7 +34,7 @@ def test_labels_are_1_within_a_class_and_negative_between() -> None:
 
 def test_similarity_features_are_deviations_of_channels() -> None:
     maps = torch.randn(2, 5, 3, 4, dtype=torch.float64)
-    expected = torch.from_numpy(maps.numpy().reshape(2, 5, 12).std(2, ddof=1))
+    expected = torch.from_numpy(maps.cpu().numpy().reshape(2, 5, 12).std(2, ddof=1)).to(maps.device)
     torch.testing.assert_close(similarity_features(maps), expected)
     assert similarity_features(torch.randn(2, 3, 4, 4)).shape == (2, 48)
     assert similarity_features(torch.randn(2, 5, 1, 4)).shape == (2, 20)
@@ -43,9 +43,9 @@ def test_similarity_features_are_deviations_of_channels() -> None:
 def test_loss_is_the_weighted_sum_of_both() -> None:
     logits, features = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 7).double()
     outputs = {"logits": logits, "similarity": features}
-    prediction = log_loss(TARGETS, logits.softmax(1).numpy(), labels=[0, 1, 2])
-    labels = np.where(TARGETS.numpy()[:, None] == TARGETS.numpy()[None, :], 1.0, -0.5)
-    similarity = np.mean((np.corrcoef(features.numpy()) - labels) ** 2)
+    prediction = log_loss(TARGETS.cpu(), logits.softmax(1).cpu().numpy(), labels=[0, 1, 2])
+    labels = np.where(TARGETS.cpu().numpy()[:, None] == TARGETS.cpu().numpy()[None, :], 1.0, -0.5)
+    similarity = np.mean((np.corrcoef(features.cpu().numpy()) - labels) ** 2)
     found = PredSim(beta=0.7).loss(outputs, TARGETS, CONTEXT)
     assert found.item() == pytest.approx(0.3 * prediction + 0.7 * similarity, rel=1e-6)
 

@@ -16,7 +16,7 @@ from naive.methods import METHODS
 
 def random_chain(seed: int, depth: int, *, norm: bool, side: int) -> nn.Sequential:
     """A small random network of ``depth`` blocks: convolutions, some strided, some residual."""
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator(torch.get_default_device()).manual_seed(seed)
 
     def draw(high: int) -> int:
         return int(torch.randint(high, (), generator=random))
