@@ -97,3 +97,11 @@ def test_an_unknown_preset_is_refused(tmp_path: Path) -> None:
         files.load(str(file))
     with pytest.raises(UserError, match="or a preset"):
         LocalSettings.from_label("heavy+++", modules=6)
+
+
+def test_a_packaged_recipe_of_a_preset_has_the_published_rest() -> None:
+    """And the preset's settings are all that differs from DGL's recipe."""
+    found = files.load("cifar10/resnet32-k16-accurate")
+    assert found.local == LocalSettings(preset="accurate", modules=16)
+    published = files.load("cifar10/resnet32-k16-dgl")
+    assert dataclasses.replace(found, local=published.local) == published

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from hpff.learner import LocalLearner
     from hpff.reference import check_gradients, reference_gradients
     from hpff.settings import LocalSettings
+    from hpff.torch_support.cuda_graph import Replayed
 
 __version__ = "0.1.0"
 __all__ = [
     "LocalLearner",
     "LocalSettings",
     "Losses",
+    "Replayed",
     "check_gradients",
     "models",
     "reference_gradients",
@@ -32,6 +34,7 @@ _HOMES = {
     "LocalLearner": "hpff.learner",
     "LocalSettings": "hpff.settings",
     "Losses": "hpff.engine.step",
+    "Replayed": "hpff.torch_support.cuda_graph",
     "check_gradients": "hpff.reference",
     "reference_gradients": "hpff.reference",
 }

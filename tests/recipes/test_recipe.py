@@ -202,6 +202,15 @@ def test_differences_name_the_keys() -> None:
     assert recipes.differences(recipe, other) == ["optimizer.lr (0.1, now 0.2)", "seed (0, now 1)"]
 
 
+def test_a_key_that_an_older_run_lacks_has_its_default() -> None:
+    recipe = recipes.parse(SMALL, "small")
+    older = recipe.to_plain()
+    del older["cuda_graph"], older["channels_last"]
+    assert recipes.plain_differences(older, recipe.to_plain()) == []
+    newer = dataclasses.replace(recipe, cuda_graph=True).to_plain()
+    assert recipes.plain_differences(older, newer) == ["cuda_graph (false, now true)"]
+
+
 def test_headers_give_the_command() -> None:
     root = Path(recipe_files.__file__).parent
     for name, description in recipe_files.names():

@@ -56,6 +56,14 @@ def test_a_call_of_other_shapes_runs_as_it_is() -> None:
     assert recorder.replays == 3
 
 
+def test_on_the_cpu_each_call_runs_as_it_is() -> None:
+    calls: list[Tensor] = []
+    replayed = Replayed(calls.append)
+    for number in range(6):
+        replayed(torch.tensor(number))
+    assert [int(tensor) for tensor in calls] == list(range(6))
+
+
 def test_what_cannot_be_recorded_says_so() -> None:
     def record(call: Callable[[], Any]) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -64,7 +72,7 @@ def test_what_cannot_be_recorded_says_so() -> None:
     for _ in range(3):
         replayed(torch.ones(1))
     with pytest.raises(
-        UserError, match=r"\(operation not permitted .* capturing\); use cuda_graph=f"
+        UserError, match=r"\(operation not permitted .* capturing\); run it without"
     ):
         replayed(torch.ones(1))
 

@@ -166,9 +166,19 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     return plain_differences(old.to_plain(), new.to_plain())
 
 
+_DEFAULTS = {
+    each.name: each.default
+    for each in dataclasses.fields(Recipe)
+    if isinstance(each.default, str | bool | int | float | None)
+}
+
+
 def plain_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The same for plain data; how a run is shared out over processes is no difference."""
-    before, after = flatten(old), flatten(new)
+    """The same for plain data; how a run is shared out over processes is no difference.
+
+    A key that ``old`` lacks, as it is older than the key, has its default.
+    """
+    before, after = {**_DEFAULTS, **flatten(old)}, flatten(new)
     keys = sorted(before.keys() | after.keys())
     return [
         f"{key} ({shown(before.get(key))}, now {shown(after.get(key))})"

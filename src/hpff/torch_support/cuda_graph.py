@@ -1,4 +1,4 @@
-"""A function of tensors as one CUDA graph: its kernels are launched together."""
+"""Work that is launched as one CUDA graph."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ _WARM_UP = 3
 
 
 class Replayed:
-    """Calls ``function(*tensors)`` a few times as it is, and then replays what it launched.
+    """``function(*tensors)`` as one CUDA graph: small kernels no longer wait for the host.
 
-    Each call is one call: the first three run as they are, the next is recorded and replayed, and
-    the others are replayed. A call with tensors of other shapes, types or strides than the recorded
-    ones runs as it is. What a replay gives is overwritten by the next.
+    ``step = hpff.Replayed(step)``. Each call is one call: the first three run as they are, the next
+    is recorded and replayed, and the others are replayed. A call with tensors of other shapes,
+    types or strides than the recorded ones runs as it is, and so does every call on the CPU. What a
+    replay gives is overwritten by the next.
 
-    The function must launch the same work every time, and must not wait for the device. Python
-    that it runs has its effect in the recorded call alone. A number that changes from call to call
-    must be a tensor on the device.
+    The function must launch the same work every time, and must not wait for the device. Python that
+    it runs has its effect in the recorded call alone, so that a number that changes from call to
+    call must be a tensor on the device: the learning rate, too. An optimizer's step can be recorded
+    if it is ``fused``, with such a rate (Adam and AdamW also ``capturable``).
 
     Args:
-        function: of tensors on one CUDA device.
+        function: of tensors on one device.
         record: given a call without arguments, gives what it returned and what runs its work; by
-            default a CUDA graph, which the call itself is recorded into and not run.
+            default a CUDA graph, which the call is recorded into and not run.
     """
 
     def __init__(self, function: Callable[..., Any], record: Record | None = None) -> None:
         self._function = function
-        self._record = record or _record_graph
-        self._side = None if record else torch.cuda.Stream()
+        self._record = record
+        self._side: torch.cuda.Stream | None = None
         self._calls = 0
         self._inputs: tuple[Tensor, ...] | None = None
         self._result: Any = None
@@ -48,9 +50,12 @@ class Replayed:
         Raises:
             UserError: the function cannot be recorded.
         """
+        on_cuda = all(tensor.is_cuda for tensor in inputs)
+        if not on_cuda and self._record is None:
+            return self._function(*inputs)
         self._calls += 1
         if self._calls <= _WARM_UP:
-            return self._beside(inputs)
+            return self._beside(inputs) if on_cuda else self._function(*inputs)
         if self._inputs is None:
             self._begin(inputs)
         elif not _alike(self._inputs, inputs):
@@ -64,21 +69,22 @@ class Replayed:
     def _begin(self, inputs: tuple[Tensor, ...]) -> None:
         held = tuple(tensor.clone() for tensor in inputs)
         try:
-            self._result, self._replay = self._record(lambda: self._function(*held))
+            record = self._record or _record_graph
+            self._result, self._replay = record(lambda: self._function(*held))
         except RuntimeError as error:
             if isinstance(error, UserError) or is_out_of_memory(error):
                 raise
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(
-                f"cuda_graph: a step cannot be recorded as a CUDA graph ({reason}); use "
-                "cuda_graph=false"
+                f"a step cannot be recorded as a CUDA graph ({reason}); run it without "
+                "(cuda_graph=false)"
             ) from error
         self._inputs = held
 
     def _beside(self, inputs: tuple[Tensor, ...]) -> Any:
         """Run the function on a stream of its own, as libraries that it warms up expect."""
         if self._side is None:
-            return self._function(*inputs)
+            self._side = torch.cuda.Stream()
         self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side):
             result = self._function(*inputs)
