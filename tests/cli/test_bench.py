@@ -83,6 +83,8 @@ def test_bench_of_data_gives_each_rank_a_batch(hpff_process: Hpff) -> None:
         ([*TINY, "--parallel", "modules", "--ranks", "1"], ["ranks is 1", "2 or more"]),
         ([*TINY, "--parallel", "modules", "--ranks", "4"], ["4 ranks for 3 modules"]),
         ([*TINY, "--parallel", "data", "--device", "cuda"], ["leave out --device"]),
+        ([*TINY, "--parallel", "data", "--cuda-graph"], ["leave out --device", "--cuda-graph"]),
+        ([*TINY, "--cuda-graph", "--device", "cpu"], ["--cuda-graph", "needs a CUDA device"]),
         ([*TINY, "--parallel", "data", "--methods", "bp"], ["backprop is measured beside"]),
         ([*TINY, "--parallel", "data", "--methods", "dgl,infopro"], ["by one method"]),
         ([*TINY, "--parallel", "modules", "--methods", "man"], ["use parallel=data"]),

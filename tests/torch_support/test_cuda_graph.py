@@ -56,17 +56,41 @@ def test_a_call_of_other_shapes_runs_as_it_is() -> None:
     assert recorder.replays == 3
 
 
+def test_a_part_of_a_tensor_is_replayed_too() -> None:
+    recorder = Recorder()
+    replayed = Replayed(lambda tensor: 2 * tensor, recorder)
+    for number in range(8):
+        part = torch.full((6,), float(number))[::2]
+        torch.testing.assert_close(replayed(part), 2 * part)
+    assert recorder.replays == 5
+
+
+def test_what_comes_once_in_a_while_is_not_recorded() -> None:
+    """A last, smaller batch."""
+    recorder = Recorder()
+    replayed = Replayed(lambda tensor: tensor.sum().expand(3), recorder)
+    for _ in range(4):
+        for size in (8, 8, 8, 8, 8, 5):
+            batch = torch.rand(size)
+            torch.testing.assert_close(replayed(batch), batch.sum().expand(3))
+    assert recorder.replays == 2 + 3 * 5
+
+
 def test_on_the_cpu_each_call_runs_as_it_is() -> None:
     calls: list[Tensor] = []
     replayed = Replayed(calls.append)
     for number in range(6):
         replayed(torch.tensor(number))
     assert [int(tensor) for tensor in calls] == list(range(6))
+    assert Replayed(lambda: 3)() == 3
 
 
 def test_what_cannot_be_recorded_says_so() -> None:
     def record(call: Callable[[], Any]) -> Any:
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
 
     replayed = Replayed(lambda tensor: tensor, record)
     for _ in range(3):

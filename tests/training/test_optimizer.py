@@ -143,3 +143,19 @@ def test_a_rate_that_is_held_on_the_device_gives_the_same_weights(
             for (_, optimizers), state in zip(pairs, reversed(states), strict=True):
                 optimizers.load_state_dict(state)
     torch.testing.assert_close(told.state_dict(), held.state_dict(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("settings", HELD, ids=["sgd", "adamw"])
+def test_a_state_that_is_loaded_is_where_the_parameters_are(settings: OptimizerRecipe) -> None:
+    """Also AdamW's count of steps; the meta device stands in for a GPU."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizers = ModuleOptimizers([[parameter]], settings)
+    parameter.grad = torch.ones(3)
+    optimizers.module_done(1)
+    there = torch.nn.Parameter(torch.ones(3, device="meta"))
+    held = ModuleOptimizers([[there]], settings, rate_on=torch.device("meta"))
+    states = optimizers.state_dict()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ModuleOptimizers, "state_dict", lambda _: states)  # meta has no numbers
+        held.load_state_dict(states)
+    assert {tensor.device.type for tensor in held.state_tensors()} == {"meta"}

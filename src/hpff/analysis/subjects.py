@@ -84,7 +84,10 @@ class Subject:
         """
         run = FinishedRun.read(path)
         recipe = dataclasses.replace(
-            run.recipe, compile=False, device="cpu" if run.recipe.device == "cpu" else "auto"
+            run.recipe,
+            compile=False,
+            cuda_graph=False,
+            device="cpu" if run.recipe.device == "cpu" else "auto",
         )
         treatment = "auto" if dataset else recipe.treatment
         found = load_once(dataset or own_data(run), treatment, recipe.broken_images)

@@ -15,20 +15,26 @@ def average_blocks(maps: Tensor, block: tuple[int, int]) -> Tensor:
     The same bits as ``avg_pool2d``, whose gradient takes several times longer than the copy that it
     is where the device is a GPU.
     """
-    if not maps.is_cuda:
+    height, width = maps.shape[-2:]
+    if not maps.is_cuda or height % block[0] or width % block[1]:
         return F.avg_pool2d(maps, block)
     pooled: Tensor = AverageBlocks.apply(maps, block)  # type: ignore[no-untyped-call]
     return pooled
 
 
 class AverageBlocks(torch.autograd.Function):
-    """``avg_pool2d`` with a gradient that is one copy."""
+    """``avg_pool2d`` over blocks that divide the maps, with a gradient that is one copy."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, block: tuple[int, int]) -> Tensor:
-        ctx.block = block
-        ctx.channels_last = maps.is_contiguous(memory_format=torch.channels_last)
+    def forward(maps: Tensor, block: tuple[int, int]) -> Tensor:
         return F.avg_pool2d(maps, block)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        maps, ctx.block = inputs
+        ctx.channels_last = maps.is_contiguous(memory_format=torch.channels_last)
 
     @staticmethod
     def backward(ctx: Any, incoming: Tensor) -> Any:

@@ -53,7 +53,10 @@ def bench_of_ranks(
         raise UserError(f"--parallel: is {how!r}, expected modules or data{did_you_mean(how, HOW)}")
     shared: How = "data" if how == "data" else "modules"
     if not on_cpu:
-        raise UserError("--parallel: measures processes of the CPU; leave out --device, --compile")
+        raise UserError(
+            "--parallel: measures processes of the CPU; leave out --device, --compile and "
+            "--cuda-graph"
+        )
     if given.batch < 2 or rounds < 1:
         raise UserError(
             f"batch is {given.batch} and rounds {rounds}; expected 2 or more, and 1 or more"

@@ -119,6 +119,8 @@ def bench(
     """
     if batch < 2 or rounds < 2:
         raise UserError(f"batch is {batch} and rounds {rounds}; expected 2 or more of both")
+    if cuda_graph and device != "cuda":
+        raise UserError("a CUDA graph (--cuda-graph) needs a CUDA device; leave it out")
     strategies = [
         best_checkpointing(Stage(workload), batch)[0].strategy
         if strategy.segment == BEST

@@ -166,24 +166,31 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     return plain_differences(old.to_plain(), new.to_plain())
 
 
-_DEFAULTS = {
-    each.name: each.default
-    for each in dataclasses.fields(Recipe)
-    if isinstance(each.default, str | bool | int | float | None)
-}
+_HOW_IT_RUNS = (*SHARED_OUT, "cuda_graph")
+
+
+def _defaults() -> Values:
+    """What the keys are that a recipe may leave out, by full key path."""
+    found: Values = {}
+    nested = {"optimizer.": OptimizerRecipe, "schedule.": ScheduleRecipe}
+    for prefix, kind in {"": LocalSettings, **nested, " ": Recipe}.items():
+        for each in dataclasses.fields(kind):
+            if isinstance(each.default, str | bool | int | float | None):
+                found[f"{prefix.strip()}{each.name}"] = each.default
+    return found
 
 
 def plain_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The same for plain data; how a run is shared out over processes is no difference.
+    """The same for plain data; how a run is shared out or launched is no difference.
 
     A key that ``old`` lacks, as it is older than the key, has its default.
     """
-    before, after = {**_DEFAULTS, **flatten(old)}, flatten(new)
+    before, after = {**_defaults(), **flatten(old)}, flatten(new)
     keys = sorted(before.keys() | after.keys())
     return [
         f"{key} ({shown(before.get(key))}, now {shown(after.get(key))})"
         for key in keys
-        if before.get(key) != after.get(key) and key not in SHARED_OUT
+        if before.get(key) != after.get(key) and key not in _HOW_IT_RUNS
     ]
 
 

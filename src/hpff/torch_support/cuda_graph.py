@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from hpff.errors import UserError
 from hpff.torch_support.out_of_memory import is_out_of_memory
 
 Record = Callable[[Callable[[], Any]], tuple[Any, Callable[[], object]]]
+_Looks = tuple[tuple[Any, ...], ...]
 _WARM_UP = 3
 
 
@@ -20,14 +20,16 @@ class Replayed:
     """``function(*tensors)`` as one CUDA graph: small kernels no longer wait for the host.
 
     ``step = hpff.Replayed(step)``. Each call is one call: the first three run as they are, the next
-    is recorded and replayed, and the others are replayed. A call with tensors of other shapes,
-    types or strides than the recorded ones runs as it is, and so does every call on the CPU. What a
-    replay gives is overwritten by the next.
+    is recorded and replayed, and the others are replayed. Tensors of other shapes, types or strides
+    than the recorded ones run as they are, and so does every call on the CPU. What a replay gives
+    is overwritten by the next.
 
     The function must launch the same work every time, and must not wait for the device. Python that
-    it runs has its effect in the recorded call alone, so that a number that changes from call to
-    call must be a tensor on the device: the learning rate, too. An optimizer's step can be recorded
-    if it is ``fused``, with such a rate (Adam and AdamW also ``capturable``).
+    it runs has its effect in the recorded call alone, so that
+
+    - a number that changes must be a tensor on the device: the learning rate, too;
+    - gradients belong to the recorded call: the optimizer's ``step`` and ``zero_grad`` go inside;
+    - the optimizer must be ``fused``, with such a rate (Adam and AdamW also ``capturable``).
 
     Args:
         function: of tensors on one device.
@@ -39,8 +41,9 @@ class Replayed:
         self._function = function
         self._record = record
         self._side: torch.cuda.Stream | None = None
-        self._calls = 0
-        self._inputs: tuple[Tensor, ...] | None = None
+        self._looks: _Looks = ()
+        self._alike = 0
+        self._held: tuple[Tensor, ...] | None = None
         self._result: Any = None
         self._replay: Callable[[], object] = lambda: None
 
@@ -50,36 +53,37 @@ class Replayed:
         Raises:
             UserError: the function cannot be recorded.
         """
-        on_cuda = all(tensor.is_cuda for tensor in inputs)
+        on_cuda = bool(inputs) and all(tensor.is_cuda for tensor in inputs)
         if not on_cuda and self._record is None:
             return self._function(*inputs)
-        self._calls += 1
-        if self._calls <= _WARM_UP:
-            return self._beside(inputs) if on_cuda else self._function(*inputs)
-        if self._inputs is None:
+        looks = tuple((t.shape, t.stride(), t.dtype, t.device) for t in inputs)
+        if self._held is None:
+            self._alike = self._alike + 1 if looks == self._looks else 1
+            self._looks = looks
+            if self._alike <= _WARM_UP:
+                return self._beside(inputs) if on_cuda else self._function(*inputs)
             self._begin(inputs)
-        elif not _alike(self._inputs, inputs):
+        elif looks != self._looks:
             return self._function(*inputs)
         else:
-            for held, new in zip(self._inputs, inputs, strict=True):
-                held.copy_(new)
+            for held, new in zip(self._held, inputs, strict=True):
+                held.copy_(new.detach())
         self._replay()
         return self._result
 
     def _begin(self, inputs: tuple[Tensor, ...]) -> None:
-        held = tuple(tensor.clone() for tensor in inputs)
+        held = tuple(tensor.detach().clone() for tensor in inputs)
         try:
             record = self._record or _record_graph
             self._result, self._replay = record(lambda: self._function(*held))
         except RuntimeError as error:
             if isinstance(error, UserError) or is_out_of_memory(error):
                 raise
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(
-                f"a step cannot be recorded as a CUDA graph ({reason}); run it without "
-                "(cuda_graph=false)"
+                f"a step cannot be recorded as a CUDA graph ({_first_reason(error)}); run it "
+                "without (cuda_graph=false, no --cuda-graph)"
             ) from error
-        self._inputs = held
+        self._held = held
 
     def _beside(self, inputs: tuple[Tensor, ...]) -> Any:
         """Run the function on a stream of its own, as libraries that it warms up expect."""
@@ -89,9 +93,6 @@ class Replayed:
         with torch.cuda.stream(self._side):
             result = self._function(*inputs)
         torch.cuda.current_stream().wait_stream(self._side)
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.is_cuda:
-                tensor.record_stream(torch.cuda.current_stream())
         return result
 
 
@@ -104,8 +105,8 @@ def _record_graph(call: Callable[[], Any]) -> tuple[Any, Callable[[], object]]:
     return result, graph.replay
 
 
-def _alike(held: tuple[Tensor, ...], new: tuple[Tensor, ...]) -> bool:
-    def looks(tensors: tuple[Tensor, ...]) -> list[tuple[Any, ...]]:
-        return [(t.shape, t.stride(), t.dtype, t.device) for t in tensors]
-
-    return looks(held) == looks(new)
+def _first_reason(error: BaseException) -> str:
+    """What went wrong first: the end of a recording says only that something did."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return next(iter(str(error).splitlines()), type(error).__name__)

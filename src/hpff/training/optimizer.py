@@ -73,10 +73,10 @@ class ModuleOptimizers:
     def _hold_rate(self) -> None:
         """Let every optimizer read its rate where it is held, and do its step in one launch."""
         for optimizer in self._optimizers:
+            # A few steps run without being recorded, which torch would warn of.
+            vars(optimizer)["_warned_capturable_if_run_uncaptured"] = True
             for group in optimizer.param_groups:
-                group.update(lr=self._rate, fused=True, foreach=False)
-                if "capturable" in group:
-                    group["capturable"] = True
+                group.update(_replayable(group), lr=self._rate)
 
     def state_tensors(self) -> list[torch.Tensor]:
         """The momentum buffers that exist by now."""
@@ -112,9 +112,18 @@ class ModuleOptimizers:
             _check_settings(ours["param_groups"], state["param_groups"])
             for group in optimizer.param_groups:
                 _check_state(optimizer, group["params"], state["state"])
+            if self._rate is not None:  # or torch leaves AdamW's count of steps on the CPU
+                groups = [{**group, **_replayable(group)} for group in state["param_groups"]]
+                state = {**state, "param_groups": groups}  # noqa: PLW2901
             optimizer.load_state_dict(state)
         if self._rate is not None:
             self._hold_rate()
+
+
+def _replayable(group: dict[str, Any]) -> dict[str, bool]:
+    """What a group must say so that its step can be recorded."""
+    capturable = {"capturable": True} if "capturable" in group else {}
+    return {"fused": True, "foreach": False, **capturable}
 
 
 def _check_settings(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:

@@ -69,7 +69,6 @@ def assemble(
     device = choose_device(recipe.device)
     if recipe.cuda_graph and device.type != "cuda":
         raise UserError("cuda_graph: is true on the CPU; expected false, or device=cuda")
-    torch.backends.cudnn.benchmark = True  # Shapes stay as they are: look once for what is fastest.
     torch.manual_seed(recipe.seed)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
