@@ -21,6 +21,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def measure(case: str, turn: Turn, rounds: int, device: str, batch: int | None) 
         cuda_graph=way == "graph",
         observe=lambda label: None if label.endswith("setting up") else turn.take(),
     )
-    plain = {**made.to_plain(), "machine": machine.describe()}
+    plain = {**made.to_plain(), "timed_alone": True, "machine": machine.describe()}
     (turn.out / f"{case}.json").write_text(json.dumps(plain, indent=1))
     for row in made.rows:
         seconds = f"{1e3 * row.step_seconds:8.2f} ms" if row.seconds else row.fault
@@ -168,7 +169,9 @@ def table(folder: Path) -> str:
             if not any(ways.values()):
                 continue
             workload = dataclasses.replace(network.workload, precision=precision)  # type: ignore[arg-type]
-            planned = plan(workload, batch=network.batch, strategies=network.strategies).rows
+            recorded = next(rows for rows in ways.values() if rows)
+            strategies = [_strategy(row, network.strategies) for row in recorded]
+            planned = plan(workload, batch=network.batch, strategies=strategies).rows
             for number, row in enumerate(planned):
                 found = {way: rows[number] for way, rows in ways.items() if rows}
                 label = _label(row.strategy)
@@ -179,24 +182,36 @@ def table(folder: Path) -> str:
 _WAYS = ("eager", "graph")
 
 
+def _strategy(row: dict[str, Any], known: Sequence[Strategy]) -> Strategy:
+    """The strategy that a row was measured with."""
+    for each in known:
+        strategy = dataclasses.replace(each, segment=row["segment"])
+        if all(row[key] == value for key, value in strategy.to_plain().items()):
+            return strategy
+    raise SystemExit(f"{row['label']}: was measured with settings that are none of today's")
+
+
 def _label(strategy: Strategy) -> str:
     light = strategy.settings.auxiliary_width is not None
     return f"{strategy}, light networks" if light else str(strategy)
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.exists() else []
-    return found
+    """The rows of a case; without times where other work was timed too."""
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
+    rows: list[dict[str, Any]] = found["rows"]
+    return rows if found.get("timed_alone") else [{**row, "step_seconds": None} for row in rows]
 
 
 def _line(start: str, found: dict[str, dict[str, Any]], planned: int | None) -> str:
     cells = [start]
     for way in _WAYS:
         row = found.get(way)
-        timed = row is not None and row["step_seconds"]
         cells += (
             [f"{1e3 * row['step_seconds']:.1f}", f"{row['over_first_quartiles'][1]:.2f}"]
-            if row is not None and timed
+            if row is not None and row["step_seconds"]
             else ["", ""]
         )
     peak = next((row["peak_bytes"] for row in found.values() if row["peak_bytes"]), None)
