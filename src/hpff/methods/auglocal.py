@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from hpff.auxiliary import GlobalAverage
+from hpff.auxiliary.ahead import FreshBlocks
 from hpff.errors import UserError, shown
 from hpff.methods.base import AuxiliaryContext, Method
+from hpff.methods.next_blocks import DO_NOT_RUN, output_of
 from hpff.models.cifar_resnet import BasicBlock
 
 _DEPTHS = {"resnet32": 2, "resnet110": 3, "resnet34": 4}
@@ -24,7 +25,10 @@ class AugLocal(Method):
     The auxiliary network of a module is a chain of residual blocks with the widths of blocks that
     follow it, chosen evenly, then global average pooling and a linear classifier; the loss is the
     task's. In a dense task the blocks keep the features' resolution, and a 1×1 convolution stands
-    for pooling and classifier.
+    for pooling and classifier. On tokens the chain is of the network's own blocks that follow, with
+    weights of its own and a LayerNorm before the classifier; where these do not run on the grid of
+    tokens alone, or features are narrowed, of residual blocks too (ours; the paper has no
+    transformers).
 
     Args:
         depth: d, blocks of the first chain, at most 1000. With d = 1 a BatchNorm stands before the
@@ -62,10 +66,15 @@ class AugLocal(Method):
                 f"{context.kind} of width {context.features[0]}; use dgl or predsim, or "
                 "cut elsewhere"
             )
+        if context.kind == "tokens" and not context.dense:
+            chain = self._of_own_blocks(context)
+            if chain is not None:
+                return chain
         widths = [shape[0] for shape in context.following if len(shape) == 3] or [
             context.features[0]
         ]
-        chosen = _evenly(widths, self._depth(context), context.preceding)
+        places = _evenly(len(widths), self._depth(context), context.preceding)
+        chosen = [widths[place] for place in places]
         blocks: list[nn.Module] = []
         channels = context.features[0]
         for width in chosen:
@@ -78,6 +87,23 @@ class AugLocal(Method):
         classifier = nn.Linear(channels, context.num_classes)
         return nn.Sequential(*blocks, GlobalAverage(), *norm, classifier)
 
+    def _of_own_blocks(self, context: AuxiliaryContext) -> nn.Module | None:
+        """A chain of the network's own blocks, if they run on what auxiliary networks see."""
+        following = context.next_blocks
+        if not following:
+            return None
+        places = _evenly(len(following), self._depth(context), context.preceding)
+        chain = FreshBlocks([following[place] for place in places], as_tokens=True)
+        try:
+            output = output_of(chain, context.features)
+        except DO_NOT_RUN:
+            return None
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            return None
+        width = output.shape[1]
+        classifier = nn.Linear(width, context.num_classes)
+        return nn.Sequential(chain, GlobalAverage(), nn.LayerNorm(width), classifier)
+
     def _depth(self, context: AuxiliaryContext) -> int:
         """How many blocks the chain of a module has."""
         if not self.pyramid:
@@ -86,13 +112,13 @@ class AugLocal(Method):
         return max(1, round(self.depth * (1 - shrunk) + shrunk))
 
 
-def _evenly(widths: Sequence[int], depth: int, preceding: int) -> list[int]:
-    """``depth`` of the widths that follow, or all if they are fewer, the last one always.
+def _evenly(count: int, depth: int, preceding: int) -> list[int]:
+    """``depth`` places among the ``count`` units that follow, or all if they are fewer.
 
-    As in the public code the places are counted, and halves rounded to even, from the network's
-    beginning: which of two neighbours is taken depends on how many units lie before.
+    The last one is always there. As in the public code the places are counted, and halves rounded
+    to even, from the network's beginning: which of two neighbours is taken depends on how many
+    units lie before.
     """
-    depth = min(depth, len(widths))
-    step = len(widths) / depth
-    places = [round(preceding + step * i) - preceding for i in range(1, depth + 1)]
-    return [widths[context - 1] for context in places]
+    depth = min(depth, count)
+    step = count / depth
+    return [round(preceding + step * i) - preceding - 1 for i in range(1, depth + 1)]

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hpff.auxiliary import AheadNetwork, AheadOfPatches, FollowedBlocks, FreshBlocks, PatchNetwork
-from hpff.cutting.trace import restored_state
 from hpff.errors import UserError, shown
 from hpff.methods import registry
 from hpff.methods.base import AuxiliaryContext, Method
 from hpff.methods.infopro import InfoPro
+from hpff.methods.next_blocks import DO_NOT_RUN, output_of
 
 _PUBLISHED = {
     ("cifar10", "resnet32"): ((4.64, 3.93), (0.46, 0.39)),
@@ -136,15 +135,12 @@ def _method(base: str | Mapping[str, Any] | Method) -> Method:
 
 
 def _output_shape(blocks: nn.Module, context: AuxiliaryContext) -> tuple[int, ...]:
-    """What the blocks make of features, the batch left out; they are run to see."""
-    like = next((t for t in blocks.buffers() if t.is_floating_point()), torch.empty(0))
-    features = torch.zeros(2, *context.features, dtype=like.dtype, device=like.device)
+    """What the blocks make of features, the batch left out."""
     try:
-        with restored_state(blocks), torch.no_grad():
-            output = blocks(features)
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        output = output_of(blocks, context.features)
+    except DO_NOT_RUN as error:
         raise _cannot(context, f"fails on them ({type(error).__name__})") from error
-    if not isinstance(output, Tensor) or output.ndim != features.ndim:
+    if not isinstance(output, Tensor) or output.ndim != len(context.features) + 1:
         raise _cannot(context, "gives something else")
     return tuple(output.shape[1:])
 
