@@ -301,6 +301,17 @@ def silent() -> None:
         ranks.backward(*batches(Case())[0], on_module_done=lambda _: None)
 
 
+class Remembers(Chain):
+    """Reads again, past the cuts, what an early block gave."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.stem(images)
+        early = maps.detach().mean()
+        for block in self.blocks:
+            maps = block(maps)
+        return self.head(maps.mean((2, 3)) + early)
+
+
 class ScaleAlone(BatchStatisticsNorm):
     """Normalizes nothing, so that samples do not depend on each other."""
 

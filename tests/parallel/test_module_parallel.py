@@ -143,19 +143,8 @@ def test_a_rank_that_is_silent_is_named() -> None:
     assert "rank 0 has sent nothing for 1 s (the output of module 3 is due)" in found[1]
 
 
-class Remembers(cases.Chain):
-    """Reads again, past the cuts, what an early block gave."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        maps = self.stem(images)
-        early = maps.detach().mean()
-        for block in self.blocks:
-            maps = block(maps)
-        return self.head(maps.mean((2, 3)) + early)
-
-
 def test_a_model_that_cannot_run_in_parts_is_refused() -> None:
-    learner = cases.learner_of(Case(), model=Remembers())
+    learner = cases.learner_of(Case(), model=cases.Remembers())
     parts = Parts(learner.model, learner.partition, learner.example)
     parts.part(1, 3)
     with pytest.raises(UserError, match="modules 4-6 of this model cannot run alone"):

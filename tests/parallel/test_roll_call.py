@@ -54,6 +54,30 @@ def test_one_rank_speaks_for_all_and_names_the_one_that_is_stopped() -> None:
     assert said.pop().startswith("rank 1 is gone or was stopped, as rank ")
 
 
+def failed(port: int) -> str | None:
+    """What rank 0 says when it misses rank 1, which left with an error of its own."""
+    from hpff.parallel.roll_call import RollCall
+
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if dist.get_rank() == 0:
+        os.environ["HPFF_STARTED_BY"] = "1"
+    store = dist.TCPStore("127.0.0.1", port, is_master=not dist.get_rank(), wait_for_workers=False)
+    dist.barrier()
+    call = RollCall()
+    if dist.get_rank() == 1:
+        call.failed()
+    dist.barrier()
+    said = call.lost(WHY)
+    dist.barrier()
+    call.close()
+    del store
+    return said
+
+
+def test_a_rank_that_failed_is_not_called_lost() -> None:
+    assert run_ranks(2, failed, free_port()) == [None, "rank 1 has failed; see what it printed"]
+
+
 @pytest.mark.long
 def test_where_every_rank_still_runs_it_says_so() -> None:
     found = run_ranks(2, lost, free_port(), 9)

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from conftest import PLAIN
+from platforms import posix_only
 from ranks import free_port
 from safetensors.torch import load_file
 
@@ -172,6 +173,46 @@ def test_a_stopped_rank_is_named_once_and_the_run_ends(
     assert "Traceback" not in said
     assert not any(Path(f"/proc/{process}").exists() for process in processes)
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["modules", "data"])
+def test_what_fails_on_a_rank_is_said_once(kind: str, recipe: Path, tmp_path: Path) -> None:
+    given = ["optimizer.lr=1e18", f"parallel={kind}", "ranks=2", "--out", tmp_path / "run"]
+    done = subprocess.run(
+        command(recipe, *given), env=environment(), stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 2
+    lines = {line for line in done.stderr.splitlines() if line.startswith("hpff: ")}
+    assert len(lines) == 1, done.stderr
+    assert "is not a finite number" in lines.pop()
+    assert "terminate called" not in done.stderr
+
+
+@pytest.mark.long
+@posix_only
+def test_ranks_end_with_the_process_that_started_them(recipe: Path, tmp_path: Path) -> None:
+    given = ["epochs=1000", "parallel=data", "ranks=2", "--out", tmp_path / "run"]
+    started = subprocess.Popen(command(recipe, *given), env=environment())
+    while not (tmp_path / "run" / "checkpoint.pt").exists():
+        assert started.poll() is None
+        time.sleep(0.02)
+    processes = _ranks_of(started.pid)
+    started.kill()
+    started.wait()
+    deadline = time.monotonic() + 30
+    while left := [each for each in processes if _is_running(each)]:
+        if time.monotonic() > deadline:
+            for each in left:
+                os.kill(each, signal.SIGKILL)
+            raise AssertionError("ranks go on alone")
+        time.sleep(0.2)
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process is there; one that nobody has waited for yet is not."""
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.long

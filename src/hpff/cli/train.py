@@ -68,8 +68,11 @@ def train(
     arguments += [word for each in imports for word in ("--import", each)]
     arguments += ["--wandb", wandb] if wandb else []
     arguments += [flag for flag, on in (("--resume", resume), ("--json", json)) if on]
-    with resumable(path, RunDirectory(path).recipe.exists):
-        code = processes.start_ranks(arguments, recipe.ranks * recipe.replicas)
+    run = RunDirectory(path)
+    with resumable(path, run.recipe.exists):
+        code = processes.start_ranks(
+            arguments, recipe.ranks * recipe.replicas, run.checkpoint.exists
+        )
     if code:
         raise typer.Exit(code)
 

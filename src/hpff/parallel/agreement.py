@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from hpff.errors import UserError
+
+_MOST_BYTES = 1000  # of a refusal that every rank is told
 
 
 def check_same(what: str, content: str, group: Any = None) -> None:
@@ -34,3 +38,36 @@ def check_same(what: str, content: str, group: Any = None) -> None:
             f"ranks have different {what}: those of rank {listed} are not those of rank "
             f"{ranks[0]}; start every rank with the same command and the same files"
         )
+
+
+@contextmanager
+def refused_together() -> Iterator[None]:
+    """Inside, what one rank refuses is refused by all, before any waits for that one.
+
+    Every rank must enter it, and wait for no other inside.
+
+    Raises:
+        UserError: the first rank that raised something gave this reason; on every rank.
+    """
+    error = None
+    try:
+        yield
+    except Exception as found:  # noqa: BLE001 - raised below, once all know
+        error = found
+    said = next(filter(None, _said_by_all(error)), "")
+    if error and not isinstance(error, UserError):
+        raise error
+    if said:
+        raise UserError(said) from error
+
+
+def _said_by_all(error: Exception | None) -> list[str]:
+    """What each rank has to say of its error, in order; nothing where it has none."""
+    text = ""
+    if error:
+        text = str(error) if isinstance(error, UserError) else f"rank {dist.get_rank()}: {error!r}"
+    content = " ".join(text.split()).encode()[:_MOST_BYTES]
+    own = torch.frombuffer(bytearray(content.ljust(_MOST_BYTES)), dtype=torch.uint8)
+    everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, own)
+    return [bytes(each.tolist()).decode(errors="ignore").strip() for each in everyone]

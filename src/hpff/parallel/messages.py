@@ -8,6 +8,8 @@ computes; the sender does not wait either, but for a neighbor that is two messag
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import queue
 import threading
 from collections import deque
@@ -36,7 +38,8 @@ _CLOSED, _TENSOR = 0, 1
 _AHEAD = 2  # messages that are sent, or received, before they are needed
 MOST_SENT = _AHEAD  # messages that a sender still holds
 MOST_RECEIVED = _AHEAD + 1  # and a receiver before they are needed, with the one that comes in
-FOREVER = timedelta(days=365)
+_FOREVER = timedelta(days=365)
+_UNUSED = 1  # a tag that no message has
 
 
 class Message(NamedTuple):
@@ -114,7 +117,7 @@ class Inbox:
 
     Args:
         source: the rank.
-        group: used for this direction between these two ranks alone, without a timeout of its own.
+        group: used for this direction between these two ranks alone.
         device: where tensors are put.
         note_size: how many bytes come with each message.
         timeout: seconds that ``get`` waits.
@@ -132,12 +135,14 @@ class Inbox:
     ) -> None:
         self._source = source
         self._group = group
+        self._place = dist.get_group_rank(group, source)
         self._device = device
         self._note_size = note_size
         self._timeout = timeout
         self._arrived = queue.Queue(_AHEAD) if arrived is None else arrived
         self._thread = threading.Thread(target=self._receive_all, daemon=True)
         self._thread.start()
+        atexit.register(self.stop)
 
     def get(self, what: str) -> Message:
         """The next message.
@@ -163,6 +168,20 @@ class Inbox:
     def join(self) -> None:
         """Wait until the sender has closed its end."""
         self._thread.join(self._timeout)
+        if not self._thread.is_alive():
+            atexit.unregister(self.stop)
+
+    def stop(self) -> None:
+        """Close the connection, whatever is still due.
+
+        A thread that waits for a message while the interpreter goes down aborts the process. Gloo
+        closes a connection, and so ends every wait for it, where one of these takes too long.
+        """
+        if self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):
+                late = self._group.recv([torch.empty(1)], self._place, _UNUSED)
+                late.wait(timedelta(milliseconds=1))
+            self._thread.join(1)
 
     def _receive_all(self) -> None:
         try:
@@ -173,7 +192,7 @@ class Inbox:
 
     def _receive(self) -> Message | None:
         header = torch.empty(8 * _FIELDS + self._note_size, dtype=torch.uint8)
-        dist.recv(header, self._source, group=self._group)
+        self._fill(header)
         fields = header[: 8 * _FIELDS].view(torch.int64).tolist()
         if fields[0] == _CLOSED:
             return None
@@ -181,12 +200,18 @@ class Inbox:
         shape, strides = fields[4 : 4 + dims], fields[4 + _MOST_DIMS : 4 + _MOST_DIMS + dims]
         tensor = torch.empty_strided(shape, strides, dtype=_DTYPES[fields[1]])
         if tensor.numel() and _is_dense(tensor):
-            dist.recv(_flat(tensor), self._source, group=self._group)
+            self._fill(_flat(tensor))
         elif tensor.numel():
             content = torch.empty(tensor.numel(), dtype=tensor.dtype)
-            dist.recv(content, self._source, group=self._group)
+            self._fill(content)
             tensor.copy_(content.view(shape))
         return Message(tensor.to(self._device), fields[2], header[8 * _FIELDS :])
+
+    def _fill(self, content: Tensor) -> None:
+        """Take in what comes next, however late: ``get`` alone gives up."""
+        work = dist.irecv(content, self._source, group=self._group)
+        assert work is not None
+        work.wait(_FOREVER)
 
 
 def _header(tensor: Tensor, number: int, note: Tensor | None, note_size: int) -> Tensor:

@@ -23,7 +23,7 @@ from hpff.engine.arguments import check_inputs
 from hpff.engine.partial_step import PartialLosses
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
-from hpff.parallel.agreement import check_same
+from hpff.parallel.agreement import check_same, refused_together
 from hpff.parallel.data_parallel import BUCKET_BYTES, DataParallel
 from hpff.parallel.grid import rows_of
 from hpff.parallel.groups import check_enough, check_shareable, groups_of, owned_by
@@ -103,11 +103,12 @@ class ModuleParallel:
         self.device = torch.device(device or learner.partition[0].device)
         self.steps = 0
         self._seed = seed + self._replica
-        parts = Parts(learner.model, learner.partition, learner.example)
-        self._part = parts.part(self.first, self.last)
-        self._owners = Ownership(learner, parts.buffer_modules())
-        self._owners.check(self.sizes)
-        self._owners.keep(self.first, self.last, self.device)
+        with refused_together():
+            parts = Parts(learner.model, learner.partition, learner.example)
+            self._part = parts.part(self.first, self.last)
+            self._owners = Ownership(learner, parts.buffer_modules())
+            self._owners.check(self.sizes)
+            self._owners.keep(self.first, self.last, self.device)
         self.connections = self._connect(timeout, rows)
         self._sent: SentBatches | None = None
         if batches == "sent":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hpff.errors import UserError
-from hpff.parallel.messages import FOREVER, Inbox, Outbox
+from hpff.parallel.messages import Inbox, Outbox
+from hpff.parallel.roll_call import LostRankError
 from hpff.torch_support.random_state import get_random_state, set_random_state
 
 
@@ -40,6 +42,9 @@ class Connections:
         timeout: seconds that this rank waits for another before it gives up.
         rows: the ranks that share modules out, one after the other; the same on every rank.
         arrived: takes what the rank before sends, by its ``put``; None: a short queue.
+
+    Raises:
+        LostRankError: not all ranks meet in time.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class Connections:
         note = len(get_random_state(device))
         for before, after in (pair for row in rows for pair in itertools.pairwise(row)):
             pair = [before, after]  # two process groups: one for each direction
-            onward, backward = (dist.new_group(pair, timeout=FOREVER, backend="gloo") for _ in "12")
+            onward, backward = (_met(pair, timeout) for _ in "12")
             if self.rank == before:
                 self._after = after
                 self._on = Outbox(after, onward, note, timeout)
@@ -112,3 +117,15 @@ class Connections:
         for inbox in (self._from_before, self._from_after):
             if inbox:
                 inbox.join()
+
+
+def _met(pair: list[int], timeout: float) -> Any:
+    """A process group of two ranks; all ranks wait until it is there."""
+    try:
+        return dist.new_group(pair, timeout=timedelta(seconds=timeout), backend="gloo")
+    except RuntimeError as error:
+        text = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+        raise LostRankError(
+            f"ranks {pair[0]} and {pair[1]} have not met within {timeout:.0f} s: a rank hangs, "
+            f"was stopped or is gone ({text}); see what it printed"
+        ) from error

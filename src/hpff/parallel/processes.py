@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -20,7 +20,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
 from hpff.errors import UserError
-from hpff.parallel.roll_call import LostRankError, RollCall
+from hpff.parallel.roll_call import STARTED_BY, LostRankError, RollCall
 
 _GRACE = 10.0  # seconds in which ranks may say themselves what they miss when another is gone
 _LOST = ("connection closed", "connection reset", "timed out", "timeout", "broken pipe")
@@ -78,16 +78,26 @@ def joined(ranks: int, timeout: float, replicas: int = 1) -> Iterator[int]:
     except (RuntimeError, LostRankError) as error:
         why = _why_lost(error, timeout)
         if why is None or roll_call is None:
+            _failed(roll_call)
             raise
         atexit.register(_leave_at_once)
         line = roll_call.lost(why)
         if line is None:
             raise SystemExit(2) from error
         raise UserError(f"{line}; the run goes on with --resume") from error
+    except BaseException:
+        _failed(roll_call)
+        raise
     finally:
         if roll_call:
             roll_call.close()
         dist.destroy_process_group()
+
+
+def _failed(roll_call: RollCall | None) -> None:
+    """Tell the other ranks that this one leaves with an error, which it says itself."""
+    if roll_call:
+        roll_call.failed()
 
 
 def _leave_at_once() -> None:
@@ -127,7 +137,9 @@ def _store_of_this_start(limit: timedelta) -> Store:
     return store
 
 
-def start_ranks(arguments: Sequence[str], ranks: int) -> int:
+def start_ranks(
+    arguments: Sequence[str], ranks: int, goes_on: Callable[[], bool] = lambda: False
+) -> int:
     """Run ``hpff`` in so many processes on this machine, and wait for them.
 
     When one of them fails, the others are ended.
@@ -135,6 +147,7 @@ def start_ranks(arguments: Sequence[str], ranks: int) -> int:
     Args:
         arguments: of the command line.
         ranks: how many.
+        goes_on: whether what they do could be resumed by now.
 
     Returns:
         The exit code of the first rank that failed, or 0; it has said itself what it was.
@@ -150,7 +163,7 @@ def start_ranks(arguments: Sequence[str], ranks: int) -> int:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "HPFF_STARTED_BY": str(os.getpid()),
+        STARTED_BY: str(os.getpid()),
     }
     command = [sys.executable, "-m", "hpff.cli", *arguments]
     started = [
@@ -167,9 +180,9 @@ def start_ranks(arguments: Sequence[str], ranks: int) -> int:
         return 0
     code = started[failed].returncode
     if code < 0:
+        advice = "; the run goes on with --resume" if goes_on() else ""
         raise UserError(
-            f"rank {failed} was killed by signal {-code}, so the other ranks were ended; the run "
-            "goes on with --resume"
+            f"rank {failed} was killed by signal {-code}, so the other ranks were ended{advice}"
         )
     return code
 

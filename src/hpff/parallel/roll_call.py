@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -13,9 +14,11 @@ from torch._C._distributed_c10d import Store, TCPStore
 
 from hpff.errors import UserError
 
+STARTED_BY = "HPFF_STARTED_BY"  # names the process that started a rank, and looks after it
 _EVERY = 1.0  # seconds between signs of life
 _WATCHED = 5.0  # seconds without one after which a rank counts as gone or stopped
 _PATIENCE = timedelta(seconds=10)  # with the store
+_LEFT_ALONE = 2  # exit code, which nobody reads
 
 
 class LostRankError(UserError):
@@ -63,7 +66,13 @@ class RollCall:
             return f"{why}; nor does the place answer where ranks meet: rank 0 or torchrun is gone"
         if said.decode() == line:
             return line
-        return None if "HPFF_STARTED_BY" in os.environ else said.decode()
+        return None if STARTED_BY in os.environ else said.decode()
+
+    def failed(self) -> None:
+        """Say that this rank leaves with an error of its own: it is not lost."""
+        with contextlib.suppress(RuntimeError):
+            line = f"rank {self._rank} has failed; see what it printed"
+            self._connected().compare_set(self._key("lost"), "", line)
 
     def _line(self, silent: list[int], why: str) -> str:
         if not silent:
@@ -86,11 +95,13 @@ class RollCall:
         return [store.add(self._key(rank), 0) for rank in range(self._ranks)]
 
     def _sign(self) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):
             while not self._over.wait(_EVERY):
                 self._own.add(self._key(self._rank), 1)
-        except RuntimeError:
-            return  # The store has gone, and so will the run.
+        # The store has gone, perhaps with the process that would end this one.
+        while not self._over.wait(_EVERY):
+            if _is_left_alone():
+                os._exit(_LEFT_ALONE)
 
     def _key(self, what: object) -> str:
         return f"hpff/{self._start}/{what}"
@@ -105,3 +116,9 @@ class RollCall:
             wait_for_workers=False,
             timeout=_PATIENCE,
         )
+
+
+def _is_left_alone() -> bool:
+    """Whether the process that started this rank, and would end it, has died itself."""
+    parent = os.environ.get(STARTED_BY)
+    return parent is not None and os.getppid() != int(parent)
