@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hpff import LocalLearner
 from hpff.auxiliary.norm import BatchStatisticsNorm
 from hpff.memory import AllocationCounter
+from hpff.methods.predsim import PredSim
 from hpff.parallel import DataParallel, ModuleParallel, step_seed
 
 CLASSES = 4
@@ -206,6 +207,25 @@ def by_a_slow_rank(case: Case) -> tuple[dict[str, Tensor] | None, list[float]]:
     return _by_ranks(case)
 
 
+def loaded_in_training() -> list[str]:
+    """Names of what is not as it was loaded, just after steps whose cascades cross ranks."""
+    case = Case({"cascade": 2}, sizes=(3, 3))
+    ranks = ModuleParallel(learner_of(case), sizes=case.sizes, timeout=30)
+    optimizers = optimizers_of(case, ranks.module_parameters)
+
+    def done(j: int) -> None:
+        optimizers[j].step()
+        optimizers[j].zero_grad()
+
+    for images, targets in batches(case):
+        ranks.backward(images, targets, on_module_done=done)
+    loaded = learner_of(case).state_dict()
+    ranks.load_state_dict(loaded)
+    state = ranks.state_dict() or {}
+    ranks.close()
+    return [name for name, value in state.items() if not torch.equal(value, loaded[name])]
+
+
 def evaluated() -> Tensor | None:
     """The logits of a batch, on the last rank."""
     ranks = ModuleParallel(learner_of(Case()), timeout=30)
@@ -312,6 +332,14 @@ class Remembers(Chain):
         return self.head(maps.mean((2, 3)) + early)
 
 
+def never_closes() -> None:
+    ranks = ModuleParallel(learner_of(Case()), timeout=1)
+    if ranks.rank == 0:
+        time.sleep(3)
+    else:
+        ranks.close()
+
+
 class ScaleAlone(BatchStatisticsNorm):
     """Normalizes nothing, so that samples do not depend on each other."""
 
@@ -387,3 +415,62 @@ def _data_by_ranks(method: str, k: int, accumulated: bool) -> tuple[dict[str, Te
         )
         parallel.finish()
     return learner.state_dict(), len(reduced)
+
+
+def thawed_later() -> dict[str, Tensor]:
+    """Weights after steps on other data on each rank, of which the first finds a block frozen."""
+    learner = learner_of(Case({"cascade": 2}))
+    block = learner.model.blocks[0]
+    block.requires_grad_(False)
+    parallel = DataParallel(learner)
+    optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
+    for step in range(3):
+        torch.manual_seed(10 * dist.get_rank() + step)
+        images, targets = torch.rand(6, 3, 8, 8), torch.randint(CLASSES, (6,))
+        learner.backward(images, targets, on_module_done=parallel.module_done)
+        parallel.finish()
+        optimizer.step()
+        optimizer.zero_grad()
+        block.requires_grad_(True)
+    return {name: parameter.detach() for name, parameter in learner.named_parameters()}
+
+
+def with_a_method_object() -> bool:
+    """A method's object lies elsewhere in each rank's memory."""
+    kept = [PredSim() for _ in range(1000 * dist.get_rank() + 1)]
+    DataParallel(learner_of(Case({"method": kept[-1]})))
+    return True
+
+
+class TwoTypes(Chain):
+    """Its first block is in bfloat16, so that a bucket begins with gradients of fewer digits."""
+
+    def __init__(self) -> None:
+        super().__init__(dropout=0.0)
+        self.offset = None
+        self.blocks[0].bfloat16()
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.blocks[0](self.stem(images).bfloat16()).float()
+        for block in self.blocks[1:]:
+            maps = block(maps)
+        return self.head(maps.mean((2, 3)))
+
+
+def averaged_in_two_types() -> list[str]:
+    """Parameters whose mean over ranks with the same batch is not the gradient itself."""
+    found = []
+    for shared in (False, True):
+        torch.manual_seed(0)
+        example = torch.rand(2, 3, 8, 8)
+        model = TwoTypes()
+        learner = LocalLearner(model, modules=6, example=example, num_classes=CLASSES, patches=1)
+        parallel = DataParallel(learner) if shared else None
+        torch.manual_seed(1)
+        images, targets = torch.rand(8, 3, 8, 8), torch.arange(8) % CLASSES
+        learner.backward(images, targets, on_module_done=parallel.module_done if parallel else None)
+        if parallel:
+            parallel.finish()
+        found.append({name: p.grad for name, p in learner.named_parameters()})
+    alone, mean = found
+    return [name for name in alone if not torch.equal(alone[name], mean[name])]

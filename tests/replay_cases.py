@@ -50,6 +50,18 @@ def first_modules_by_one(modules: int) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if name.startswith((*kept, *auxiliary))}
 
 
+def done_early() -> int:
+    """The last rank has taken its steps while the first needs longer than the timeout to end."""
+    ranks = ReplayParallel(learner_of(CASE), buffer=2, timeout=4)
+    for step, batch in enumerate(batches(CASE)[:3]):
+        if ranks.rank == 0 and step:
+            time.sleep(3)
+        given = (None, None) if ranks.rank else batch
+        ranks.backward(*given, on_module_done=lambda _: None)
+    ranks.close()
+    return ranks.steps
+
+
 def crossed() -> None:
     ReplayParallel(learner_of(Case({"cascade": 2})), buffer=2, timeout=5)
 

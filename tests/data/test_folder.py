@@ -259,6 +259,16 @@ def test_a_training_batch_of_one_image_is_passed_over(folder, broken):
     assert epoch(batches)[1].tolist() == [0, 1, 1, 1]
 
 
+def test_a_training_batch_with_too_few_images_for_its_shares_is_passed_over(folder, broken):
+    batches = stream(
+        data.load(f"folder:{folder}"), batch_size=3, shuffle=False, broken_images="skip", shares=2
+    )
+    with pytest.raises(UserError, match="no batch is left"):
+        epoch(batches)
+    settings = {"batch_size": 6, "shuffle": False, "broken_images": "skip"}
+    assert len(epoch(stream(data.load(f"folder:{folder}"), shares=2, **settings))[1]) == 5
+
+
 def test_a_split_of_broken_images_is_refused(folder):
     for path in (folder / "train").rglob("*.JPEG"):
         path.write_bytes(b"")

@@ -32,6 +32,15 @@ def test_ranks_give_the_weights_of_one_process(
                 torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-11)
 
 
+def test_parameters_that_are_thawed_later_are_averaged(one_thread: None) -> None:
+    first, second = run_ranks(2, cases.thawed_later)
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_gradients_of_two_types_are_not_rounded(one_thread: None) -> None:
+    assert run_ranks(2, cases.averaged_in_two_types) == [[], []]
+
+
 def test_without_processes_it_says_how_to_start_them() -> None:
     with pytest.raises(UserError, match=r"call torch\.distributed\.init_process_group first"):
         DataParallel(cases.learner_of(cases.Case()))

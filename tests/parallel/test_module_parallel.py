@@ -98,6 +98,10 @@ def test_a_slow_rank_changes_no_bit(one_thread: None) -> None:
         assert all(torch.equal(state[name], value) for name, value in expected.items())
 
 
+def test_weights_loaded_between_steps_stay_as_they_are(one_thread: None) -> None:
+    assert run_ranks(2, cases.loaded_in_training) == [[], []]
+
+
 def test_a_trained_network_is_evaluated_where_it_lies(one_thread: None) -> None:
     first, second = run_ranks(2, cases.evaluated)
     assert first is None
@@ -141,6 +145,11 @@ def test_a_rank_that_is_gone_is_named() -> None:
 def test_a_rank_that_is_silent_is_named() -> None:
     found = run_ranks(2, cases.silent)
     assert "rank 0 has sent nothing for 1 s (the output of module 3 is due)" in found[1]
+
+
+def test_a_rank_that_does_not_come_to_its_end_is_named() -> None:
+    found = run_ranks(2, cases.never_closes)
+    assert "rank 0 has not come to its end for 1 s" in found[1]
 
 
 def test_a_model_that_cannot_run_in_parts_is_refused() -> None:

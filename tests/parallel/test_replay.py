@@ -69,6 +69,11 @@ def test_no_rank_waits_and_the_first_ones_weights_are_those_of_one_process(
 
 
 @pytest.mark.long
+def test_a_rank_that_is_done_early_waits_for_the_one_before_it(one_thread: None) -> None:
+    assert run_ranks(2, cases.done_early) == [3, 3]
+
+
+@pytest.mark.long
 def test_what_cannot_be_is_refused_and_a_dead_rank_is_named() -> None:
     for each in run_ranks(2, cases.crossed):
         assert "crosses from one rank's modules to another's" in each

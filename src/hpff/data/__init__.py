@@ -144,6 +144,7 @@ def batches(
     workers: int | None = None,
     broken_images: Policy = "stop",
     steps: int | None = None,
+    shares: int = 1,
     **settings: Any,
 ) -> ImageBatches:
     """Return the batches of a split.
@@ -154,6 +155,7 @@ def batches(
         workers: of `StreamedBatches`; for images in memory there are none.
         broken_images: of `StreamedBatches`.
         steps: of `PairBatches`.
+        shares: of `StreamedBatches`; no batch of images in memory is left with too few.
         settings: the other arguments of `Batches`, or of `StreamedBatches`.
 
     Returns:
@@ -177,7 +179,7 @@ def batches(
             **{key: settings[key] for key in known if key in settings},
         )
     return StreamedBatches(
-        images, dataset, workers=workers, broken_images=broken_images, **settings
+        images, dataset, workers=workers, broken_images=broken_images, shares=shares, **settings
     )
 
 

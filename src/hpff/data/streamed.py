@@ -19,7 +19,7 @@ from hpff.data.resized_crop import ResizedCrop
 class StreamedBatches:
     """`ImageBatches` of a split of encoded images, by torch's DataLoader.
 
-    A training batch that is left with fewer than two images is passed over.
+    A training batch that is left with fewer than two images a share is passed over.
 
     Args:
         images: the split.
@@ -35,6 +35,7 @@ class StreamedBatches:
             0: this process itself.
         broken_images: "stop" the run at an image that cannot be read, or "skip" it: leave it out
             of its batch.
+        shares: into how many parts a training batch is divided.
 
     Raises:
         UserError: a batch size below 1 or one that leaves no batch at all. During a pass, an image
@@ -55,6 +56,7 @@ class StreamedBatches:
         image_size: int | None = None,
         workers: int | None = None,
         broken_images: Policy = "stop",
+        shares: int = 1,
     ) -> None:
         check_batch_size(batch_size, len(images), drop_last=drop_last)
         self.batch_size = batch_size
@@ -67,7 +69,7 @@ class StreamedBatches:
         self._decoded = DecodedBatches(
             _DecodingImages(images, _crop(dataset, image_size), augment=augment),
             batch_size,
-            fewest=2 if drop_last else 1,
+            fewest=2 * shares if drop_last else 1,
             workers=workers,
             pin=self.device.type == "cuda",
             stay=shuffle,

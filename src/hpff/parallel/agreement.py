@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,12 @@ import torch
 import torch.distributed as dist
 
 from hpff.errors import UserError
+from hpff.learner import LocalLearner
+from hpff.methods import Method
+from hpff.schema import Component
+from hpff.settings import LocalSettings
+
+_PLAIN = (str, int, float, bool, bytes, type(None))
 
 _MOST_BYTES = 1000  # of a refusal that every rank is told
 
@@ -71,3 +77,27 @@ def _said_by_all(error: Exception | None) -> list[str]:
     everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(everyone, own)
     return [bytes(each.tolist()).decode(errors="ignore").strip() for each in everyone]
+
+
+def described(learner: LocalLearner) -> str:
+    """What two ranks' learners must have in common, the weights apart; in any process the same."""
+    settings = _comparable(learner.settings)
+    return f"{settings} {learner.reach} {learner.partition}"
+
+
+def _comparable(value: Any) -> Any:
+    """Plain data that stands for a value, without addresses; of other objects their class.
+
+    A method that is an object is its class and what is plain of its public attributes.
+    """
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, Mapping):
+        return [[str(key), _comparable(each)] for key, each in value.items()]
+    if isinstance(value, list | tuple):
+        return [_comparable(each) for each in value]
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    if not isinstance(value, LocalSettings | Component | Method):
+        return name
+    public = {key: each for key, each in vars(value).items() if not key.startswith("_")}
+    return [name, _comparable(dict(sorted(public.items())))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from hpff.cutting.trace import is_compiled
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
-from hpff.parallel.agreement import check_same
+from hpff.parallel.agreement import check_same, described
 from hpff.parallel.batch_statistics import batch_statistics
+from hpff.parallel.messages import as_bytes
 
 BatchNormStatistics = Literal["own", "synchronized"]
 
@@ -34,11 +35,13 @@ class _Bucket(NamedTuple):
         work: what is waited for.
         content: the gradients one after the other, and for each whether there is one.
         modules: whose they are.
+        parameters: likewise, in order.
     """
 
     work: Any
     content: Tensor
     modules: tuple[int, ...]
+    parameters: Sequence[nn.Parameter]
 
 
 class DataParallel:
@@ -53,6 +56,7 @@ class DataParallel:
 
     Every rank then takes the same step. To accumulate gradients over several batches, give
     ``on_module_done`` with the last of them alone: nothing is sent before.
+    Parameters may be frozen or thawed between steps, on every rank the same.
 
     BatchNorm normalizes by a rank's own share of the batch, or (``batch_norm="synchronized"``) by
     all ranks' shares together, in the model and in auxiliary networks: then shares may be of
@@ -88,14 +92,10 @@ class DataParallel:
                 "there is no process group: call torch.distributed.init_process_group first, in "
                 "processes started by torchrun, or let `hpff train RECIPE parallel=data` start them"
             )
-        check_same(
-            "learners",
-            f"{learner.settings} {learner.reach} {learner.partition} {batch_norm}",
-            group,
-        )
+        check_same("learners", f"{described(learner)} {batch_norm}", group)
         everything = enumerate(learner.module_parameters, start=1)
         own = {j: each for j, each in everything if modules is None or j in modules}
-        self._parameters = {j: [p for p in each if p.requires_grad] for j, each in own.items()}
+        self._parameters = own
         self._group = group
         self._learner = learner
         self._on_reduced = on_reduced
@@ -112,7 +112,7 @@ class DataParallel:
         What has arrived of other modules meanwhile is taken in.
         """
         self._waiting.append(j)
-        waiting = (p for i in self._waiting for p in self._parameters[i])
+        waiting = self._trained(self._waiting)
         if sum(parameter.nbytes for parameter in waiting) >= self._bucket_bytes:
             self.send()
         while self._sent and self._sent[0].work.is_completed():
@@ -136,9 +136,10 @@ class DataParallel:
         if not self._waiting:
             return
         modules, self._waiting = tuple(self._waiting), []
-        content = _packed([p for j in modules for p in self._parameters[j]])
+        parameters = self._trained(modules)
+        content = _packed(parameters)
         work = dist.all_reduce(content, group=self._group, async_op=True)
-        self._sent.append(_Bucket(work, content, modules))
+        self._sent.append(_Bucket(work, content, modules, parameters))
 
     def share_buffers(self) -> None:
         """Take the first rank's buffers, such as BatchNorm's statistics; on every rank."""
@@ -152,15 +153,18 @@ class DataParallel:
         """Let tensors be those of the first rank; on every rank."""
         with torch.no_grad():
             for tensor in tensors:
-                content = tensor.detach().contiguous()
-                dist.broadcast(content, group=self._group, group_src=0)
+                content = tensor.detach().resolve_conj().resolve_neg().contiguous()
+                dist.broadcast(as_bytes(content.view(-1)), group=self._group, group_src=0)
                 tensor.copy_(content)
+
+    def _trained(self, modules: Sequence[int]) -> list[nn.Parameter]:
+        """Parameters of modules that are not frozen now: a run may thaw or freeze some."""
+        return [p for j in modules for p in self._parameters[j] if p.requires_grad]
 
     def _take(self) -> None:
         bucket = self._sent.popleft()
         bucket.work.wait()
-        parameters = [p for j in bucket.modules for p in self._parameters[j]]
-        _unpack(bucket.content, parameters, dist.get_world_size(self._group))
+        _unpack(bucket.content, bucket.parameters, dist.get_world_size(self._group))
         for j in bucket.modules:
             self._on_reduced(j)
 
@@ -177,16 +181,19 @@ def _synchronize(learner: LocalLearner, group: dist.ProcessGroup | None) -> None
 
 
 def _packed(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Gradients in one tensor, nothing counting as zeros, and for each parameter whether it is."""
+    """Gradients in one tensor, nothing counting as zeros, and for each parameter whether it is.
+
+    The tensor is of the widest of their types, so that none is rounded.
+    """
     if not parameters:
         return torch.zeros(0)
-    first = parameters[0]
+    dtype = reduce(torch.promote_types, (p.dtype for p in parameters))
     flat = [
-        first.new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1).to(first.dtype)
+        p.new_zeros(p.numel(), dtype=dtype) if p.grad is None else p.grad.reshape(-1).to(dtype)
         for p in parameters
     ]
     there = [float(p.grad is not None) for p in parameters]
-    return torch.cat((*flat, first.new_tensor(there)))
+    return torch.cat((*flat, flat[0].new_tensor(there)))
 
 
 def _unpack(content: Tensor, parameters: Sequence[nn.Parameter], world: int) -> None:

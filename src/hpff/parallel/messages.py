@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hpff.errors import UserError
 from hpff.parallel.roll_call import LostRankError
 
 _DTYPES = (
@@ -31,6 +32,16 @@ _DTYPES = (
     torch.int32,
     torch.uint8,
     torch.bool,
+    torch.int8,
+    torch.int16,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+    torch.complex32,
+    torch.complex64,
+    torch.complex128,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
 )
 _MOST_DIMS = 8
 _FIELDS = 4 + 2 * _MOST_DIMS
@@ -78,10 +89,11 @@ class Outbox:
 
         Raises:
             LostRankError: the rank is gone, or takes nothing.
+            UserError: the tensor's type cannot travel.
         """
         self._send(_header(tensor, number, note, self._note_size))
         if tensor.numel():
-            self._send(_flat(tensor).cpu())
+            self._send(as_bytes(_flat(tensor.resolve_conj().resolve_neg()).cpu()))
         self._wait(2 * _AHEAD)
 
     def close(self) -> None:
@@ -165,11 +177,22 @@ class Inbox:
         message: Message = arrived
         return message
 
-    def join(self) -> None:
-        """Wait until the sender has closed its end."""
-        self._thread.join(self._timeout)
-        if not self._thread.is_alive():
-            atexit.unregister(self.stop)
+    def join(self, *, limited: bool = True) -> None:
+        """Wait until the sender has closed its end, or is gone.
+
+        Args:
+            limited: whether to give up after the time that ``get`` waits.
+
+        Raises:
+            LostRankError: it has not, in that time.
+        """
+        self._thread.join(self._timeout if limited else None)
+        if self._thread.is_alive():
+            raise LostRankError(
+                f"rank {self._source} has not come to its end for {self._timeout:.0f} s: it "
+                "hangs, was stopped, is very slow or took more steps; see what it printed"
+            )
+        atexit.unregister(self.stop)
 
     def stop(self) -> None:
         """Close the connection, whatever is still due.
@@ -200,10 +223,10 @@ class Inbox:
         shape, strides = fields[4 : 4 + dims], fields[4 + _MOST_DIMS : 4 + _MOST_DIMS + dims]
         tensor = torch.empty_strided(shape, strides, dtype=_DTYPES[fields[1]])
         if tensor.numel() and _is_dense(tensor):
-            self._fill(_flat(tensor))
+            self._fill(as_bytes(_flat(tensor)))
         elif tensor.numel():
             content = torch.empty(tensor.numel(), dtype=tensor.dtype)
-            self._fill(content)
+            self._fill(as_bytes(content))
             tensor.copy_(content.view(shape))
         return Message(tensor.to(self._device), fields[2], header[8 * _FIELDS :])
 
@@ -219,13 +242,32 @@ def _header(tensor: Tensor, number: int, note: Tensor | None, note_size: int) ->
     if 0 in strides:  # of an expanded tensor: the receiver must be able to write to it
         strides = torch.empty_like(tensor, device="meta").stride()
     rest = [0] * (_MOST_DIMS - tensor.ndim)
-    kind = _DTYPES.index(tensor.dtype)
+    kind = _kind_of(tensor)
     fields = [_TENSOR, kind, number, tensor.ndim, *tensor.shape, *rest, *strides, *rest]
     header = torch.zeros(8 * _FIELDS + note_size, dtype=torch.uint8)
     header[: 8 * _FIELDS] = torch.tensor(fields, dtype=torch.int64).view(torch.uint8)
     if note is not None:
         header[8 * _FIELDS :] = note
     return header
+
+
+def as_bytes(flat: Tensor) -> Tensor:
+    """The memory of a tensor of one axis as uint8, for Gloo does not know all types.
+
+    Raises:
+        UserError: its type cannot travel.
+    """
+    _kind_of(flat)
+    return flat.view(torch.uint8)
+
+
+def _kind_of(tensor: Tensor) -> int:
+    if tensor.dtype not in _DTYPES:
+        raise UserError(
+            f"tensors of type {str(tensor.dtype).removeprefix('torch.')} cannot travel from rank "
+            "to rank; expected floating-point or complex numbers, integers or bool"
+        )
+    return _DTYPES.index(tensor.dtype)
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from hpff.engine.arguments import check_inputs
 from hpff.engine.partial_step import PartialLosses
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
-from hpff.parallel.agreement import check_same, refused_together
+from hpff.parallel.agreement import check_same, described, refused_together
 from hpff.parallel.data_parallel import BUCKET_BYTES, DataParallel
 from hpff.parallel.grid import rows_of
 from hpff.parallel.groups import check_enough, check_shareable, groups_of, owned_by
@@ -95,10 +95,7 @@ class ModuleParallel:
         self._group = group
         self._replica = 0 if replicas is None else dist.get_rank(replicas)
         self.sizes = groups_of(learner.partition, self.ranks, sizes, costs)
-        check_same(
-            "learners",
-            f"{learner.settings} {learner.reach} {learner.partition} {self.sizes} {batches}",
-        )
+        check_same("learners", f"{described(learner)} {self.sizes} {batches}")
         self.first, self.last = owned_by(self.sizes, self.rank)
         self.device = torch.device(device or learner.partition[0].device)
         self.steps = 0
@@ -223,7 +220,11 @@ class ModuleParallel:
         return {name: found[name] for name in self.learner.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take this rank's modules from the whole learner's state."""
+        """Take this rank's modules from the whole learner's state.
+
+        Every rank must call it: the last step ends first, so that it steps nothing afterwards.
+        """
+        self.finish()
         self._owners.load(state, self.first, self.last)
 
     def close(self) -> None:

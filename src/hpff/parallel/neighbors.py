@@ -109,14 +109,18 @@ class Connections:
         assert self._back is not None
         self._back.send(gradient, end)
 
-    def close(self) -> None:
-        """Nothing comes any more; every rank must call it."""
+    def close(self, *, limited: bool = True) -> None:
+        """Nothing comes any more; every rank must call it.
+
+        Args:
+            limited: whether the ranks beside this one must do so in time, too.
+        """
         for outbox in (self._on, self._back):
             if outbox:
                 outbox.close()
         for inbox in (self._from_before, self._from_after):
             if inbox:
-                inbox.join()
+                inbox.join(limited=limited)
 
 
 def _met(pair: list[int], timeout: float) -> Any:

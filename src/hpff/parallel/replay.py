@@ -171,6 +171,15 @@ class ReplayParallel(ModuleParallel):
             "and evaluate in one process"
         )
 
+    def close(self) -> None:
+        """Nothing comes any more; every rank must call it, before its group is destroyed.
+
+        A rank may have taken its steps long before the one before it, which still sends: it waits
+        for that one as long as it lives.
+        """
+        self.finish()
+        self.connections.close(limited=False)
+
     def _connect(self, timeout: float, rows: Sequence[Sequence[int]]) -> Connections:
         last = 0
         for size in self.sizes[:-1]:

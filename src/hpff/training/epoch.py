@@ -72,7 +72,7 @@ def train_epoch(
         batch = parts.team.share(images, targets)
         with (slowed if memory.slows_next_step else clock).step(), memory.step(batch):
             losses = parts.step(*batch)
-        tally.add(losses, batch[1])
+        tally.add(losses, batch[1], parts.team.weight)
         look = step % every == 0 or step == steps
         if look and (bad := tally.first_bad_step()):
             raise _diverged(f"the loss at step {bad} of epoch {epoch}", epoch, rate(0.0))
@@ -99,13 +99,14 @@ class _Tally:
         self._levels = (0, 0)
         self.last_loss = math.nan
 
-    def add(self, losses: Losses, targets: torch.Tensor) -> None:
-        """Take in a step."""
+    def add(self, losses: Losses, targets: torch.Tensor, weight: float = 1.0) -> None:
+        """Take in a step, which has a weight among those of other processes."""
         levels = (*losses.independent, *losses.cascade)
         row = torch.stack([loss.detach().float() for loss in (losses.total, losses.final, *levels)])
         self._levels = (len(losses.independent), len(losses.cascade))
         self._unseen.append(row)
-        self._sum = row.double() if self._sum is None else self._sum + row
+        weighted = row.double() * weight
+        self._sum = weighted if self._sum is None else self._sum + weighted
         if losses.logits.numel():
             wrong, answers = wrong_answers(losses.logits, targets, self._ignore_index)
             self._wrong += wrong

@@ -246,4 +246,5 @@ def _batches(
         workers=recipe.workers,
         broken_images=recipe.broken_images,
         steps=None if recipe.iterations is None else recipe.iterations // recipe.epochs,
+        shares=recipe.ranks if recipe.parallel == "data" else recipe.replicas,
     )

@@ -31,9 +31,12 @@ class Alone:
 
     Attributes:
         is_first: whether this process writes the run's files and shows how it goes.
+        weight: of this process's share of the last batch in means over processes: its images over
+            their mean number. Shares differ where images were left out.
     """
 
     is_first = True
+    weight = 1.0
 
     def __init__(self, learner: LocalLearner, optimizers: ModuleOptimizers, seed: int) -> None:
         self.learner = learner
@@ -65,7 +68,12 @@ class Alone:
         return logits
 
     def add_up(self, means: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """An epoch's means of losses and counts of images, of all processes."""
+        """An epoch's means of losses and counts of images, of all processes.
+
+        Args:
+            means: of this one, in which each step has its ``weight``.
+            counts: of this one.
+        """
         return means, counts
 
     def sum(self, numbers: Tensor) -> Tensor:
@@ -121,7 +129,7 @@ class ByData(Alone):
     def step(self, images: Tensor, targets: Tensor) -> Losses:
         self.optimizers.zero_grad()
         done = self._parallel.module_done
-        losses = self.learner.backward(images, targets, on_module_done=done)
+        losses = self.learner.backward(images, targets, on_module_done=done, scale=self.weight)
         self._parallel.finish()
         self.optimizers.step()
         return losses
@@ -130,7 +138,8 @@ class ByData(Alone):
         self._parallel.share_buffers()
 
     def share(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return images[self.rank :: self.ranks], targets[self.rank :: self.ranks]
+        own, self.weight = _share(self.rank, self.ranks, len(targets))
+        return images[own], targets[own]
 
     def add_up(self, means: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         dist.all_reduce(means)
@@ -187,14 +196,16 @@ class ByModules(Alone):
 
     def step(self, images: Tensor, targets: Tensor) -> Losses:
         done = self.optimizers.module_done
-        return self._whole(self._parallel.backward(images, targets, on_module_done=done))
+        return self._whole(
+            self._parallel.backward(images, targets, on_module_done=done, scale=self.weight)
+        )
 
     def finish(self) -> None:
         self._parallel.finish()
         self._parallel.share_buffers()
 
     def share(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        own = slice(self._replica, None, self._replicas)
+        own, self.weight = _share(self._replica, self._replicas, len(targets))
         return images[own], targets[own]
 
     def forward(self, images: Tensor) -> Tensor | None:
@@ -255,6 +266,13 @@ class ByModules(Alone):
                 total = total + weight * torch.stack(losses).sum()
         logits = zero.new_empty(0) if part.logits is None else part.logits
         return Losses(final, logits, tuple(independent), tuple(cascade), total)
+
+
+def _share(own: int, shares: int, batch: int) -> tuple[slice, float]:
+    """The places of one of so many shares of a batch, and its weight."""
+    places = slice(own, None, shares)
+    images = len(range(batch)[places])
+    return places, images * shares / batch
 
 
 def _largest(number: int) -> int:
