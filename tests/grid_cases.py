@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from parallel_cases import Case, data_case, learner_of, optimizers_of
+from data_parallel_cases import data_case
+from parallel_cases import Case, learner_of, optimizers_of
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 

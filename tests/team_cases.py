@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from parallel_cases import data_case
+from data_parallel_cases import data_case
 from torch import Tensor
 
 from hpff.learner import LocalLearner

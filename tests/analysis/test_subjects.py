@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,9 @@ from hpff.analysis import Network
 from hpff.analysis.subjects import Subject, check_comparable
 from hpff.data import ImageSet
 from hpff.errors import UserError
+from hpff.runs import checkpoint
+from hpff.runs.finished_run import FinishedRun
+from hpff.training.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +73,18 @@ def test_networks_of_other_classes_are_no_comparison(subject: Subject) -> None:
         check_comparable([subject, different], given=False)
     check_comparable([subject, different], given=True)
     check_comparable([subject, subject.named("again")], given=False)
+
+
+def test_a_run_that_was_replayed_on_a_gpu_is_seen_anywhere(
+    tmp_path: Path, make_recipe: Any, silent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(make_recipe(), tmp_path / "run", resume=False, observer=silent())
+    found = FinishedRun.read(tmp_path / "run")
+    replayed = dataclasses.replace(found.recipe, cuda_graph=True)
+    saved = checkpoint.load(found.path / "checkpoint.pt")
+    saved = dataclasses.replace(saved, recipe=replayed.to_plain())
+    checkpoint.save(found.path / "checkpoint.pt", saved)
+    monkeypatch.setattr(
+        FinishedRun, "read", lambda path: dataclasses.replace(found, recipe=replayed)
+    )
+    assert Subject.of_run(tmp_path / "run").network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import data_parallel_cases
 import parallel_cases as cases
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_methods_that_are_set_otherwise_differ() -> None:
 
 
 def test_ranks_that_make_objects_in_another_order_agree() -> None:
-    assert run_ranks(2, cases.with_a_method_object) == [True, True]
+    assert run_ranks(2, data_parallel_cases.with_a_method_object) == [True, True]
 
 
 def test_weights_are_not_compared() -> None:

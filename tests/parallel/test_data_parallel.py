@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import parallel_cases as cases
+import data_parallel_cases as cases
 import pytest
 import torch
+from parallel_cases import Case, learner_of
 from ranks import run_ranks
 
 from hpff.errors import UserError
@@ -43,4 +44,4 @@ def test_gradients_of_two_types_are_not_rounded(one_thread: None) -> None:
 
 def test_without_processes_it_says_how_to_start_them() -> None:
     with pytest.raises(UserError, match=r"call torch\.distributed\.init_process_group first"):
-        DataParallel(cases.learner_of(cases.Case()))
+        DataParallel(learner_of(Case()))

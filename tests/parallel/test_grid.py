@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import data_parallel_cases
 import grid_cases as cases
-import parallel_cases
 import pytest
 import torch
 from ranks import run_ranks
@@ -28,7 +28,7 @@ def check(found: list[Any], trained: list[cases.Trained], columns: int) -> None:
         assert not isinstance(each, str), each
     for number, (method, k, sizes, _) in enumerate(trained):
         state, _, _ = found[0][number]
-        expected = parallel_cases.data_by_one(method, k)
+        expected = data_parallel_cases.data_by_one(method, k)
         assert list(state) == list(expected)
         for name, value in expected.items():
             torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-11)
@@ -44,7 +44,7 @@ def check(found: list[Any], trained: list[cases.Trained], columns: int) -> None:
 def test_a_grid_gives_the_weights_of_one_process_and_of_data_parallel(one_thread: None) -> None:
     found = run_ranks(4, cases.by_grid, 2, TRAINED)
     check(found, TRAINED, columns=2)
-    by_data = run_ranks(2, parallel_cases.data_by_ranks, [("dgl", 2), ("infopro", 3)], False)
+    by_data = run_ranks(2, data_parallel_cases.data_by_ranks, [("dgl", 2), ("infopro", 3)], False)
     for number, (state, _) in zip((1, 4), by_data[0], strict=True):
         for name, value in state.items():
             torch.testing.assert_close(found[0][number][0][name], value, rtol=1e-9, atol=1e-11)

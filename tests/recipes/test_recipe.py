@@ -202,16 +202,6 @@ def test_differences_name_the_keys() -> None:
     assert recipes.differences(recipe, other) == ["optimizer.lr (0.1, now 0.2)", "seed (0, now 1)"]
 
 
-def test_a_key_that_an_older_run_lacks_has_its_default() -> None:
-    recipe = recipes.parse(SMALL, "small")
-    older = recipe.to_plain()
-    del older["channels_last"], older["auxiliary_pool"], older["recompute"]
-    del older["schedule"]["last_lr"], older["optimizer"]["name"]
-    assert recipes.plain_differences(older, recipe.to_plain()) == []
-    newer = dataclasses.replace(recipe, channels_last=True).to_plain()
-    assert recipes.plain_differences(older, newer) == ["channels_last (false, now true)"]
-
-
 def test_a_run_goes_on_with_a_graph_or_without() -> None:
     recipe = recipes.parse(SMALL, "small")
     assert recipes.differences(recipe, dataclasses.replace(recipe, cuda_graph=True)) == []

@@ -138,6 +138,26 @@ def test_resume_gives_the_bits_of_an_uninterrupted_run(
         assert [first[name] for name in numbers] == [second[name] for name in numbers]
 
 
+def test_a_run_from_before_a_key_was_there_goes_on(
+    tmp_path: Path, make_recipe: Any, silent: Any
+) -> None:
+    recipe, run = make_recipe(), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(recipe, run, resume=False, observer=silent(stop_at=3))
+    saved = checkpoint.load(run / "checkpoint.pt")
+    for keys, key in (
+        (saved.recipe, "cuda_graph"),
+        (saved.recipe, "auxiliary_pool"),
+        (saved.recipe["schedule"], "last_lr"),
+        (saved.recipe["optimizer"], "name"),
+    ):
+        del keys[key]
+    checkpoint.save(run / "checkpoint.pt", saved)
+    loop.train(recipe, run, resume=True, observer=silent())
+    loop.train(recipe, tmp_path / "whole", resume=False, observer=silent())
+    assert_same_bits(run, tmp_path / "whole")
+
+
 def test_the_same_recipe_twice_gives_the_same_bits_and_another_seed_others(
     tmp_path: Path, make_recipe: Any, silent: Any
 ) -> None:

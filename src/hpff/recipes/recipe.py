@@ -26,8 +26,10 @@ from hpff.schema.rules import (
 )
 from hpff.settings import LocalSettings
 
-SHARED_OUT = ("parallel", "ranks", "replicas", "rank_timeout", "sync_batch_norm")
-"""The keys that say how a run is shared out over processes."""
+_HOW_IT_RUNS = (
+    *("parallel", "ranks", "replicas", "rank_timeout", "sync_batch_norm"),  # over processes
+    "cuda_graph",
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Recipe:
     `broken_images` says what to do with an image that cannot be read: stop, or skip it and count.
     `compile` compiles what training runs: the model for bp, else its blocks and the auxiliary
     networks, which takes minutes and pays on a GPU. `cuda_graph` records a step as one CUDA graph
-    and replays it, so that small kernels do not wait for the host.
+    and replays it, so that small kernels do not wait for the host; a run can go on with or without.
     `channels_last` sets how models and images lie in memory; false leaves a model as it comes, and
     this library's own CIFAR ResNets (`resnet20` and its like) come channels-last.
     `parallel` shares the run out over `ranks` processes: "modules" gives each some local modules,
@@ -162,30 +164,11 @@ def _in_force(values: Values) -> Component:
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
-    """One text for each key whose value differs: `optimizer.lr (0.1, now 0.2)`."""
-    return plain_differences(old.to_plain(), new.to_plain())
+    """One text for each key whose value differs: `optimizer.lr (0.1, now 0.2)`.
 
-
-_HOW_IT_RUNS = (*SHARED_OUT, "cuda_graph")
-
-
-def _defaults() -> Values:
-    """What the keys are that a recipe may leave out, by full key path."""
-    found: Values = {}
-    nested = {"optimizer.": OptimizerRecipe, "schedule.": ScheduleRecipe}
-    for prefix, kind in {"": LocalSettings, **nested, " ": Recipe}.items():
-        for each in dataclasses.fields(kind):
-            if isinstance(each.default, str | bool | int | float | None):
-                found[f"{prefix.strip()}{each.name}"] = each.default
-    return found
-
-
-def plain_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The same for plain data; how a run is shared out or launched is no difference.
-
-    A key that ``old`` lacks, as it is older than the key, has its default.
+    How a run is shared out over processes, or launched, is no difference.
     """
-    before, after = {**_defaults(), **flatten(old)}, flatten(new)
+    before, after = flatten(old.to_plain()), flatten(new.to_plain())
     keys = sorted(before.keys() | after.keys())
     return [
         f"{key} ({shown(before.get(key))}, now {shown(after.get(key))})"

@@ -7,7 +7,8 @@ from typing import Any
 
 from hpff import data
 from hpff.errors import UserError
-from hpff.recipes.recipe import Recipe, plain_differences
+from hpff.recipes import recipe as recipes
+from hpff.recipes.recipe import Recipe
 from hpff.runs import checkpoint as checkpoints
 from hpff.runs.checkpoint import Checkpoint
 from hpff.runs.checkpoint_content import misfit
@@ -33,18 +34,26 @@ def saved(directory: RunDirectory, recipe: Recipe) -> Checkpoint | None:
     if not path.exists():
         return None
     state = checkpoints.load(path)
-    if plain_differences(state.recipe, recipe.to_plain()):
+    if _is_another(state.recipe, recipe):
         raise UserError(f"{path}: is of another recipe than {directory.recipe}; put its own back")
     if state.epoch > recipe.epochs:
         raise _misfit(path, f"{state.epoch} epochs are done of {recipe.epochs}")
-    before, now = state.data["name"], data.absolute_name(recipe.data)
+    named, now = state.data["name"], data.absolute_name(recipe.data)
     folder = now.partition(":")[2]
-    if folder and now != before and not Path(folder).exists():
+    if folder and now != named and not Path(folder).exists():
         raise UserError(
-            f"{directory.path}: its data are {before}, and from this folder {recipe.data} is "
+            f"{directory.path}: its data are {named}, and from this folder {recipe.data} is "
             f"{folder}, which is not there; run the command in the folder of before"
         )
     return state
+
+
+def _is_another(before: Metrics, recipe: Recipe) -> bool:
+    """Whether a checkpoint's recipe is another; an older one may lack keys that are new."""
+    try:
+        return bool(recipes.differences(recipes.parse(before, "checkpoint"), recipe))
+    except UserError:
+        return True
 
 
 def restore(
