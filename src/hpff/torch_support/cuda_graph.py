@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +20,10 @@ _WARM_UP = 3
 class Replayed:
     """``function(*tensors)`` as one CUDA graph: small kernels no longer wait for the host.
 
-    ``step = hpff.Replayed(step)``. Each call is one call: the first three run as they are, the next
-    is recorded and replayed, and the others are replayed. Tensors of other shapes, types or strides
-    than the recorded ones run as they are, and so does every call on the CPU. What a replay gives
-    is overwritten by the next.
+    ``step = hpff.Replayed(step)``. Each call is one call: three with tensors of the same shapes,
+    types and strides run as they are, the next is recorded and replayed, and the others are
+    replayed. Calls with other tensors run as they are, and so does every call on the CPU. What a
+    replay gives is overwritten by the next.
 
     The function must launch the same work every time, and must not wait for the device. Python that
     it runs has its effect in the recorded call alone, so that
@@ -41,8 +42,8 @@ class Replayed:
         self._function = function
         self._record = record
         self._side: torch.cuda.Stream | None = None
+        self._seen: Counter[_Looks] = Counter()
         self._looks: _Looks = ()
-        self._alike = 0
         self._held: tuple[Tensor, ...] | None = None
         self._result: Any = None
         self._replay: Callable[[], object] = lambda: None
@@ -58,11 +59,11 @@ class Replayed:
             return self._function(*inputs)
         looks = tuple((t.shape, t.stride(), t.dtype, t.device) for t in inputs)
         if self._held is None:
-            self._alike = self._alike + 1 if looks == self._looks else 1
-            self._looks = looks
-            if self._alike <= _WARM_UP:
+            self._seen[looks] += 1
+            if self._seen[looks] <= _WARM_UP:
                 return self._beside(inputs) if on_cuda else self._function(*inputs)
             self._begin(inputs)
+            self._looks = looks
         elif looks != self._looks:
             return self._function(*inputs)
         else:
