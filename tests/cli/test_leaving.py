@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 from platforms import posix_only
 
-from hpff.cli.leaving import LeftError, advice, is_helper
+from hpff.cli import main
+from hpff.cli.leaving import LeftError, advice, interrupts_first, is_helper, resumable
 
 pytestmark = posix_only
 
@@ -88,3 +90,28 @@ def test_one_process_of_several_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HPFF_STARTED_BY")
     monkeypatch.setenv("RANK", "1")
     assert is_helper()
+
+
+def broken_off_with_a_lock() -> None:
+    lock = threading.Lock()
+    try:
+        raise KeyboardInterrupt
+    finally:
+        lock.release()
+
+
+def test_an_error_that_an_interrupt_brought_about_is_the_interrupt() -> None:
+    with pytest.raises(KeyboardInterrupt), interrupts_first():
+        broken_off_with_a_lock()
+    with pytest.raises(LeftError), resumable(Path("run"), lambda: True):
+        broken_off_with_a_lock()
+    with pytest.raises(RuntimeError), interrupts_first():
+        threading.Lock().release()
+
+
+def test_a_command_in_which_it_arises_was_interrupted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hpff.cli.plan.plan", lambda *_, **__: broken_off_with_a_lock())
+    assert main(["plan", "resnet20"]) == 130
+    assert capsys.readouterr().err == "hpff: interrupted; the same command starts anew\n"

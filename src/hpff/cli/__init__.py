@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from hpff.cli.app import app
-from hpff.cli.leaving import LeftError, advice, is_helper
+from hpff.cli.leaving import LeftError, advice, interrupts_first, is_helper
 from hpff.cli.process import lead_nowhere, steady_streams, terminable
 from hpff.errors import UserError, one_line
 
@@ -46,11 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
-        code = command.main(
-            args=None if arguments is None else list(arguments),
-            prog_name="hpff",
-            standalone_mode=False,
-        )
+        with interrupts_first():
+            code = command.main(
+                args=None if arguments is None else list(arguments),
+                prog_name="hpff",
+                standalone_mode=False,
+            )
         sys.stdout.flush()
     except UserError as error:
         return _complain(error.args, 2)

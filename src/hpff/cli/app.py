@@ -9,6 +9,7 @@ from hpff.cli import arguments
 from hpff.cli.examples import example
 from hpff.cli.groups import lists, recipes
 from hpff.cli.imports import Imports
+from hpff.cli.process import seldom_collecting
 
 app = typer.Typer(
     help="Train networks in gradient-isolated local modules.",
@@ -99,6 +100,7 @@ def compare(
         "hpff plan resnet20 --modules 10 --budget 16GB", "hpff plan resnet20 --modules 10 --ranks 2"
     ),
 )
+@seldom_collecting()
 def plan(
     model: arguments.ModelName,
     modules: arguments.Modules = None,
@@ -152,6 +154,7 @@ def plan(
     short_help="The setting that fits a budget of memory, to paste.",
     epilog=example("hpff fit resnet20 --budget 256MiB"),
 )
+@seldom_collecting()
 def fit(
     model: arguments.ModelName,
     budget: arguments.Within,

@@ -22,13 +22,33 @@ class LeftError(Exception):
 
 
 @contextmanager
+def interrupts_first() -> Iterator[None]:
+    """Within, an error that an interrupt brought about on its way out is that interrupt.
+
+    One that comes while a lock changes hands leaves it in a state that shows as another error.
+    """
+    try:
+        yield
+    except LeftError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from None
+            cause = cause.__context__
+        raise
+
+
+@contextmanager
 def resumable(folder: Path, begun: Callable[[], bool]) -> Iterator[None]:
     """Within, Ctrl-C raises LeftError if the folder has begun to hold what --resume goes on with.
 
     Typer makes an exit code of KeyboardInterrupt itself.
     """
     try:
-        yield
+        with interrupts_first():
+            yield
     except KeyboardInterrupt:
         if begun():
             raise LeftError(folder) from None
