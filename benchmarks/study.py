@@ -8,10 +8,11 @@ Trains the recipe with every setting and seed: error of the last epoch on traini
 held out, in percent, and how far it is above backprop's of the same seeds. Beside it what a step
 takes, planned: peak memory, and arithmetic over backprop's, without recomputation, with "once" and
 with "repeatedly", which give the same bits. "bp, checkpoints" is gradient checkpointing at its
-best. With --times also measured step times over backprop's, all settings in turns. Finished runs
-are kept, so that the study can be stopped and gone on with; --finished trains nothing more.
---write puts the table into benchmarks/study.md, above what is said there, and a picture of error
-against cost into study.png.
+best. A second table has the error of every auxiliary network as an exit, from the first module that
+has one to the last, and the network's own. With --times also measured step times over backprop's,
+all settings in turns. Finished runs are kept, so that the study can be stopped and gone on with;
+--finished trains nothing more. --write puts the tables into benchmarks/study.md, above what is said
+there, and a picture of error against cost into study.png.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ import statistics
 import time
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 from short_runs import Quiet
 
 from hpff import models
+from hpff.analysis.exits import exit_errors
+from hpff.analysis.subjects import Pass
 from hpff.engine.recomputation import Recompute
 from hpff.experiments import comparison
 from hpff.memory import Strategy, Workload, bench
@@ -37,8 +41,10 @@ from hpff.recipes import files as recipe_files
 from hpff.recipes.recipe import Recipe
 from hpff.runs import machine
 from hpff.training import loop
+from hpff.training.setup import Parts
 
 HERE = Path(__file__).parent
+_ACCURATE = ("auglocal+cl", "method.depth=4", "cascade=4", "cascade_stride=3")
 # A label, and keys of the recipe. In the order in which they were tried.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "bp": ("bp",),
@@ -77,12 +83,13 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "cascade=4",
         "cascade_stride=3",
     ),
-    "auglocal4+cl-spaced4": (
-        "auglocal+cl",
-        "method.depth=4",
-        "cascade=4",
-        "cascade_stride=3",
-    ),
+    "auglocal4+cl-spaced4": _ACCURATE,
+    "bp-smooth": ("bp", "label_smoothing=0.1"),
+    "auglocal4+cl-spaced4-smooth": (*_ACCURATE, "label_smoothing=0.1"),
+    "auglocal4+cl-spaced4-rate0.3": (*_ACCURATE, "optimizer.auxiliary_rate=0.3"),
+    "auglocal4+cl-spaced4-rate3": (*_ACCURATE, "optimizer.auxiliary_rate=3"),
+    "auglocal4+cl+pff-spaced4": ("auglocal+cl+pff", *_ACCURATE[1:]),
+    "auglocal4+hilo-spaced4": ("auglocal+hilo", *_ACCURATE[1:]),
     "man+hilo-pool2": ("man+hilo", "auxiliary_pool=2"),
     "man2+hilo-pool2": ("man+hilo", "auxiliary_pool=2", "method.depth=2"),
     "manpp+hilo-pool2": ("man+hilo", "auxiliary_pool=2", "method.twin=false"),
@@ -110,12 +117,14 @@ class Row:
         recipe: with it.
         errors: by seed.
         costs: peak bytes and arithmetic over backprop's, of each way of recomputation.
+        exits: metrics of each seed's last epoch, those of its exits among them.
     """
 
     name: str
     recipe: Recipe
     errors: dict[int, float]
     costs: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    exits: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def gaps(self, base: Row) -> list[float]:
         """How far the errors are above those of the same seeds."""
@@ -142,23 +151,42 @@ def main() -> None:
         for row in rows:
             folder = given.out / f"{row.name}-seed{seed}"
             if not given.finished:
-                loop.go_on(dataclasses.replace(row.recipe, seed=seed), folder, Quiet())
+                recipe = dataclasses.replace(row.recipe, seed=seed)
+                loop.go_on(recipe, folder, Quiet(), _exits)
             elif not (folder / "report.json").exists():
                 continue
             report = json.loads((folder / "report.json").read_text())
             row.errors[seed] = float(report["test_error_percent"])
+            row.exits.append(json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1]))
             print(
                 f"{row.name} seed {seed}: {row.errors[seed]:.2f} %", time.strftime("%X"), flush=True
             )
     rows = [row for row in rows if row.errors]
     table, picture = _table(rows, measured=given.times)
-    text = f"{table}\n\n{machine.describe()}\n"
+    text = f"{table}\n\n{_exits_table(rows)}\n\n{machine.describe()}\n"
     print(text)
     if given.write:
         file = HERE / "study.md"
         said = file.read_text().partition("\n\n## ")[2]
         file.write_text(f"{__doc__}\n{text}" + (f"\n## {said}" if said else ""))
         picture.savefig(HERE / "study.png", dpi=120)
+
+
+def _exits(parts: Parts) -> dict[str, list[float]]:
+    return exit_errors(parts.learner, Pass(parts.test))
+
+
+def _exits_table(rows: list[Row]) -> str:
+    """Where the loss arises: errors of auxiliary networks, the network's own head last."""
+    lines = ["| setting | level | held-out error of its exits, % |", "| --- | --- | --- |"]
+    for row in rows:
+        for level in ("independent", "cascade"):
+            key = f"{level}_errors"
+            seeds = [found[key] for found in row.exits if found.get(key)]
+            means = [statistics.fmean(errors) for errors in zip(*seeds, strict=True)]
+            shown = ", ".join(f"{mean:.1f}" for mean in means)
+            lines += [f"| {row.name} | {level} | {shown} |"] if means else []
+    return "\n".join(lines)
 
 
 def _recipe(name: str, file: str, overrides: list[str]) -> Recipe:

@@ -34,13 +34,17 @@ _HOW_IT_RUNS = (
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """SGD or AdamW: learning rate, weight decay; momentum and nesterov are SGD's alone."""
+    """SGD or AdamW: learning rate, weight decay; momentum and nesterov are SGD's alone.
+
+    Auxiliary networks have `auxiliary_rate` times the learning rate.
+    """
 
     lr: PositiveFloat
     momentum: Fraction = 0.9
     nesterov: bool = True
     weight_decay: NonNegativeFloat = 1e-4
     name: Literal["sgd", "adamw"] = "sgd"
+    auxiliary_rate: PositiveFloat = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Recipe:
     is a pass over the data). Only for segmentation, like `crop_size`, the height and width of
     training images (null: the data's). `backbone_weights` is a file of pretrained weights of the
     model's backbone, safetensors or a plain state dict (null: random).
+    `label_smoothing` is the share of a target that all classes get alike, in every loss of classes.
     `held_out` is a number of training images that are tested on instead of the test split, the same
     for every seed and never trained on (null: none), for choosing settings.
     `subset` is a number of training images (null: all); `threads` of the CPU (null: torch's choice;
@@ -97,6 +102,7 @@ class Recipe:
     batch_size: BatchSize
     optimizer: OptimizerRecipe
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+    label_smoothing: Fraction = 0.0
     augment: bool = True
     treatment: TreatmentName = "auto"
     image_size: ImageSize | None = None

@@ -89,11 +89,13 @@ def train(
         return report
 
 
-def go_on(recipe: Recipe, path: Path, observer: Observer) -> Metrics:
+def go_on(
+    recipe: Recipe, path: Path, observer: Observer, measure: Measure | None = None
+) -> Metrics:
     """`train`, from where the run in the folder stands; the report."""
     begun = RunDirectory(path).recipe.exists()
     gc.collect()  # The run before must not count in the memory of this one.
-    return train(recipe, path, resume=begun, observer=observer)
+    return train(recipe, path, resume=begun, observer=observer, measure=measure)
 
 
 def _train_epochs(

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hpff import data, methods, models
 from hpff.data import Dataset, ImageBatches, ImageSet, Policy
 from hpff.engine.step import Losses
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
-from hpff.methods import Method
+from hpff.methods import Criterion, Method
 from hpff.models.pretrained import load_backbone
 from hpff.recipes.recipe import Recipe
 from hpff.schema import Component
@@ -95,6 +96,10 @@ def assemble(
         recipe.optimizer,
         per_module=recipe.step_per_module,
         rate_on=device if recipe.cuda_graph else None,
+        auxiliary=(
+            *learner.independent_auxiliary.parameters(),
+            *learner.cascade_auxiliary.parameters(),
+        ),
     )
     team = _team(recipe, learner, optimizers, train, device)
     step = _step(recipe, team, device)
@@ -202,7 +207,19 @@ def _learner(
         num_classes=dataset.num_classes,
         task=dataset.task,
         ignore_index=dataset.ignore_index,
+        criterion=_criterion(recipe, dataset),
     )
+
+
+def _criterion(recipe: Recipe, dataset: Dataset) -> Criterion:
+    if not recipe.label_smoothing:
+        return functional.cross_entropy
+    if dataset.task == "segmentation":
+        raise UserError(
+            f"label_smoothing: is {recipe.label_smoothing} in a segmentation; expected 0, or data "
+            "to classify"
+        )
+    return functools.partial(functional.cross_entropy, label_smoothing=recipe.label_smoothing)
 
 
 def _example(dataset: Dataset, image_size: int | None) -> torch.Tensor:
