@@ -36,7 +36,6 @@ def test_the_cityscapes_recipes_are_the_published_ones(name: str) -> None:
     assert list(recipe.crop_size or ()) == FACTS["crop"]
     assert (recipe.batch_size, recipe.iterations) == (FACTS["batch_size"], FACTS["iterations"])
     optimizer = recipe.to_plain()["optimizer"]
-    assert optimizer.pop("auxiliary_rate") == 1
     assert optimizer == {"lr": FACTS["rate"], "name": "sgd", **FACTS["sgd"]}
     assert recipe.schedule.name == "poly"
     assert (recipe.schedule.power, recipe.schedule.last_lr) == tuple(FACTS["poly"].values())

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from hpff import LocalLearner, models
 from hpff.recipes.recipe import OptimizerRecipe
@@ -161,55 +159,3 @@ def test_a_state_that_is_loaded_is_where_the_parameters_are(settings: OptimizerR
         patch.setattr(ModuleOptimizers, "state_dict", lambda _: states)  # meta has no numbers
         held.load_state_dict(states)
     assert {tensor.device.type for tensor in held.state_tensors()} == {"meta"}
-
-
-def auxiliary(part: LocalLearner) -> list[Parameter]:
-    return [*part.independent_auxiliary.parameters(), *part.cascade_auxiliary.parameters()]
-
-
-def test_auxiliary_networks_have_a_rate_of_their_own() -> None:
-    part = learner()
-    networks = auxiliary(part)
-    settings = OptimizerRecipe(
-        lr=0.1, weight_decay=0, momentum=0, nesterov=False, auxiliary_rate=0.25
-    )
-    rest = list(part.model.parameters())
-    for per_module in (True, False):
-        optimizers = ModuleOptimizers(
-            part.module_parameters, settings, per_module=per_module, auxiliary=networks
-        )
-        optimizers.set_rate(0.2)
-        before = [parameter.detach().clone() for parameter in (*networks, *rest)]
-        gradients: dict[Tensor, Tensor] = {}
-
-        def done(j: int, own: ModuleOptimizers = optimizers, into: Any = gradients) -> None:
-            into |= {p: p.grad.clone() for p in part.module_parameters[j - 1] if p.grad is not None}
-            own.module_done(j)
-
-        optimizers.zero_grad()
-        part.backward(*batches(1)[0], on_module_done=done)
-        optimizers.step()
-        for parameter, old in zip((*networks, *rest), before, strict=True):
-            rate = 0.05 if any(parameter is each for each in networks) else 0.2
-            torch.testing.assert_close(parameter.detach(), old - rate * gradients[parameter])
-
-
-def test_what_is_saved_with_a_rate_apart_goes_on() -> None:
-    settings = OptimizerRecipe(lr=0.1, auxiliary_rate=0.25)
-    first = learner()
-    second = copy.deepcopy(first)
-    pair = [
-        ModuleOptimizers(part.module_parameters, settings, auxiliary=auxiliary(part))
-        for part in (first, second)
-    ]
-    one, two = batches(2)
-    step(first, pair[0], one)
-    second.load_state_dict(first.state_dict())
-    pair[1].load_state_dict(copy.deepcopy(pair[0].state_dict()))
-    step(first, pair[0], two)
-    step(second, pair[1], two)
-    for a, b in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(a, b)
-    alike = ModuleOptimizers(first.module_parameters, OptimizerRecipe(lr=0.1))
-    with pytest.raises(ValueError, match="settings are others"):
-        alike.load_state_dict(pair[0].state_dict())

@@ -10,9 +10,7 @@ import torch
 from small_pairs import write_folder
 
 from hpff.cli import main
-from hpff.training.following import one_epoch
 from hpff.training.setup import assemble
-from hpff.training.step_cost import PeakMemory
 
 
 def test_label_smoothing_is_in_every_loss(make_recipe: Any) -> None:
@@ -22,21 +20,6 @@ def test_label_smoothing_is_in_every_loss(make_recipe: Any) -> None:
     naive = -(0.8 * logs[torch.arange(6), targets] + 0.2 * logs.mean(1)).mean()
     torch.testing.assert_close(learner.criterion(scores, targets), naive)
     torch.testing.assert_close(learner.auxiliary_networks.criterion(scores, targets), naive)
-
-
-def test_the_rate_of_auxiliary_networks(make_recipe: Any, silent: Any) -> None:
-    """At a rate next to 0 they stay as they are made, and the network does not."""
-    optimizer = {"lr": 0.1, "weight_decay": 0, "auxiliary_rate": 1e-30}
-    parts = assemble(make_recipe(method="dgl", cascade=2, optimizer=optimizer))
-    learner = parts.learner
-    before = {name: value.clone() for name, value in learner.named_parameters()}
-    one_epoch(parts, 1, PeakMemory(parts), silent())
-    changed = {
-        name
-        for name, value in learner.named_parameters()
-        if not torch.allclose(value, before[name], atol=1e-12)
-    }
-    assert changed == {name for name in before if name.startswith("model.")}
 
 
 def test_label_smoothing_in_a_segmentation_is_refused(

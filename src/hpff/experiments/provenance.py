@@ -41,7 +41,6 @@ _OFF = {
     "cascade_budget": 1.0,
     "cascade_stride": 1,
     "label_smoothing": 0.0,
-    "optimizer.auxiliary_rate": 1.0,
 }
 _LOCAL = ("method", "modules", "balance", "cascade", "independent", "patches", "smallest_patch")
 _TOLD_BY_DATA = ("mean", "std")

@@ -34,17 +34,13 @@ _HOW_IT_RUNS = (
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """SGD or AdamW: learning rate, weight decay; momentum and nesterov are SGD's alone.
-
-    Auxiliary networks have `auxiliary_rate` times the learning rate.
-    """
+    """SGD or AdamW: learning rate, weight decay; momentum and nesterov are SGD's alone."""
 
     lr: PositiveFloat
     momentum: Fraction = 0.9
     nesterov: bool = True
     weight_decay: NonNegativeFloat = 1e-4
     name: Literal["sgd", "adamw"] = "sgd"
-    auxiliary_rate: PositiveFloat = 1.0
 
 
 @dataclass(frozen=True)

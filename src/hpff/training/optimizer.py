@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,6 @@ class ModuleOptimizers:
         per_module: whether each module has an optimizer.
         rate_on: a device to hold the learning rate, so that a step can be replayed with another;
             None: each step is told it.
-        auxiliary: those that have ``auxiliary_rate`` times the rate.
     """
 
     def __init__(
@@ -35,21 +34,15 @@ class ModuleOptimizers:
         *,
         per_module: bool = True,
         rate_on: torch.device | None = None,
-        auxiliary: Iterable[Parameter] = (),
     ) -> None:
         everything = [parameter for module in module_parameters for parameter in module]
         groups = module_parameters if per_module else [everything]
         self.per_module = per_module
-        self._factors = [1.0] if settings.auxiliary_rate == 1 else [1.0, settings.auxiliary_rate]
-        apart = {id(parameter) for parameter in auxiliary} if len(self._factors) > 1 else set()
-        self._optimizers = [
-            _optimizer(_sorted(group, apart)[: len(self._factors)], settings) for group in groups
-        ]
-        self._rates: list[torch.Tensor] = []
+        self._optimizers = [_optimizer(group, settings) for group in groups]
+        self._rate: torch.Tensor | None = None
         if rate_on is not None:
-            self._rates = [torch.zeros((), device=rate_on) for _ in self._factors]
-            self._hold_rates()
-        self.set_rate(settings.lr)
+            self._rate = torch.tensor(settings.lr, dtype=torch.float32, device=rate_on)
+            self._hold_rate()
 
     def zero_grad(self) -> None:
         """Drop every gradient."""
@@ -70,21 +63,20 @@ class ModuleOptimizers:
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of every module."""
-        for held, factor in zip(self._rates, self._factors, strict=False):
-            held.fill_(factor * rate)
-        if self._rates:
+        if self._rate is not None:
+            self._rate.fill_(rate)
             return
         for optimizer in self._optimizers:
-            for group, factor in zip(optimizer.param_groups, self._factors, strict=True):
-                group["lr"] = factor * rate
+            for group in optimizer.param_groups:
+                group["lr"] = rate
 
-    def _hold_rates(self) -> None:
-        """Let every optimizer read its rates where they are held, and do its step in one launch."""
+    def _hold_rate(self) -> None:
+        """Let every optimizer read its rate where it is held, and do its step in one launch."""
         for optimizer in self._optimizers:
             # A few steps run without being recorded, which torch would warn of.
             vars(optimizer)["_warned_capturable_if_run_uncaptured"] = True
-            for group, held in zip(optimizer.param_groups, self._rates, strict=True):
-                group.update(_replayable(group), lr=held)
+            for group in optimizer.param_groups:
+                group.update(_replayable(group), lr=self._rate)
 
     def state_tensors(self) -> list[torch.Tensor]:
         """The momentum buffers that exist by now."""
@@ -95,11 +87,10 @@ class ModuleOptimizers:
     def state_dict(self) -> list[dict[str, Any]]:
         """One state for each optimizer."""
         states = [optimizer.state_dict() for optimizer in self._optimizers]
-        if self._rates:
-            told = {"fused": None, "foreach": None}
+        if self._rate is not None:
+            told = {"lr": self._rate.item(), "fused": None, "foreach": None}
             for group in (group for state in states for group in state["param_groups"]):
-                group.update(told, lr=group["lr"].item())
-                group.update({"capturable": False} if "capturable" in group else {})
+                group.update(told, **({"capturable": False} if "capturable" in group else {}))
         return states
 
     def load_state_dict(
@@ -119,14 +110,14 @@ class ModuleOptimizers:
             if modules is not None and j not in modules:
                 continue
             _check_settings(ours["param_groups"], state["param_groups"])
-            parameters = [each for group in optimizer.param_groups for each in group["params"]]
-            _check_state(optimizer, parameters, state["state"])
-            if self._rates:  # or torch leaves AdamW's count of steps on the CPU
+            for group in optimizer.param_groups:
+                _check_state(optimizer, group["params"], state["state"])
+            if self._rate is not None:  # or torch leaves AdamW's count of steps on the CPU
                 groups = [{**group, **_replayable(group)} for group in state["param_groups"]]
                 state = {**state, "param_groups": groups}  # noqa: PLW2901
             optimizer.load_state_dict(state)
-        if self._rates:
-            self._hold_rates()
+        if self._rate is not None:
+            self._hold_rate()
 
 
 def _replayable(group: dict[str, Any]) -> dict[str, bool]:
@@ -162,18 +153,8 @@ _ADAMW = {"step", "exp_avg", "exp_avg_sq"}
 _NOT_NEGATIVE = {"step", "exp_avg_sq"}
 
 
-def _sorted(parameters: Sequence[Parameter], apart: set[int]) -> list[list[Parameter]]:
-    """Those that are not apart, and those that are."""
-    parts: list[list[Parameter]] = [[], []]
-    for parameter in parameters:
-        parts[id(parameter) in apart].append(parameter)
-    return parts
-
-
-def _optimizer(
-    parts: Sequence[list[Parameter]], settings: OptimizerRecipe
-) -> torch.optim.Optimizer:
-    groups = [{"params": part} for part in parts]  # Empty for a frozen module; a list may not be.
+def _optimizer(parameters: Sequence[Parameter], settings: OptimizerRecipe) -> torch.optim.Optimizer:
+    groups = [{"params": list(parameters)}]  # A group may be empty (a frozen module), a list not.
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(

@@ -96,10 +96,6 @@ def assemble(
         recipe.optimizer,
         per_module=recipe.step_per_module,
         rate_on=device if recipe.cuda_graph else None,
-        auxiliary=(
-            *learner.independent_auxiliary.parameters(),
-            *learner.cascade_auxiliary.parameters(),
-        ),
     )
     team = _team(recipe, learner, optimizers, train, device)
     step = _step(recipe, team, device)
