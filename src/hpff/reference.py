@@ -199,7 +199,7 @@ class _Rule:
         whole = kind.features(output, n, sides_of(image), mask_of(self._model, inputs))
         parts = [_patches(whole, n)]
         if self._method.needs_images and image is not None:
-            parts.append(_patches(image, n))
+            parts.append([self._pooled(patch) for patch in _patches(image, n)])
         shared = kind.shared(output)
         with _one_patch_at_a_time(network):
             outputs = [
@@ -235,13 +235,16 @@ class _Rule:
     def _read(self, patch: Tensor, shared: Tensor | None) -> Tensor:
         if patch.ndim != 4:
             return patch
-        factor = self._learner.settings.auxiliary_pool
-        while patch.shape[2] % factor or patch.shape[3] % factor:
-            factor -= 1
-        maps = F.avg_pool2d(patch, factor)
+        maps = self._pooled(patch)
         if self._learner.task == "classification":
             maps = self._method.read(maps, 1)
         return maps if shared is None else maps + shared[:, :, None, None]
+
+    def _pooled(self, patch: Tensor) -> Tensor:
+        factor = self._learner.settings.auxiliary_pool
+        while patch.shape[2] % factor or patch.shape[3] % factor:
+            factor -= 1
+        return F.avg_pool2d(patch, factor)
 
 
 def _like(example: Any, inputs: Any) -> Any:

@@ -82,8 +82,9 @@ class LocalSettings:
             linear map stands before those that would see more, and they are built for so many.
             None: all, as published. At the end of a ResNet-101's third stage DGL's network has
             41 million weights, and with 128 channels 1.
-        auxiliary_pool: by which factor maps are average-pooled before a method reads them, or the
-            largest below that divides a patch's sides. 1: not at all, as published.
+        auxiliary_pool: by which factor maps, and images that a method compares them with, are
+            average-pooled before it reads them, or the largest below that divides a patch's sides.
+            1: not at all, as published.
         recompute: instead of keeping modules' graphs, recompute them in the backwards, tensor by
             tensor, bit for bit the same: "once", "blocks" or "repeatedly", from more memory to
             less; see :mod:`hpff.engine.recomputation`. Not with compiled blocks.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hpff.auxiliary import GlobalAverage, UpsampledConv2d
 from hpff.auxiliary.pooling import AverageBlocks, average_blocks
 from hpff.memory import AllocationCounter
+from hpff.memory.arithmetic import ArithmeticCounter
 
 SIZES = [
     ((1, 1), (3, 4)),
@@ -16,16 +17,18 @@ SIZES = [
     ((4, 4), (16, 16)),
     ((3, 4), (12, 7)),
     ((6, 5), (6, 5)),
+    ((6, 6), (12, 12)),
 ]
 
 
 @pytest.mark.parametrize(("small", "large"), SIZES)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [3, 48])
 def test_equals_enlarging_and_convolving(
-    small: tuple[int, int], large: tuple[int, int], layout: torch.memory_format
+    small: tuple[int, int], large: tuple[int, int], layout: torch.memory_format, channels: int
 ) -> None:
-    layer = UpsampledConv2d(3, 5).double()
-    maps = torch.randn(2, 3, *small, dtype=torch.float64).contiguous(memory_format=layout)
+    layer = UpsampledConv2d(channels, 5).double()
+    maps = torch.randn(2, channels, *small, dtype=torch.float64).contiguous(memory_format=layout)
     maps.requires_grad_()
     cotangent = torch.randn(2, 5, *large, dtype=torch.float64)
     wanted = [maps, *layer.parameters()]
@@ -49,6 +52,18 @@ def test_never_holds_the_enlarged_maps() -> None:
     with AllocationCounter() as counter:
         layer(maps, (64, 64)).sum().backward()
     assert counter.peak < 4 * 64 * 64 * 64 * 4
+
+
+@pytest.mark.parametrize(("channels", "large"), [(128, 14), (32, 14), (3, 14), (3, 8), (64, 28)])
+def test_channels_are_mixed_first_where_it_takes_fewer_multiplications(
+    channels: int, large: int
+) -> None:
+    layer = UpsampledConv2d(channels, 8)
+    with ArithmeticCounter() as counter:
+        layer(torch.randn(2, channels, 7, 7), (large, large))
+    plain = 4 * 9 * large * large * channels * 8
+    mixed = 4 * (9 * 7 * 7 * channels * 8 + 9 * 7 * 7 * large * 8 + 3 * 7 * large * large * 8)
+    assert counter.total == (mixed if 3 * mixed < 2 * plain else plain)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

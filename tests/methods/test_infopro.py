@@ -323,3 +323,35 @@ def test_published_weights(
 def test_nothing_is_published_for_other_networks_and_data() -> None:
     for network, data in (("resnet20", "cifar10"), ("resnet32", "svhn"), ("resnet32", "digits")):
         assert methods.published("infopro", network=network, data=data, modules=4) == {}
+
+
+@pytest.mark.parametrize(("pool", "factor"), [(2, 2), (4, 3)])
+def test_light_decoders_give_images_as_small_as_the_maps_are_pooled(pool: int, factor: int) -> None:
+    images = torch.randn(4, 3, 12, 12, dtype=torch.float64)
+    learner = LocalLearner(
+        models.create("resnet20", width=4).double(),
+        modules=3,
+        example=images[:2],
+        num_classes=10,
+        method="infopro",
+        cascade=2,
+        patches=2,
+        auxiliary_pool=pool,
+    )
+    assert not check_gradients(learner, images, torch.arange(4))
+    network = next(learner.auxiliary_networks.at_module(1)).network
+    seen: list[torch.Tensor] = []
+    network.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+    learner.backward(images, torch.arange(4))
+    corner = F.avg_pool2d(images, factor)[0, :, : 6 // factor, : 6 // factor]
+    assert seen[0].shape[1:] == corner.shape
+    torch.testing.assert_close(seen[0][0], corner)
+    contexts = learner.auxiliary_networks.contexts.values()
+    assert {each.image for each in contexts} == {tuple(corner.shape)}
+
+
+def test_behind_a_narrowing_map_decoders_are_narrow_too() -> None:
+    narrow = replace(context(), features=(16, 8, 8), width=16)
+    for given, widths in ((narrow, [4, 4, 4]), (replace(narrow, width=None), [128, 32, 12])):
+        network = InfoPro(head="imagenet").auxiliary(given)
+        assert [norm.num_features for norm in network.decoders[0].norms] == widths

@@ -20,6 +20,7 @@ from hpff.engine.auxiliary_networks import (
     PatchSizes,
     features_of,
     image_of,
+    pooled,
     sides_of,
 )
 from hpff.engine.level_weights import Level, LevelWeights
@@ -168,8 +169,9 @@ class _AtModule:
     def _overwrites(self, network: nn.Module, context: AuxiliaryContext, like: Tensor) -> bool:
         """Whether a network changes what it is given; networks that look alike are run once."""
         shapes = [_part(like, context.patches)]
-        if self.given.method.needs_images and self.image is not None:
-            shapes.append(context.image or tuple(self.image.shape[1:]))
+        image = self._image(context.patches)
+        if self.given.method.needs_images and image is not None:
+            shapes.append(context.image or tuple(image.shape[1:]))
         likeness = str(network), like.dtype, *shapes
         if likeness not in self._overwriting:
             inputs = [like.new_zeros(2, *shape) for shape in shapes]
@@ -178,7 +180,7 @@ class _AtModule:
         return self._overwriting[likeness]
 
     def _context(self, level: Level, module: LocalModule, features: Tensor) -> AuxiliaryContext:
-        is_map = features.ndim == 4 and self.image is not None
+        image = self._image(module.patches) if features.ndim == 4 else None
         seen = _part(features, module.patches)
         return AuxiliaryContext(
             module=module.index,
@@ -186,7 +188,7 @@ class _AtModule:
             level=level,
             kind=module.features.kind,
             features=self._narrow(seen),
-            image=_part(self.image, module.patches) if is_map and self.image is not None else (),
+            image=() if image is None else _part(image, module.patches),
             following=tuple(
                 self._narrow(self.shape_of(shape))
                 for later in self.partition[module.index :]
@@ -235,10 +237,14 @@ class _AtModule:
         """What all patches' graphs save; networks that look alike are run once."""
         likeness = str(fusion), features.shape, features.dtype
         if likeness not in self._needed:
-            needs = self.given.method.needs_images and self.image is not None
-            images = [self.image] if needs and self.image is not None else []
+            image = self._image(fusion.patches) if self.given.method.needs_images else None
+            images = [] if image is None else [image]
             self._needed[likeness] = graph_bytes(fusion, features, *images)
         return self._needed[likeness]
+
+    def _image(self, patches: int) -> Tensor | None:
+        """What auxiliary networks see of two images."""
+        return None if self.image is None else pooled(self.image, self.given.pool, patches)
 
     def _held(self, module: LocalModule) -> int:
         """Bytes that graphs hold on the example while a module has its losses."""

@@ -46,7 +46,7 @@ class AuxiliaryNetworks:
 
     Attributes:
         partition: the cut, with the features and n in force.
-        pool: by which factor maps are pooled before the method reads them.
+        pool: by which factor maps, and images, are pooled before the method reads them.
         dense: whether each place has a target of its own.
         own_head_weight: of the loss of an auxiliary head that the model itself has.
         independent, cascade: the networks of a level, by module: "1", "2", ...
@@ -94,8 +94,10 @@ class AuxiliaryNetworks:
         image = image_of(example)
         pair = None if image is None else image[:1].expand(2, -1, -1, -1)
         features = self.features(j, output, pair, mask=None)
-        images = [pair] if self.method.needs_images and pair is not None else []
-        needed = [self._bytes_of(network, features, images) for network in self.at_module(j)]
+        needed = [
+            self._bytes_of(network, features, self._images(network, pair))
+            for network in self.at_module(j)
+        ]
         gradients = 2 * features.nbytes  # of the levels
         return int((max(needed, default=0) + gradients) * samples // 2)
 
@@ -139,9 +141,15 @@ class AuxiliaryNetworks:
             return self.criterion(features, targets)
         if level == "own head":
             return self.own_head_weight * self.criterion(features, targets)
-        images = [image] if self.method.needs_images and image is not None else []
-        outputs = self.at(level, j)(features, *images)
+        network = self.at(level, j)
+        outputs = network(features, *self._images(network, image))
         return self.method.loss(outputs, targets, self.contexts[level, j])
+
+    def _images(self, network: PatchFusion, image: Tensor | None) -> list[Tensor]:
+        """What a network sees of the images, if its method needs them."""
+        if image is None or not self.method.needs_images:
+            return []
+        return [pooled(image, self.pool, network.patches)]
 
 
 def features_of(
@@ -162,15 +170,15 @@ def features_of(
     features = kind.features(output, pieces, sides_of(image), mask)
     if features.ndim != 4:
         return features
-    maps = _pooled(features, pool, pieces)
+    maps = pooled(features, pool, pieces)
     if not dense:
         maps = method.read(maps, pieces)
     shared = kind.shared(output)
     return maps if shared is None else maps + shared[:, :, None, None]
 
 
-def _pooled(maps: Tensor, factor: int, patches: int) -> Tensor:
-    """Maps average-pooled by the largest factor up to this that divides a patch's sides."""
+def pooled(maps: Tensor, factor: int, patches: int) -> Tensor:
+    """Maps or images, average-pooled by the largest factor that divides patches' sides."""
     sides = [side // patches for side in maps.shape[2:]]
     factor = max(f for f in range(1, factor + 1) if all(side % f == 0 for side in sides))
     return average_blocks(maps, (factor, factor)) if factor > 1 else maps

@@ -192,7 +192,8 @@ class InfoPro(Method):
     def _decoders(self, context: AuxiliaryContext, count: int) -> list[nn.Module]:
         channels, colors = context.features[0], context.image[0]
         if self.head == "imagenet" or context.dense:
-            return [DeepDecoder(channels, colors, self.widen, context.width) for _ in range(count)]
+            most = context.width and max(1, context.width // 4)  # behind a linear map to `width`
+            return [DeepDecoder(channels, colors, self.widen, most) for _ in range(count)]
         return [Decoder(channels, colors, self.widen) for _ in range(count)]
 
     def loss(
