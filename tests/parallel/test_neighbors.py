@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import many_tensors_cases as many_tensors
 import parallel_cases as cases
 import pytest
 import torch
@@ -74,6 +75,13 @@ def late(seconds: float) -> bool:
 
 def test_what_nobody_waits_for_may_come_later_than_that() -> None:
     assert run_ranks(2, late, 2.5) == [True, True]
+
+
+def test_many_tensors_of_a_batch_and_many_cascades_do_not_wait_for_each_other() -> None:
+    first, _ = run_ranks(2, many_tensors.by_two)
+    expected = many_tensors.by_one()
+    assert first.keys() == expected.keys()
+    assert all(torch.equal(first[name], expected[name]) for name in first)
 
 
 @pytest.mark.long

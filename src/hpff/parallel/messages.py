@@ -3,7 +3,7 @@
 A message is a header of fixed size, which says what follows, and the tensor's content in the order
 in which it lies in memory, so that it arrives with the same strides: kernels then give the same
 bits. A thread of the receiver waits for the next message, so that it comes in while the rank
-computes; the sender does not wait either, but for a neighbor that is two messages behind.
+computes; the sender does not wait either, but for a neighbor that is a step or two messages behind.
 """
 
 from __future__ import annotations
@@ -133,6 +133,8 @@ class Inbox:
         device: where tensors are put.
         note_size: how many bytes come with each message.
         timeout: seconds that ``get`` waits.
+        a_step: how many messages come in a step; so many are taken in ahead, or more, that no rank
+            waits for one to send that waits for itself.
         arrived: takes what comes, by its ``put``; None: a short queue.
     """
 
@@ -143,6 +145,7 @@ class Inbox:
         device: torch.device,
         note_size: int,
         timeout: float,
+        a_step: int = 1,
         arrived: Any = None,
     ) -> None:
         self._source = source
@@ -151,7 +154,7 @@ class Inbox:
         self._device = device
         self._note_size = note_size
         self._timeout = timeout
-        self._arrived = queue.Queue(_AHEAD) if arrived is None else arrived
+        self._arrived = queue.Queue(max(_AHEAD, a_step)) if arrived is None else arrived
         self._thread = threading.Thread(target=self._receive_all, daemon=True)
         self._thread.start()
         atexit.register(self.stop)

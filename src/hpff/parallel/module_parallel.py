@@ -106,7 +106,8 @@ class ModuleParallel:
             self._owners = Ownership(learner, parts.buffer_modules())
             self._owners.check(self.sizes)
             self._owners.keep(self.first, self.last, self.device)
-        self.connections = self._connect(timeout, rows)
+        tensors = len(list(tensors_in(learner.example))) + 1 if batches == "sent" else 0
+        self.connections = self._connect(timeout, rows, tensors)
         self._sent: SentBatches | None = None
         if batches == "sent":
             is_first = self._part.is_first
@@ -267,9 +268,12 @@ class ModuleParallel:
         if self._averages:
             self._averages.wait_for(self._needed[j])
 
-    def _connect(self, timeout: float, rows: Sequence[Sequence[int]]) -> Connections:
-        """Meet the ranks beside this one."""
-        return Connections(self.first, self.device, timeout, rows)
+    def _connect(
+        self, timeout: float, rows: Sequence[Sequence[int]], batch_tensors: int
+    ) -> Connections:
+        """Meet the ranks beside this one, which send so many tensors of a batch."""
+        a_step = 1 + batch_tensors, len(self.learner.reach.crossing(self.last))
+        return Connections(self.first, self.device, timeout, rows, a_step)
 
     def _steps_by(self, neighbors: Neighbors) -> RankSteps:
         waits_for = self._owners.waits_for()

@@ -41,6 +41,7 @@ class Connections:
         device: where tensors are put.
         timeout: seconds that this rank waits for another before it gives up.
         rows: the ranks that share modules out, one after the other; the same on every rank.
+        a_step: how many messages a step has from the rank before, and from the rank after.
         arrived: takes what the rank before sends, by its ``put``; None: a short queue.
 
     Raises:
@@ -53,6 +54,7 @@ class Connections:
         device: torch.device,
         timeout: float,
         rows: Sequence[Sequence[int]],
+        a_step: tuple[int, int] = (1, 1),
         arrived: Any = None,
     ) -> None:
         self._first = first
@@ -69,9 +71,9 @@ class Connections:
             if self.rank == before:
                 self._after = after
                 self._on = Outbox(after, onward, note, timeout)
-                self._from_after = Inbox(after, backward, device, note, timeout)
+                self._from_after = Inbox(after, backward, device, note, timeout, a_step[1])
             elif self.rank == after:
-                self._from_before = Inbox(before, onward, device, note, timeout, arrived)
+                self._from_before = Inbox(before, onward, device, note, timeout, a_step[0], arrived)
                 self._back = Outbox(before, backward, note, timeout)
 
     def receive_batch(self, count: int) -> list[Tensor]:

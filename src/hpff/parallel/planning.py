@@ -318,7 +318,7 @@ class _Rehearsal:
             sent += MOST_SENT * max(messages, default=0)
         # Where a cascade comes back, the rank before is one batch ahead at most.
         outputs = 1 if reach.crossing(part.first - 1) else MOST_RECEIVED
-        gradients = min(len(reach.crossing(part.last)), MOST_RECEIVED)
+        gradients = len(reach.crossing(part.last))
         return sent + outputs * output + gradients * gradient
 
 

@@ -180,7 +180,9 @@ class ReplayParallel(ModuleParallel):
         self.finish()
         self.connections.close(limited=False)
 
-    def _connect(self, timeout: float, rows: Sequence[Sequence[int]]) -> Connections:
+    def _connect(
+        self, timeout: float, rows: Sequence[Sequence[int]], batch_tensors: int
+    ) -> Connections:
         last = 0
         for size in self.sizes[:-1]:
             last += size
