@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import synchronized_cases as synchronized
 import torch
 import torch.distributed as dist
 from data_parallel_cases import data_case
@@ -64,6 +65,43 @@ def _by_grid(
     state = ranks.state_dict()
     ranks.close()
     return state, ranks.tensors(), stepped
+
+
+def by_grid_with_batch_norm(trained: list[synchronized.Case]) -> list[tuple[Any, list[Tensor]]]:
+    """Trainings in 2 rows that normalize by the whole batch: the state on rank 0, what is here."""
+    mesh = mesh_of(2)
+    return [_by_grid_with_batch_norm(mesh, case) for case in trained]
+
+
+def _by_grid_with_batch_norm(mesh: Any, case: synchronized.Case) -> tuple[Any, list[Tensor]]:
+    row = mesh.get_local_rank("data")
+    ranks = ModuleParallel(
+        synchronized.learner_of(case),
+        group=mesh.get_group("modules"),
+        replicas=mesh.get_group("data"),
+        sizes=(2, 2),
+        timeout=30,
+        bucket_bytes=500,
+        batch_norm="synchronized",
+    )
+    optimizers = optimizers_of(Case(), ranks.module_parameters)
+
+    def done(j: int) -> None:
+        optimizers[j].step()
+        optimizers[j].zero_grad()
+
+    shares = synchronized.SHARES[2]
+    own = slice(row * shares[0], sum(shares[: row + 1]))
+    for images, targets in synchronized.batches(case):
+        ranks.backward(images[own], targets[own], on_module_done=done, scale=shares[row] / 6)
+    state = ranks.state_dict()
+    ranks.close()
+    return state, ranks.tensors()
+
+
+def batch_norm_of_one_row() -> None:
+    """Every batch is whole, and yet it is to be put together."""
+    ModuleParallel(learner_of(Case()), timeout=10, batch_norm="synchronized")
 
 
 def _spoil(learner: LocalLearner) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import data_parallel_cases
 import grid_cases as cases
 import pytest
+import synchronized_cases as synchronized
 import torch
+from parallel_cases import Case, optimizers_of
 from ranks import run_ranks
 
 from hpff.parallel.grid import is_grid
@@ -48,6 +50,41 @@ def test_a_grid_gives_the_weights_of_one_process_and_of_data_parallel(one_thread
     for number, (state, _) in zip((1, 4), by_data[0], strict=True):
         for name, value in state.items():
             torch.testing.assert_close(found[0][number][0][name], value, rtol=1e-9, atol=1e-11)
+
+
+NORMALIZED = [
+    synchronized.Case({"cascade": 1}),
+    synchronized.Case({"cascade": 2, "patches": 2}),
+    synchronized.Case({"cascade": 3, "recompute": "blocks"}),
+    synchronized.Case({"method": "infopro", "cascade": 2}, steps=3),
+]
+
+
+def test_a_grid_normalizes_by_the_whole_batch(one_thread: None) -> None:
+    """Unequal shares, statistics included; one process takes the same steps of each module."""
+    found = run_ranks(4, cases.by_grid_with_batch_norm, NORMALIZED)
+    for each in found:
+        assert not isinstance(each, str), each
+    for number, case in enumerate(NORMALIZED):
+        learner = synchronized.learner_of(case)
+        optimizers = optimizers_of(Case(), dict(enumerate(learner.module_parameters, start=1)))
+        for images, targets in synchronized.batches(case):
+            learner.backward(images, targets)
+            for optimizer in optimizers.values():
+                optimizer.step()
+                optimizer.zero_grad()
+        state = found[0][number][0]
+        assert list(state) == list(learner.state_dict())
+        for name, value in learner.state_dict().items():
+            torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-11, msg=name)
+        for first, second in (found[0::2], found[1::2]):
+            pairs = zip(first[number][1], second[number][1], strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_single_row_has_no_batch_to_put_together() -> None:
+    for said in run_ranks(2, cases.batch_norm_of_one_row):
+        assert said.startswith("UserError: batch_norm is 'synchronized', but without replicas")
 
 
 @pytest.mark.long

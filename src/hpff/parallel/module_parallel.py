@@ -24,7 +24,7 @@ from hpff.engine.partial_step import PartialLosses
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.parallel.agreement import check_same, described, refused_together
-from hpff.parallel.data_parallel import BUCKET_BYTES, DataParallel
+from hpff.parallel.data_parallel import BUCKET_BYTES, BatchNormStatistics, DataParallel
 from hpff.parallel.grid import rows_of
 from hpff.parallel.groups import check_enough, check_shareable, groups_of, owned_by
 from hpff.parallel.neighbors import Connections, Neighbors
@@ -61,6 +61,8 @@ class ModuleParallel:
             ``on_module_done`` is called when a module's gradients are the mean of all rows'.
         bucket_bytes: small modules are averaged together until they have so many; None: about a
             quarter of this rank's, 4 MiB at most.
+        batch_norm: "own": by a row's share of the batch; or "synchronized": by all rows' shares
+            together, as in :class:`~hpff.parallel.DataParallel`; only with ``replicas``.
 
     Attributes:
         rank, ranks: this rank's number in its row, and how many these are.
@@ -87,15 +89,21 @@ class ModuleParallel:
         group: dist.ProcessGroup | None = None,
         replicas: dist.ProcessGroup | None = None,
         bucket_bytes: int | None = None,
+        batch_norm: BatchNormStatistics = "own",
     ) -> None:
         _check_group(learner, group)
+        if batch_norm == "synchronized" and replicas is None:
+            raise UserError(
+                "batch_norm is 'synchronized', but without replicas every batch is whole; expected "
+                "'own', or replicas"
+            )
         rows = rows_of(group, replicas)
         self.learner = learner
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
         self._group = group
         self._replica = 0 if replicas is None else dist.get_rank(replicas)
         self.sizes = groups_of(learner.partition, self.ranks, sizes, costs)
-        check_same("learners", f"{described(learner)} {self.sizes} {batches}")
+        check_same("learners", f"{described(learner)} {self.sizes} {batches} {batch_norm}")
         self.first, self.last = owned_by(self.sizes, self.rank)
         self.device = torch.device(device or learner.partition[0].device)
         self.steps = 0
@@ -112,7 +120,7 @@ class ModuleParallel:
         if batches == "sent":
             is_first = self._part.is_first
             self._sent = SentBatches(self.connections, learner.example, is_first=is_first)
-        self._averages = self._averages_over(replicas, bucket_bytes)
+        self._averages = self._averages_over(replicas, bucket_bytes, batch_norm)
         self._then: dict[int, Callable[[int], None]] = {}
         self._needed = self._needed_before()
         self._steps = self._steps_by(self.connections)
@@ -147,20 +155,22 @@ class ModuleParallel:
         self._check_sizes(inputs)
         torch.clear_autocast_cache()
         self.steps += 1
-        losses = self._steps.run(
-            inputs,
-            targets,
-            scale=scale,
-            seed=step_seed(self._seed, self.steps),
-            on_module_done=self._averaged(on_module_done),
-        )
+        with self.learner.around_step():
+            losses = self._steps.run(
+                inputs,
+                targets,
+                scale=scale,
+                seed=step_seed(self._seed, self.steps),
+                on_module_done=self._averaged(on_module_done),
+            )
         if self._averages:
             self._averages.send()
         return losses
 
     def finish(self) -> None:
         """Wait until all modules of this rank are done with the last step."""
-        self._steps.finish()
+        with self.learner.around_step():
+            self._steps.finish()
         if self._averages:
             self._averages.finish()
 
@@ -232,8 +242,12 @@ class ModuleParallel:
         """Nothing comes any more; every rank must call it, before its group is destroyed."""
         self.finish()
         self.connections.close()
+        if self._averages:
+            self._averages.close()
 
-    def _averages_over(self, replicas: Any, bucket_bytes: int | None) -> DataParallel | None:
+    def _averages_over(
+        self, replicas: Any, bucket_bytes: int | None, batch_norm: BatchNormStatistics
+    ) -> DataParallel | None:
         """What averages the gradients of this rank's modules over a column."""
         if replicas is None:
             return None
@@ -244,6 +258,7 @@ class ModuleParallel:
             bucket_bytes=bucket_bytes or min(BUCKET_BYTES, own // 4),
             group=replicas,
             modules=range(self.first, self.last + 1),
+            batch_norm=batch_norm,
         )
 
     def _averaged(self, then: Callable[[int], None] | None) -> Callable[[int], None]:

@@ -203,11 +203,11 @@ def _modules_can_be_shared_out(values: Values) -> Fault:
 def _statistics_can_be_synchronized(values: Values) -> Fault:
     if not values["sync_batch_norm"]:
         return None
-    parallel = values["parallel"]
-    if parallel != "data":
+    parallel, replicas = values["parallel"], values["replicas"]
+    if parallel != "data" and (parallel != "modules" or replicas == 1):
         return "sync_batch_norm", (
-            f"is true with parallel {parallel}, where every batch is whole; expected false, or "
-            "parallel=data"
+            f"is true with parallel {parallel}, where every batch is whole; expected false, "
+            "parallel=data, or replicas with parallel=modules"
         )
     if values["compile"]:
         return "sync_batch_norm", "is true, but compiled blocks cannot; expected compile=false"

@@ -84,9 +84,9 @@ class Recipe:
     `parallel` shares the run out over `ranks` processes: "modules" gives each some local modules,
     "data" a part of each batch. With "modules" there may be several `replicas` of the `ranks`, each
     with a part of each batch: ranks × replicas processes. `rank_timeout` is how many seconds they
-    wait for each other. `sync_batch_norm` lets BatchNorm normalize by the batch of all ranks with
-    "data", and not by each rank's part. None of the five is part of what a run is: it can go on
-    with others.
+    wait for each other. `sync_batch_norm` lets BatchNorm normalize by the whole batch, and not by
+    each rank's part, with "data" or replicas. None of the five is part of what a run is: it can go
+    on with others.
     """
 
     model: Component

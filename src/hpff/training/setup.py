@@ -130,6 +130,7 @@ def _team(
             device,
             recipe.rank_timeout,
             replicas=recipe.replicas,
+            synchronized=recipe.sync_batch_norm,
         )
     return Alone(learner, optimizers, recipe.seed)
 

@@ -170,6 +170,7 @@ class ByModules(Alone):
         timeout: float,
         *,
         replicas: int = 1,
+        synchronized: bool = False,
     ) -> None:
         super().__init__(learner, optimizers, seed)
         ranks = dist.get_world_size() // replicas
@@ -186,6 +187,7 @@ class ByModules(Alone):
             timeout=timeout,
             group=row,
             replicas=column,
+            batch_norm="synchronized" if synchronized else "own",
         )
         self._row = row
         self._own = range(self._parallel.first, self._parallel.last + 1)
