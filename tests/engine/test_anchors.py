@@ -12,12 +12,13 @@ from torch import nn
 
 from hpff import LocalLearner, check_gradients, models
 from hpff.cutting.partition import InnerPoint, LocalModule, OperationKey, Partition, Save
+from hpff.engine import anchors
 from hpff.engine.anchors import START, kept_inside
 from hpff.engine.reach import Reach
 from hpff.engine.stretches import Stretches, stretches_of
 from hpff.features import Vectors
 from hpff.memory import Strategy, Workload
-from hpff.memory.rehearsal import Rehearsal
+from hpff.memory.rehearsal import Rehearsal, Stage
 
 
 def module(index: int, stretches: list[tuple[int, int]]) -> LocalModule:
@@ -123,6 +124,18 @@ def test_a_carry_has_anchors_and_output_there_and_what_bypasses_a_stretch() -> N
     assert Stretches(end, 100, end.inner).last == whole.last, "its input needs no gradient"
 
 
+def test_a_graph_holds_what_is_saved_beside_anchors_and_output() -> None:
+    """By hand: 20 of the first stretch, 30 of the second, whose 7 are the module's output."""
+    whole = replace(
+        module(1, [(25, 5), (37, 7)]),
+        saves=(Save(20, key(1)), Save(5, key(2)), Save(30, key(3)), Save(7, key(4))),
+    )
+    anchor = replace(whole.inner[0], is_saved=True)
+    assert Stretches(whole, 0, (anchor,)).graphs == [20 + 30, 30]
+    assert Stretches(whole, 0, ()).graphs == [20 + 5 + 30]
+    assert Stretches(whole, 0, (anchor,), frozenset({2})).graphs == [20, 0]
+
+
 def test_nothing_is_made_again_where_losses_take_more_anyway() -> None:
     cut = made(Save(90, key(1)), Save(100, key(2), is_for_dear=True), *FOR_DEAR)
     (kept,) = kept_inside(cut, Reach((1,)), lambda _: 10_000)
@@ -161,6 +174,28 @@ def test_few_large_modules_take_less_than_backprop_with_checkpointing(modules: i
     ours = peak(Strategy.of(*label, recompute="blocks"), modules)
     checkpointing = min(peak(Strategy.of(segment=length), 1) for length in (1, 2, 3))
     assert ours <= checkpointing
+
+
+def test_a_block_a_module_is_recomputed_once() -> None:
+    """Nothing inside it is kept, and its graph may stay for the backward that comes at once."""
+    stage = Stage(Workload("resnet32", modules=16))
+    blocks, once = (
+        Rehearsal(stage, Strategy.of("dgl", 2, 2, recompute=way)).cost(64)
+        for way in ("blocks", "once")
+    )
+    assert blocks == once
+
+
+def test_what_is_made_again_does_not_wait_for_the_backward_that_comes_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def peak_where_one_in(part: int) -> int:
+        monkeypatch.setattr(anchors, "_MADE_AGAIN", part)
+        stage = Stage(Workload("resnet32", modules=16))
+        return Rehearsal(stage, Strategy.of("dgl", 2, 2, recompute="blocks")).peak(64)
+
+    first_stage_map = 64 * 16 * 32 * 32 * 4
+    assert peak_where_one_in(8) - peak_where_one_in(4) == first_stage_map
 
 
 @pytest.mark.parametrize("method", ["dgl", "predsim", "infopro", "auglocal"])

@@ -161,11 +161,10 @@ def _kept_at_losses(
 def _kept(own: Stretches, room: int | None) -> Kept:
     """What a module keeps, and everything after an anchor if that fits into the room."""
     starts = [START, *(anchor.operation for anchor in own.anchors)]
-    saved_before = (0, *(anchor.saved for anchor in own.anchors))
     fits = (
         key
-        for key, before in zip(starts, saved_before, strict=True)
-        if room is not None and own.module.saved - before <= room
+        for key, graph in zip(starts, own.graphs, strict=True)
+        if room is not None and graph <= room
     )
     makers = (own.module.saves[place].maker for place in own.made_again)
     again = frozenset(maker for maker in makers if maker is not None)

@@ -253,7 +253,7 @@ class Tape(TorchDispatchMode):
         if view is None or tensor.untyped_storage().nbytes() <= self._small:
             return tensor.detach()  # the tensor itself could make a cycle through the graph
         self._uses[view.value] += 1
-        if self._keeps_until_backward:
+        if self._keeps_until_backward and view.value not in self._fleeting:
             self._demand.present[view.value] = whole_of(tensor)
         return view
 

@@ -92,25 +92,41 @@ class Stretches:
         """By the anchors before each stretch."""
         return list(accumulate((anchor.output_bytes for anchor in self.anchors), initial=0))
 
-    def _moments(self, *, is_last: bool) -> list[list[_Moment]]:
-        """Of a backward through each stretch."""
+    @cached_property
+    def _places(self) -> list[list[int]]:
+        """Of each stretch the saves that are neither its anchor nor the module's output."""
         saves = self.module.saves
         before = list(accumulate((save.size for save in saves), initial=0))
         bounds = pairwise([0, *(anchor.saved for anchor in self.anchors), self.module.saved])
         ends = [(anchor.output_bytes, anchor.is_saved) for anchor in self.anchors]
         ends.append((self.module.output_bytes, True))
-        bypasses = [
-            0 if is_last else self.bypass_bytes,
-            *(anchor.output_bytes if anchor.forks else 0 for anchor in self.anchors),
-        ]
         found = []
-        for (start, end), (output, is_saved), bypass in zip(bounds, ends, bypasses, strict=True):
+        for (start, end), (output, is_saved) in zip(bounds, ends, strict=True):
             places = [i for i in range(len(saves)) if start <= before[i] < end]
             own = [place for place in places if saves[place].size == output]
             if is_saved and own:
                 places.remove(own[-1])
-            found.append(list(self._backward(places, output, bypass)))
+            found.append(places)
         return found
+
+    @cached_property
+    def graphs(self) -> list[int]:
+        """Bytes that the graph from each stretch on holds, beside anchors and output."""
+        own = [
+            sum(self.module.saves[i].size for i in places if i not in self.made_again)
+            for places in self._places
+        ]
+        return list(accumulate(reversed(own)))[::-1]
+
+    def _moments(self, *, is_last: bool) -> list[list[_Moment]]:
+        """Of a backward through each stretch."""
+        outputs = [*(anchor.output_bytes for anchor in self.anchors), self.module.output_bytes]
+        bypasses = [
+            0 if is_last else self.bypass_bytes,
+            *(anchor.output_bytes if anchor.forks else 0 for anchor in self.anchors),
+        ]
+        stretches = zip(self._places, outputs, bypasses, strict=True)
+        return [list(self._backward(*stretch)) for stretch in stretches]
 
     def _backward(self, places: Sequence[int], output: int, bypass: int) -> Iterator[_Moment]:
         """What is saved goes in reverse order.
