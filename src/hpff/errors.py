@@ -24,6 +24,10 @@ class UserError(ValueError):
         return "\n".join(self.args)
 
 
+class AgreedError(UserError):
+    """Bad input that every process of a run raises alike, so that one of them need say it."""
+
+
 def one_line(text: str) -> str:
     """The text with line ends, escape codes and the like written out as Python writes them."""
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

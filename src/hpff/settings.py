@@ -12,7 +12,7 @@ from hpff.cutting.balance import Balance
 from hpff.engine.auxiliary_builder import PatchMode
 from hpff.engine.level_weights import LevelWeights
 from hpff.engine.recomputation import Recompute
-from hpff.errors import UserError
+from hpff.errors import UserError, did_you_mean
 from hpff.methods import Method
 from hpff.presets import PRESETS, PresetName, takes_preset
 from hpff.schema import Component
@@ -247,6 +247,13 @@ def _parsed(label: str) -> tuple[str, _Parts, int]:
     suffix = tail.rstrip("0123456789")
     number = tail.removeprefix(suffix)
     known = suffix in _SUFFIXES and bool(plus) == bool(tail)
+    registered = [each for each, _ in methods.names()]
+    if known and not plus and name not in registered:
+        meant = did_you_mean(name, [*registered, *PRESETS]) or ","
+        raise UserError(
+            f"{label}: unknown method or preset{meant} expected {', '.join(registered)}, or a "
+            f"preset ({', '.join(PRESETS)})"
+        )
     bad_number = number != "" and (
         not suffix.endswith("pff") or number.startswith("0") or len(number) > 9
     )

@@ -17,6 +17,7 @@ from platforms import posix_only
 
 from hpff.cli import main
 from hpff.cli.leaving import LeftError, advice, interrupts_first, is_helper, resumable
+from hpff.errors import AgreedError
 
 pytestmark = posix_only
 
@@ -90,6 +91,23 @@ def test_one_process_of_several_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HPFF_STARTED_BY")
     monkeypatch.setenv("RANK", "1")
     assert is_helper()
+
+
+def test_what_all_processes_of_a_run_raise_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AgreedError("all say so")
+
+    monkeypatch.setattr("hpff.cli.plan.plan", refuse)
+    for rank, started, said in (("0", True, 1), ("1", True, 0), ("1", False, 1)):
+        monkeypatch.setenv("RANK", rank)
+        if started:
+            monkeypatch.setenv("HPFF_STARTED_BY", "1")
+        else:
+            monkeypatch.delenv("HPFF_STARTED_BY")
+        assert main(["plan", "resnet20"]) == 2
+        assert capsys.readouterr().err.count("hpff: all say so") == said
 
 
 def broken_off_with_a_lock() -> None:

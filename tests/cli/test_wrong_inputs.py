@@ -67,6 +67,7 @@ def refused(hpff: Hpff, folder: Path, *arguments: str, faults: int = 1) -> str:
         (["compare", "tiny.yaml", "--methods", "bp,,dgl"], ["--methods: is 'bp,,dgl'"]),
         (["compare", "tiny.yaml", "--methods", "bp+hpff"], ["bp+hpff: unknown label"]),
         (["compare", "tiny.yaml", "--methods", "dlg+cl"], ["unknown method 'dlg'"]),
+        (["compare", "tiny.yaml", "--methods", "acurate"], ["acurate", "did you mean accurate?"]),
         (["compare", "tiny.yaml", "--seeds", "0,one"], ["--seeds: is '0,one'"]),
         (["compare", "tiny.yaml", "modules=11"], ["modules=11"]),
         (["compare", "tiny.yaml", "--resume", "--out", "gone"], ["no comparison to resume"]),

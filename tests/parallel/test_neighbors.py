@@ -43,7 +43,7 @@ def refused_on_one() -> None:
 
 def test_what_one_rank_refuses_every_rank_refuses() -> None:
     first, second = run_ranks(2, refused_on_one)
-    assert "UserError: modules 4-6 of this model cannot run alone" in first
+    assert "AgreedError: modules 4-6 of this model cannot run alone" in first
     assert second == first
 
 

@@ -12,6 +12,7 @@ from hpff.errors import UserError
 from hpff.recipes import files as recipe_files
 from hpff.recipes import recipe as recipes
 from hpff.recipes.recipe import Recipe
+from hpff.schema import Component
 from hpff.settings import LocalSettings
 from hpff.training import setup as parts
 
@@ -235,3 +236,9 @@ def test_published_settings_are_in_force_where_the_recipe_gives_none(tmp_path: P
         "now they are given"
     )
     assert recipes.parse({**SMALL, "method": "infopro"}, "mine").local.method_settings == {}
+
+
+def test_keys_below_another_may_come_before_it() -> None:
+    given = ["method.depth=5", "method=auglocal", "method.depth=6"]
+    method = recipe_files.load("demo", given).local.method
+    assert method == Component("auglocal", {"depth": 6})

@@ -11,9 +11,9 @@ from typing import Any
 import typer
 
 from hpff.cli.app import app
-from hpff.cli.leaving import LeftError, advice, interrupts_first, is_helper
+from hpff.cli.leaving import LeftError, advice, interrupts_first, is_follower, is_helper
 from hpff.cli.process import lead_nowhere, steady_streams, terminable
-from hpff.errors import UserError, one_line
+from hpff.errors import AgreedError, UserError, one_line
 
 # Typer does not export the base of its usage errors.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -53,6 +53,8 @@ def _run(arguments: Sequence[str] | None) -> int:
                 standalone_mode=False,
             )
         sys.stdout.flush()
+    except AgreedError as error:
+        return _complain(() if is_follower() else error.args, 2)
     except UserError as error:
         return _complain(error.args, 2)
     except _UsageError as error:

@@ -73,3 +73,8 @@ def advice(words: Sequence[str], left: LeftError | None = None) -> str:
 def is_helper() -> bool:
     """Whether this is one process of a run on several beside the one that speaks."""
     return os.environ.get("RANK", "0") != "0" or "HPFF_STARTED_BY" in os.environ
+
+
+def is_follower() -> bool:
+    """Whether this is such a process on the terminal of the one that speaks."""
+    return os.environ.get("RANK", "0") != "0" and "HPFF_STARTED_BY" in os.environ

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hpff.errors import UserError
+from hpff.errors import AgreedError, UserError
 from hpff.learner import LocalLearner
 from hpff.methods import Method
 from hpff.schema import Component
@@ -30,7 +30,7 @@ def check_same(what: str, content: str, group: Any = None) -> None:
         group: a process group; None: all ranks.
 
     Raises:
-        UserError: some rank has another text; on every rank.
+        AgreedError: some rank has another text; on every rank.
     """
     own = torch.frombuffer(bytearray(hashlib.sha256(content.encode()).digest()), dtype=torch.uint8)
     everyone = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
@@ -40,7 +40,7 @@ def check_same(what: str, content: str, group: Any = None) -> None:
     others = [rank for rank, each in pairs if not torch.equal(each, everyone[0])]
     if others:
         listed = ", ".join(map(str, others))
-        raise UserError(
+        raise AgreedError(
             f"ranks have different {what}: those of rank {listed} are not those of rank "
             f"{ranks[0]}; start every rank with the same command and the same files"
         )
@@ -53,7 +53,7 @@ def refused_together() -> Iterator[None]:
     Every rank must enter it, and wait for no other inside.
 
     Raises:
-        UserError: the first rank that raised something gave this reason; on every rank.
+        AgreedError: the first rank that raised something gave this reason; on every rank.
     """
     error = None
     try:
@@ -64,7 +64,7 @@ def refused_together() -> Iterator[None]:
     if error and not isinstance(error, UserError):
         raise error
     if said:
-        raise UserError(said) from error
+        raise AgreedError(said) from error
 
 
 def _said_by_all(error: Exception | None) -> list[str]:

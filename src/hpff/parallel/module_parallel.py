@@ -12,6 +12,7 @@ gradients are averaged over the ranks that own it as soon as it is done.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -309,10 +310,13 @@ def _shapes(sizes: Sequence[tuple[Any, tuple[int, ...]]]) -> str:
 
 
 def _check_group(learner: LocalLearner, group: dist.ProcessGroup | None) -> None:
-    check_shareable(learner)
-    if not dist.is_initialized():
-        raise UserError(
-            "there is no process group: call torch.distributed.init_process_group first, in "
-            "processes started by torchrun, or let `hpff train RECIPE parallel=modules` start them"
-        )
-    check_enough(dist.get_world_size(group), learner)
+    several = dist.is_initialized()
+    with refused_together() if several else nullcontext():
+        check_shareable(learner)
+        if not several:
+            raise UserError(
+                "there is no process group: call torch.distributed.init_process_group first, in "
+                "processes started by torchrun, or let `hpff train RECIPE parallel=modules` start "
+                "them"
+            )
+        check_enough(dist.get_world_size(group), learner)

@@ -24,11 +24,13 @@ _NAMED = ("model", "method")  # A name, or a mapping of its name and its setting
 def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a packaged name or a YAML file, with `key=value` overrides.
 
+    A key is set before those below it, whatever comes first: `method.depth=4 method=auglocal`.
+
     Raises:
         UserError: there is no such recipe, or it has faults; one line for each.
     """
     plain = _read_with_bases(name, Path(), ())
-    for override in overrides:
+    for override in sorted(overrides, key=lambda each: each.partition("=")[0].count(".")):
         _apply(plain, override)
     try:
         return recipes.parse(plain, name)
