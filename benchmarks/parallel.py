@@ -108,7 +108,8 @@ def local_racers(given: argparse.Namespace) -> tuple[ModuleParallel, dict[str, R
     """Local learning by both processes, and all that is timed of it."""
     images, targets = batch_of(given)
     alone = learner_of(given)
-    costs = torch.tensor(module_seconds(alone, images, targets), dtype=torch.float64)
+    seconds = module_seconds(alone, images, targets, optimizer=sgd)
+    costs = torch.tensor(seconds, dtype=torch.float64)
     dist.broadcast(costs, 0)
     ranks = ModuleParallel(learner_of(given), costs=costs.tolist())
     if ranks.rank == 0:

@@ -207,7 +207,7 @@ def _racers(
         racers[f"bp, {_DATA}"] = racing.backprop_by_data(wrapped, course)
         return racers, [len(shared.partition)] * dist.get_world_size(), lambda: None
     with course.autocast():
-        seconds = module_seconds(local, images, targets)
+        seconds = module_seconds(local, images, targets, optimizer=course.make)
     costs = torch.tensor(seconds, dtype=torch.float64)
     dist.broadcast(costs, 0)
     ranks = ModuleParallel(shared, costs=costs.tolist())

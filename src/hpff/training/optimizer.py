@@ -38,11 +38,16 @@ class ModuleOptimizers:
         everything = [parameter for module in module_parameters for parameter in module]
         groups = module_parameters if per_module else [everything]
         self.per_module = per_module
+        self._settings = settings
         self._optimizers = [_optimizer(group, settings) for group in groups]
         self._rate: torch.Tensor | None = None
         if rate_on is not None:
             self._rate = torch.tensor(settings.lr, dtype=torch.float32, device=rate_on)
             self._hold_rate()
+
+    def another(self, parameters: Sequence[Parameter]) -> torch.optim.Optimizer:
+        """One of the same settings, of other parameters."""
+        return _optimizer(parameters, self._settings)
 
     def zero_grad(self) -> None:
         """Drop every gradient."""

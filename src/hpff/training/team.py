@@ -176,7 +176,8 @@ class ByModules(Alone):
         ranks = dist.get_world_size() // replicas
         self._replica, self._replicas = dist.get_rank() // ranks, replicas
         row, column = grid_groups(ranks, replicas, timeout) if replicas > 1 else (None, None)
-        taken = module_seconds(learner, *self.share(*batch), steps=1)
+        given = self.share(*batch)
+        taken = module_seconds(learner, *given, steps=1, optimizer=optimizers.another)
         costs = torch.tensor(taken, dtype=torch.float64)
         dist.broadcast(costs, 0)
         self._parallel = ModuleParallel(
