@@ -172,7 +172,7 @@ def main() -> None:
         picture.savefig(HERE / "study.png", dpi=120)
 
 
-def _exits(parts: Parts) -> dict[str, list[float]]:
+def _exits(parts: Parts) -> dict[str, Any]:
     return exit_errors(parts.learner, Pass(parts.test))
 
 

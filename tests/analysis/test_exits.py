@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from small_learners import IMAGES, TARGETS, hooks, small
 from torch import nn
 
-from hpff import models
-from hpff.analysis import Network, exits
-from hpff.analysis.exits import agreement
+from hpff import LocalLearner, models
+from hpff.analysis import Network, ensemble, exits
+from hpff.analysis.exits import agreement, exit_errors
 from hpff.auxiliary import PatchFusion
 from hpff.engine.auxiliary_networks import image_of
 from hpff.errors import UserError
@@ -63,6 +63,70 @@ def test_an_exit_is_its_network_on_its_module_in_eval_mode() -> None:
             assert found[j, level].loss == pytest.approx(float(loss))
         wrong = (logits.argmax(1) != TARGETS).double().mean()
         assert found[4, "final"].error == pytest.approx(100 * float(wrong))
+
+
+def naive_probabilities(learner: LocalLearner) -> list[torch.Tensor]:
+    """Of each auxiliary network, and of the head last."""
+    networks = learner.auxiliary_networks
+    outputs, logits = Network.of(learner).outputs(IMAGES)
+    found = []
+    for level, j in networks.contexts:
+        given = [networks.features(j, outputs[j - 1], IMAGES, None)]
+        given += [IMAGES] if learner.method.needs_images else []
+        scores = learner.method.logits(networks.at(level, j)(*given), networks.contexts[level, j])
+        assert scores is not None
+        found.append(scores.softmax(1))
+    return [*found, logits.softmax(1)]
+
+
+@pytest.mark.parametrize("method", ["dgl", "predsim", "infopro"])
+def test_an_ensemble_is_the_mean_of_probabilities(method: str) -> None:
+    learner = small(method=method, cascade=2, patches=2)
+    found = ensemble(learner, IMAGES)
+    assert learner.training
+    with torch.no_grad():
+        each = naive_probabilities(learner.eval())
+    assert len(each) == 6
+    torch.testing.assert_close(found, sum(each) / 6)
+    torch.testing.assert_close(found.sum(1), torch.ones(6))
+    metrics = exit_errors(learner, LOADER)
+    wrong = 100 * float((found.argmax(1) != TARGETS).double().mean())
+    assert metrics["ensemble_error_percent"] == pytest.approx(wrong)
+    assert len(metrics["independent_errors"]) == 4
+
+
+def test_where_no_exit_has_scores_the_ensemble_is_the_head() -> None:
+    learner = small(method={"name": "infopro", "task": "contrast"}, cascade=1)
+    with torch.no_grad():
+        expected = learner.eval()(IMAGES).softmax(1)
+    assert torch.equal(ensemble(learner, IMAGES), expected)
+    assert exit_errors(learner, LOADER) == {}
+
+
+def test_an_ensemble_of_a_segmentation_and_of_one_sample_are_refused() -> None:
+    dense = LocalLearner(
+        models.create("fcn_resnet20", num_classes=4, width=4),
+        modules=3,
+        example=torch.rand(2, 3, 32, 32),
+        num_classes=4,
+        task="segmentation",
+    )
+    with pytest.raises(UserError, match="for classification"):
+        ensemble(dense, torch.rand(2, 3, 32, 32))
+    with pytest.raises(UserError, match="the batch is 1; give 2 or more"):
+        ensemble(small(modules=["layer3.1"], cascade=1), IMAGES[:1, :, :4, :4])
+
+
+def test_exits_of_light_networks_see_images_as_training_does() -> None:
+    learner = small(method="infopro", cascade=1, auxiliary_pool=2)
+    networks = learner.auxiliary_networks
+    found = {e.module: e.loss for e in exits(Network.of(learner), LOADER)}
+    with torch.no_grad():
+        outputs, _ = Network.of(learner.eval()).outputs(IMAGES)
+        for j in (1, 2, 3):
+            features = networks.features(j, outputs[j - 1], IMAGES, None)
+            loss = networks.loss("independent", j, features, IMAGES, TARGETS)
+            assert found[j] == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_contrast_gives_no_class_scores() -> None:

@@ -3,7 +3,7 @@
 from hpff.analysis.attention import activation_maps, class_activation_maps
 from hpff.analysis.cka import CKA, Similarity, cka
 from hpff.analysis.embeddings import Embedding, Separation, embeddings, separation
-from hpff.analysis.exits import Exit, exits
+from hpff.analysis.exits import Exit, ensemble, exits
 from hpff.analysis.gradients import GradientAgreement, gradient_agreement
 from hpff.analysis.networks import Network
 from hpff.analysis.probes import Probe, RidgeClassifier, probes
@@ -22,6 +22,7 @@ __all__ = [
     "cka",
     "class_activation_maps",
     "embeddings",
+    "ensemble",
     "exits",
     "gradient_agreement",
     "probes",

@@ -1,7 +1,8 @@
-"""Early exits: how well every auxiliary network classifies, and how its patches agree."""
+"""Early exits: how well every auxiliary network classifies, alone and all together."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -66,27 +67,40 @@ def exits(network: Network, loader: Loader, *, samples: int | None = None) -> tu
         UserError: the network has no learner.
     """
     learner = learner_of(network)
-    networks = learner.auxiliary_networks
-    tallies: dict[tuple[int, Level], _Tally] = {}
-    cuts = Network.of(learner)
-    with torch.no_grad(), evaluating(learner):
-        for inputs, targets in batches(loader, learner.model, samples):
-            if len(targets) < 2:
-                continue
-            check_targets(targets, learner.num_classes)
-            outputs, logits = cuts.outputs(inputs)
-            image, mask = image_of(inputs), mask_of(learner.model, inputs)
-            for level, j in networks.contexts:
-                features = networks.features(j, outputs[j - 1], image, mask)
-                tally = tallies.setdefault((j, level), _Tally())
-                _take(learner, level, j, features, image, targets, tally)
-            final = tallies.setdefault((len(cuts), "final"), _Tally())
-            final.add(learner.criterion(logits, targets), logits, targets)
+    tallies, _ = _tallies(learner, loader, samples)
     found = sorted(tallies.items())
     return tuple(_exit(learner, j, level, tally) for (j, level), tally in found)
 
 
-def exit_errors(learner: LocalLearner, loader: Loader) -> dict[str, list[float]]:
+def ensemble(learner: LocalLearner, inputs: Any) -> Tensor:
+    """What all exits and the model's own head take for likely together, on the average.
+
+    It errs less than the head alone where exits are about as good as it is (``"accurate"`` and
+    ``"balanced"``), and takes the auxiliary networks' forward besides the model's. The model is in
+    eval mode; auxiliary networks normalize by the batch's own statistics, as in training.
+
+    Args:
+        learner: whose auxiliary networks.
+        inputs: what the model takes, two samples or more.
+
+    Returns:
+        (B, classes), probabilities; those of the head alone where no exit gives class scores.
+
+    Raises:
+        UserError: the task is a segmentation, or there is one sample.
+    """
+    if learner.task != "classification":
+        raise UserError("an ensemble of exits is for classification; use the model's own answer")
+    with torch.no_grad(), evaluating(learner):
+        outputs, logits = Network.of(learner).outputs(inputs)
+        answers = [
+            learner.method.logits(given, learner.auxiliary_networks.contexts[level, j])
+            for level, j, _, given in _answers(learner, inputs, outputs)
+        ]
+        return _together([*answers, logits])
+
+
+def exit_errors(learner: LocalLearner, loader: Loader) -> dict[str, Any]:
     """Percent of wrong answers of every exit, as metrics of an epoch.
 
     Args:
@@ -95,16 +109,60 @@ def exit_errors(learner: LocalLearner, loader: Loader) -> dict[str, list[float]]
 
     Returns:
         ``independent_errors`` and ``cascade_errors``, each by module and with the model's own head
-        last; nothing of a level that is off, or whose networks give no class scores.
+        last; nothing of a level that is off, or whose networks give no class scores. Where there
+        is one of them, also ``ensemble_error_percent``, of all together.
     """
-    found = exits(Network.of(learner), loader)
-    metrics = {}
+    tallies, together = _tallies(learner, loader, None)
+    found = [_exit(learner, j, level, tally) for (j, level), tally in sorted(tallies.items())]
+    metrics: dict[str, Any] = {}
     for level in ("independent", "cascade"):
         own = [e.error for e in found if e.level in (level, "final")]
         errors = [error for error in own if error is not None]
         if len(own) == len(errors) > 1:
             metrics[f"{level}_errors"] = errors
+            metrics["ensemble_error_percent"] = 100 * together.wrong / together.count
     return metrics
+
+
+def _tallies(
+    learner: LocalLearner, loader: Loader, samples: int | None
+) -> tuple[dict[tuple[int, Level], _Tally], _Tally]:
+    """Of every exit and the head by themselves, and of all together."""
+    tallies: dict[tuple[int, Level], _Tally] = {}
+    together, cuts = _Tally(), Network.of(learner)
+    with torch.no_grad(), evaluating(learner):
+        for inputs, targets in batches(loader, learner.model, samples):
+            if len(targets) < 2:
+                continue
+            check_targets(targets, learner.num_classes)
+            outputs, logits = cuts.outputs(inputs)
+            scores: list[Tensor | None] = []
+            for level, j, given, answered in _answers(learner, inputs, outputs):
+                tally = tallies.setdefault((j, level), _Tally())
+                scores.append(_take(learner, level, j, given, answered, targets, tally))
+            final = tallies.setdefault((len(cuts), "final"), _Tally())
+            loss = learner.criterion(logits, targets)
+            final.add(loss, logits, targets)
+            together.add(loss, _together([*scores, logits]), targets)
+    return tallies, together
+
+
+def _answers(
+    learner: LocalLearner, inputs: Any, outputs: Sequence[Tensor]
+) -> Iterator[tuple[Level, int, list[Tensor], Any]]:
+    """What each auxiliary network is given at its module's output, and gives."""
+    networks = learner.auxiliary_networks
+    image, mask = image_of(inputs), mask_of(learner.model, inputs)
+    for level, j in networks.contexts:
+        features = networks.features(j, outputs[j - 1], image, mask)
+        fusion = networks.at(level, j)
+        given = [features, *networks.images(fusion, image)]
+        yield level, j, given, fusion(*given)
+
+
+def _together(scores: Sequence[Tensor | None]) -> Tensor:
+    """The mean of probabilities over those that are class scores."""
+    return torch.stack([each.softmax(1) for each in scores if each is not None]).mean(0)
 
 
 def learner_of(network: Network) -> LocalLearner:
@@ -160,21 +218,20 @@ def _take(
     learner: LocalLearner,
     level: Level,
     j: int,
-    features: Tensor,
-    image: Tensor | None,
+    given: Sequence[Tensor],
+    outputs: Any,
     targets: Tensor,
     tally: _Tally,
-) -> None:
-    """Let one auxiliary network judge one batch."""
+) -> Tensor | None:
+    """Add what one auxiliary network made of one batch; its class scores."""
     networks, method = learner.auxiliary_networks, learner.method
     fusion, context = networks.at(level, j), networks.contexts[level, j]
-    images = [image] if method.needs_images and image is not None else []
-    outputs = fusion(features, *images)
-    tally.add(method.loss(outputs, targets, context), method.logits(outputs, context), targets)
+    scores = method.logits(outputs, context)
+    tally.add(method.loss(outputs, targets, context), scores, targets)
     tally.patches = fusion.patches
     if fusion.patches == 1 or not tally.scored:
-        return
-    each = fusion.of_patches(features, *images)
+        return scores
+    each = fusion.of_patches(*given)
     count = fusion.patches if fusion.pieces else fusion.patches**2
     answers = []
     for index in range(count):
@@ -184,6 +241,7 @@ def _take(
     stacked = torch.stack(answers)
     tally.wrong_patches += float((stacked != targets).double().mean(0).sum())
     tally.alike += float(agreement(stacked).sum())
+    return scores
 
 
 def _at(outputs: Any, index: int) -> Any:

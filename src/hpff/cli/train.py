@@ -110,8 +110,8 @@ def _train(recipe: Recipe, path: Path, given: _Given) -> None:
     )
 
 
-def _exit_errors(parts: Parts) -> dict[str, list[float]]:
-    """What every auxiliary network gets wrong of the test images."""
+def _exit_errors(parts: Parts) -> dict[str, Any]:
+    """What every auxiliary network gets wrong of the test images, alone and all together."""
     return exit_errors(parts.learner, Pass(parts.test))
 
 

@@ -95,7 +95,7 @@ class AuxiliaryNetworks:
         pair = None if image is None else image[:1].expand(2, -1, -1, -1)
         features = self.features(j, output, pair, mask=None)
         needed = [
-            self._bytes_of(network, features, self._images(network, pair))
+            self._bytes_of(network, features, self.images(network, pair))
             for network in self.at_module(j)
         ]
         gradients = 2 * features.nbytes  # of the levels
@@ -142,10 +142,10 @@ class AuxiliaryNetworks:
         if level == "own head":
             return self.own_head_weight * self.criterion(features, targets)
         network = self.at(level, j)
-        outputs = network(features, *self._images(network, image))
+        outputs = network(features, *self.images(network, image))
         return self.method.loss(outputs, targets, self.contexts[level, j])
 
-    def _images(self, network: PatchFusion, image: Tensor | None) -> list[Tensor]:
+    def images(self, network: PatchFusion, image: Tensor | None) -> list[Tensor]:
         """What a network sees of the images, if its method needs them."""
         if image is None or not self.method.needs_images:
             return []
