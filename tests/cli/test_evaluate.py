@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from cli.conftest import TINY
 from PIL import Image
 
 from hpff import data
+from hpff.analysis import ensemble
+from hpff.analysis.subjects import Subject
 from hpff.cli import main
 from hpff.data.classes import shared_classes
 from hpff.runs import digests
@@ -260,3 +263,31 @@ def test_data_that_are_not_what_they_were(
     assert answer.code == 2
     assert "different: test images themselves; to test on them as they are" in answer.err
     assert evaluate(hpff, "spots-run", "--dataset", "folder:spots")["images"] == before["images"]
+
+
+def test_exits_by_themselves_and_together(hpff: Hpff, run: Path) -> None:
+    answer = hpff("evaluate", "run", "--exits")
+    assert (answer.code, answer.err) == (0, "")
+    shown = dict(re.findall(r"^ *(\S.*\S) +(\d+\.\d\d) *$", answer.out, re.MULTILINE))
+    plain = json.loads(hpff("evaluate", "run", "--exits", "--json").out)
+    assert plain["run"] == "run"
+    subject = Subject.of_run(run)
+    learner = subject.network.learner
+    assert learner is not None
+    names = ["independent, module 1", "independent, module 2", "cascade, module 2"]
+    assert list(shown) == [*names, "the head", "all together"]
+    wrong = total = 0
+    for images, targets in subject.test(None):
+        if len(targets) > 1:
+            wrong += int((ensemble(learner, images).argmax(1) != targets).sum())
+            total += len(targets)
+    assert plain["ensemble_error_percent"] == pytest.approx(100 * wrong / total)
+    assert shown["all together"] == f"{100 * wrong / total:.2f}"
+    assert shown["the head"] == f"{plain['cascade_errors'][-1]:.2f}"
+
+
+@pytest.mark.parametrize("other", [["--match", "position"], ["--split", "train"], ["--flip"]])
+def test_exits_go_with_no_other_way_to_test(hpff: Hpff, run: Path, other: list[str]) -> None:
+    answer = hpff("evaluate", str(run), "--exits", *other)
+    assert answer.code == 2
+    assert answer.err == f"hpff: {other[0]}: does not go with --exits; leave out one of the two\n"

@@ -316,6 +316,7 @@ def evaluate(
     flip: arguments.Flip = False,
     window: arguments.Window = None,
     pictures: arguments.Overlays = None,
+    exits: arguments.TestedExits = False,
     skip_broken: arguments.SkipBroken = False,
     json: arguments.Json = False,
     imports: Imports = None,
@@ -332,6 +333,7 @@ def evaluate(
         class_names,
         treatment,
         Views(scales, flip, window, pictures),
+        exits=exits,
         skip_broken=skip_broken,
         json=json,
     )

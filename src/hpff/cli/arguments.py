@@ -34,6 +34,10 @@ Exits = Annotated[
         "--exits", help="Test every auxiliary network too, whenever the network is tested."
     ),
 ]
+TestedExits = Annotated[
+    bool,
+    typer.Option("--exits", help="Test the auxiliary networks: each, and all with the head."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 # What `plan` and `bench` are told of a workload.

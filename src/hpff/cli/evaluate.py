@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hpff.cli.bars import batch_bar
 from hpff.cli.compare import split as split_words
+from hpff.cli.evaluate_exits import evaluate_exits
 from hpff.cli.tables import print_folded, print_json, show_table
 from hpff.data import PUBLISHED_DATASETS, Policy
 from hpff.data.classes import Matching
@@ -67,11 +68,26 @@ def evaluate(
     treatment: str | None,
     views: Views,
     *,
+    exits: bool,
     skip_broken: bool,
     json: bool,
 ) -> None:
-    """Score a run's model, and say how."""
+    """Score a run's model, and say how; with ``exits`` its auxiliary networks."""
     found = FinishedRun.read(run)
+    if exits:
+        asked = {
+            "--split": split != "test",
+            "--match": matching != "name",
+            "--class-names": class_names is not None,
+            "--treatment": treatment is not None,
+            "--skip-broken": skip_broken,
+            **dict.fromkeys(views.options(), True),
+        }
+        others = [option for option, is_given in asked.items() if is_given]
+        if others:
+            raise UserError(f"{others[0]}: does not go with --exits; leave out one of the two")
+        evaluate_exits(run, dataset, json=json)
+        return
     if found.is_dense:
         refused = {"--match": matching != "name", "--class-names": class_names is not None}
         refused["--treatment"] = treatment is not None
