@@ -75,9 +75,9 @@ def exits(network: Network, loader: Loader, *, samples: int | None = None) -> tu
 def ensemble(learner: LocalLearner, inputs: Any) -> Tensor:
     """What all exits and the model's own head take for likely together, on the average.
 
-    It errs less than the head alone where exits are about as good as it is (``"accurate"`` and
-    ``"balanced"``), and takes the auxiliary networks' forward besides the model's. The model is in
-    eval mode; auxiliary networks normalize by the batch's own statistics, as in training.
+    It errs less than the head alone where exits are about as good as it is, as those of
+    ``preset="accurate"``, and takes the auxiliary networks' forward besides the model's. The model is
+    in eval mode; auxiliary networks normalize by the batch's own statistics, as in training.
 
     Args:
         learner: whose auxiliary networks.
