@@ -76,8 +76,9 @@ def ensemble(learner: LocalLearner, inputs: Any) -> Tensor:
     """What all exits and the model's own head take for likely together, on the average.
 
     It errs less than the head alone where exits are about as good as it is, as those of
-    ``preset="accurate"``, and takes the auxiliary networks' forward besides the model's. The model is
-    in eval mode; auxiliary networks normalize by the batch's own statistics, as in training.
+    ``preset="accurate"``, and takes the auxiliary networks' forward besides the model's. The
+    model is in eval mode; auxiliary networks normalize by the batch's own statistics, as in
+    training.
 
     Args:
         learner: whose auxiliary networks.
