@@ -9,10 +9,10 @@ held out, in percent, and how far it is above backprop's of the same seeds. Besi
 takes, planned: peak memory, and arithmetic over backprop's, without recomputation, with "once" and
 with "repeatedly", which give the same bits. "bp, checkpoints" is gradient checkpointing at its
 best. A second table has the error of every auxiliary network as an exit, from the first module that
-has one to the last, and the network's own. With --times also measured step times over backprop's,
-all settings in turns. Finished runs are kept, so that the study can be stopped and gone on with;
---finished trains nothing more. --write puts the tables into benchmarks/study.md, above what is said
-there, and a picture of error against cost into study.png.
+has one to the last, and the network's own, and of the mean of their probabilities. With --times
+also measured step times over backprop's, all settings in turns. Finished runs are kept, so that the
+study can be stopped and gone on with; --finished trains nothing more. --write puts the tables into
+benchmarks/study.md, above what is said there, and a picture of error against cost into study.png.
 """
 
 from __future__ import annotations
@@ -178,14 +178,19 @@ def _exits(parts: Parts) -> dict[str, Any]:
 
 def _exits_table(rows: list[Row]) -> str:
     """Where the loss arises: errors of auxiliary networks, the network's own head last."""
-    lines = ["| setting | level | held-out error of its exits, % |", "| --- | --- | --- |"]
+    lines = [
+        "| setting | level | held-out error of its exits, % | of all together |",
+        "| --- | --- | --- | --- |",
+    ]
     for row in rows:
         for level in ("independent", "cascade"):
             key = f"{level}_errors"
             seeds = [found[key] for found in row.exits if found.get(key)]
             means = [statistics.fmean(errors) for errors in zip(*seeds, strict=True)]
-            shown = ", ".join(f"{mean:.1f}" for mean in means)
-            lines += [f"| {row.name} | {level} | {shown} |"] if means else []
+            shown = ", ".join(f"{mean:.2f}" for mean in means)
+            together = [found.get("ensemble_error_percent") for found in row.exits]
+            mean = _spread([error for error in together if error is not None]) if means else ""
+            lines += [f"| {row.name} | {level} | {shown} | {mean} |"] if means else []
     return "\n".join(lines)
 
 

@@ -121,7 +121,8 @@ def exit_errors(learner: LocalLearner, loader: Loader) -> dict[str, Any]:
         errors = [error for error in own if error is not None]
         if len(own) == len(errors) > 1:
             metrics[f"{level}_errors"] = errors
-            metrics["ensemble_error_percent"] = 100 * together.wrong / together.count
+    if metrics:
+        metrics["ensemble_error_percent"] = 100 * together.wrong / together.count
     return metrics
 
 

@@ -74,24 +74,18 @@ def evaluate(
 ) -> None:
     """Score a run's model, and say how; with ``exits`` its auxiliary networks."""
     found = FinishedRun.read(run)
+    of_classes = {"--match": matching != "name", "--class-names": class_names is not None}
+    of_classes["--treatment"] = treatment is not None
+    for_classes = [option for option, given in of_classes.items() if given]
     if exits:
-        asked = {
-            "--split": split != "test",
-            "--match": matching != "name",
-            "--class-names": class_names is not None,
-            "--treatment": treatment is not None,
-            "--skip-broken": skip_broken,
-            **dict.fromkeys(views.options(), True),
-        }
-        others = [option for option, is_given in asked.items() if is_given]
+        other = {"--split": split != "test", "--skip-broken": skip_broken}
+        others = [*for_classes, *(o for o, given in other.items() if given), *views.options()]
         if others:
             raise UserError(f"{others[0]}: does not go with --exits; leave out one of the two")
         evaluate_exits(run, dataset, json=json)
         return
     if found.is_dense:
-        refused = {"--match": matching != "name", "--class-names": class_names is not None}
-        refused["--treatment"] = treatment is not None
-        _refuse(run, [option for option, given in refused.items() if given], "classify images")
+        _refuse(run, for_classes, "classify images")
         _evaluate_pixels(found, dataset, split, views, skip_broken=skip_broken, json=json)
         return
     _refuse(run, views.options(), "segment")

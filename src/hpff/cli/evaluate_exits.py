@@ -26,13 +26,10 @@ def evaluate_exits(run: Path, dataset: str | None, *, json: bool) -> None:
         return
     found: dict[str, float] = {}
     for level in ("independent", "cascade"):
-        modules = sorted(j for name, j in learner.auxiliary_networks.contexts if name == level)
-        *exits, head = errors.get(f"{level}_errors", [None])
-        found |= {f"{level}, module {j}": e for j, e in zip(modules, exits, strict=False)}
-        found |= {} if head is None else {"the head": head}
-    found["the head"], found["all together"] = (
-        found.pop("the head"),
-        errors["ensemble_error_percent"],
-    )
+        if f"{level}_errors" in errors:
+            *exits, head = errors[f"{level}_errors"]
+            modules = sorted(j for name, j in learner.auxiliary_networks.contexts if name == level)
+            found |= {f"{level}, module {j}": e for j, e in zip(modules, exits, strict=True)}
+    found |= {"the head": head, "all together": errors["ensemble_error_percent"]}
     show_table(("exit", "error, %"), [(name, f"{error:.2f}") for name, error in found.items()])
     print_folded(one_line(f"{run} on {subject.dataset.name} (test)"))

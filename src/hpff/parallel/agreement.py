@@ -30,7 +30,8 @@ def check_same(what: str, content: str, group: Any = None) -> None:
         group: a process group; None: all ranks.
 
     Raises:
-        AgreedError: some rank has another text; on every rank.
+        UserError: some rank has another text; on every rank of the group (AgreedError where it is
+            of all).
     """
     own = torch.frombuffer(bytearray(hashlib.sha256(content.encode()).digest()), dtype=torch.uint8)
     everyone = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
@@ -40,7 +41,8 @@ def check_same(what: str, content: str, group: Any = None) -> None:
     others = [rank for rank, each in pairs if not torch.equal(each, everyone[0])]
     if others:
         listed = ", ".join(map(str, others))
-        raise AgreedError(
+        kind = AgreedError if group is None else UserError
+        raise kind(
             f"ranks have different {what}: those of rank {listed} are not those of rank "
             f"{ranks[0]}; start every rank with the same command and the same files"
         )
