@@ -5,8 +5,9 @@
     python benchmarks/accelerator.py --plan runs/accelerator --write
 
 A step is forward and every backward, without the optimizer; the time over backprop's is the median
-of the rounds' own ratios, all methods in turns; "eager", or replayed as CUDA graphs ("graph").
-Every case has a process: they build side by side and are timed one after another. Checkpointing
+of the rounds' own ratios, all methods in turns; "eager", replayed as CUDA graphs ("graph"), or
+compiled and replayed as CUDA graphs ("compiled", a case for each method beside backprop). Every
+case has a process: they build side by side and are timed one after another. Checkpointing
 recomputes as many blocks together as are in brackets. Peak memory is the allocator's, with
 parameters, gradients and momentum. The second line, which needs no device, sets the planned peak
 beside it, and with --write puts the table into benchmarks/accelerator.md.
@@ -21,7 +22,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,14 @@ import torch
 from hpff import models
 from hpff.memory import Strategy, Workload, bench, plan
 from hpff.runs import machine
-from hpff.settings import LIGHT
+from hpff.settings import LIGHT, LocalSettings
 
 HERE = Path(__file__).parent
 DGL, HPFF = Strategy.of("dgl"), Strategy.of("dgl", 2, 2)
 LEAN = Strategy.of("dgl", 2, 2, recompute="blocks", **LIGHT)
-CIFAR = (Strategy.of(), DGL, HPFF, HPFF.with_settings(recompute="once"))
+ACCURATE = Strategy(LocalSettings(preset="accurate"))
+QUICK = (DGL, HPFF, ACCURATE.with_settings(recompute="never"))  # No recomputation.
+CIFAR = (Strategy.of(), *QUICK, HPFF.with_settings(recompute="once"), ACCURATE)
 RENTED = (HPFF, Strategy.of("dgl", 2, 2, **LIGHT), LEAN)
 
 
@@ -76,8 +78,10 @@ def cases() -> list[str]:
     found = []
     for name, network in NETWORKS.items():
         for precision in ("fp32", "bf16"):
-            for way in ("eager", "graph") if network.small_kernels else ("eager",):
-                found.append(f"{name}-{precision}-{way}")
+            for way in _WAYS if network.small_kernels else ("eager",):
+                case = f"{name}-{precision}-{way}"
+                compiled = range(len(QUICK)) if way == "compiled" else ()
+                found += [f"{case}-{number}" for number in compiled] or [case]
     return found
 
 
@@ -139,16 +143,18 @@ class Turn:
 
 def measure(case: str, turn: Turn, rounds: int, device: str, batch: int | None) -> None:
     """Build and warm up beside the others; be timed alone."""
-    name, precision, way = case.split("-")
+    name, precision, way, *number = case.split("-")
     network = NETWORKS[name]
+    strategies = (Strategy.of(), QUICK[int(number[0])]) if number else network.strategies
     workload = dataclasses.replace(network.workload, precision=precision)  # type: ignore[arg-type]
     made = bench(
         workload,
         batch=batch or network.batch,
-        strategies=network.strategies,
+        strategies=strategies,
         rounds=rounds,
         device=device,
-        cuda_graph=way == "graph",
+        compiled=way == "compiled",
+        cuda_graph=way != "eager" and device == "cuda",
         observe=lambda label: None if label.endswith("setting up") else turn.take(),
     )
     plain = {**made.to_plain(), "timed_alone": True, "machine": machine.describe()}
@@ -160,61 +166,70 @@ def measure(case: str, turn: Turn, rounds: int, device: str, batch: int | None) 
 
 
 def table(folder: Path) -> str:
-    columns = ("network", "precision", "method", "eager, ms", "over bp", "graph, ms", "over bp")
+    columns = ["network", "precision", "method"]
+    for way in _WAYS:
+        columns += (f"{way}, ms", "over bp")
     columns += ("peak, GiB", "planned, GiB", "over planned")
-    lines = [f"| {' | '.join(columns)} |", "| --- | --- | ---" + " | ---:" * 7 + " |"]
+    lines = [f"| {' | '.join(columns)} |", "| --- | --- | ---" + " | ---:" * 9 + " |"]
     for name, network in NETWORKS.items():
         for precision in ("fp32", "bf16"):
-            ways = {way: _rows(folder / f"{name}-{precision}-{way}.json") for way in _WAYS}
-            if not any(ways.values()):
+            known = {_label(each): each for each in (*network.strategies, *QUICK)}
+            found = {
+                way: _rows(sorted(folder.glob(f"{name}-{precision}-{way}*.json")), known)
+                for way in _WAYS
+            }
+            labels = list(dict.fromkeys(label for rows in found.values() for label in rows))
+            if not labels:
                 continue
             workload = dataclasses.replace(network.workload, precision=precision)  # type: ignore[arg-type]
-            recorded = next(rows for rows in ways.values() if rows)
-            strategies = [_strategy(row, network.strategies) for row in recorded]
+            strategies = [known[label] for label in labels]
             planned = plan(workload, batch=network.batch, strategies=strategies).rows
-            for number, row in enumerate(planned):
-                found = {way: rows[number] for way, rows in ways.items() if rows}
-                label = _label(row.strategy)
-                lines.append(_line(f"{name} | {precision} | {label}", found, row.peak))
+            for label, row in zip(labels, planned, strict=True):
+                mine = {way: rows.get(label) for way, rows in found.items()}
+                lines.append(_line(f"{name} | {precision} | {label}", mine, row.peak))
     return "\n".join(lines)
 
 
-_WAYS = ("eager", "graph")
-
-
-def _strategy(row: dict[str, Any], known: Sequence[Strategy]) -> Strategy:
-    """The strategy that a row was measured with."""
-    for each in known:
-        strategy = dataclasses.replace(each, segment=row["segment"])
-        if all(row[key] == value for key, value in strategy.to_plain().items()):
-            return strategy
-    raise SystemExit(f"{row['label']}: was measured with settings that are none of today's")
+_WAYS = ("eager", "graph", "compiled")
 
 
 def _label(strategy: Strategy) -> str:
-    light = strategy.settings.auxiliary_width is not None
+    if strategy == QUICK[-1]:
+        return "accurate recompute=never"
+    light = strategy.settings.auxiliary_width is not None and strategy != ACCURATE
     return f"{strategy}, light networks" if light else str(strategy)
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a case; without times where other work was timed too."""
-    if not file.exists():
-        return []
-    found = json.loads(file.read_text())
-    rows: list[dict[str, Any]] = found["rows"]
-    return rows if found.get("timed_alone") else [{**row, "step_seconds": None} for row in rows]
+def _rows(files: list[Path], known: dict[str, Strategy]) -> dict[str, dict[str, Any]]:
+    """The rows of a way by label; without times where other work was timed too."""
+    rows: dict[str, dict[str, Any]] = {}
+    for file in files:
+        found = json.loads(file.read_text())
+        untimed = {} if found.get("timed_alone") else {"step_seconds": None}
+        for row in found["rows"]:
+            rows[_recorded_label(row, known)] = {**row, **untimed}
+    return rows
 
 
-def _line(start: str, found: dict[str, dict[str, Any]], planned: int | None) -> str:
+def _recorded_label(row: dict[str, Any], known: dict[str, Strategy]) -> str:
+    """That of the strategy that a row was measured with."""
+    for label, each in known.items():
+        plain = {**each.to_plain(), "segment": row["segment"]}
+        if all(row[key] == value for key, value in plain.items()):
+            return label
+    raise SystemExit(f"{row['label']}: was measured with settings that are none of today's")
+
+
+def _line(start: str, found: dict[str, dict[str, Any] | None], planned: int | None) -> str:
     cells = [start]
-    for way in _WAYS:
-        row = found.get(way)
+    for row in found.values():
         cells += (
             [f"{1e3 * row['step_seconds']:.1f}", f"{row['over_first_quartiles'][1]:.2f}"]
             if row is not None and row["step_seconds"]
             else ["", ""]
         )
-    peak = next((row["peak_bytes"] for row in found.values() if row["peak_bytes"]), None)
+    peaks = [row["peak_bytes"] for way, row in found.items() if row and way != "compiled"]
+    peak = next(filter(None, peaks), None)
     cells.append(f"{peak / 2**30:.2f}" if peak else "")
     cells.append(f"{planned / 2**30:.2f}" if planned else "")
     cells.append(f"{peak / planned:.3f}" if peak and planned else "")
