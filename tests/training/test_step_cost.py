@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from hpff.training import loop
+from hpff.training.evaluation import evaluate
 from hpff.training.setup import assemble
 from hpff.training.step_cost import PeakMemory, StepClock
 
@@ -44,6 +45,26 @@ def test_steps_are_compiled_once_none_is_counted_any_more(make_recipe: Any) -> N
             parts.step(images, targets)
         compiled.append(len(graphs) > 0)
     assert compiled == [False, False, True]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at it
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the compiler's own imports
+@pytest.mark.parametrize("method", ["bp", "dgl"])
+def test_nothing_is_compiled_anew_for_an_evaluation(make_recipe: Any, method: str) -> None:
+    torch._dynamo.reset()
+    plain = assemble(make_recipe(device="cpu", method=method))
+    parts = assemble(make_recipe(device="cpu", method=method, compile=True))
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    parts.learner.compile(backend=backend)
+    assert evaluate(parts) == evaluate(plain)
+    assert graphs == []
+    parts.step(torch.rand(4, 1, 8, 8), torch.arange(4))
+    assert len(graphs) > 0
 
 
 def test_a_clock_knows_its_steps() -> None:

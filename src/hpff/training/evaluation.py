@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -43,11 +44,16 @@ class Score:
 
 
 def evaluate(parts: Parts) -> Score:
-    """The backbone's score on the run's test images; in a segmentation whole, at a single scale."""
+    """The backbone's score on the run's test images; in a segmentation whole, at a single scale.
+
+    What training compiled is run as it is: for the other mode, and for the smaller last batch, it
+    would be compiled anew.
+    """
     model, precision, team = parts.learner.model, parts.recipe.precision, parts.team
-    if parts.dataset.task == "segmentation":
-        return pixel_score(model, parts.test, parts.dataset, precision)
-    return score(model, parts.test, parts.dataset.num_classes, precision, team=team)
+    with torch.compiler.set_stance("force_eager") if parts.recipe.compile else nullcontext():
+        if parts.dataset.task == "segmentation":
+            return pixel_score(model, parts.test, parts.dataset, precision)
+        return score(model, parts.test, parts.dataset.num_classes, precision, team=team)
 
 
 @torch.no_grad()
