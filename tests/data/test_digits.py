@@ -44,6 +44,12 @@ def test_it_says_how_to_treat_it():
     assert digits.std == pytest.approx([pixels.std(correction=0).item()])
 
 
+def test_data_are_on_the_cpu_whatever_device_is_the_default():
+    with torch.device("meta"):
+        found = data.load("digits")
+    assert torch.equal(found.train.images, data.load("digits").train.images)
+
+
 def test_an_unknown_dataset_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match='no dataset "mnist"; expected one of digits, cifar10, '):
         data.load("mnist")

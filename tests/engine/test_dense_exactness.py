@@ -191,6 +191,13 @@ def test_a_torchvision_model_by_the_reference() -> None:
     assert check_gradients(learner, images, targets) == {}
 
 
+@pytest.mark.skipif(IMAGES.is_cuda, reason="a CUDA kernel's own check ends the process's work")
+def test_a_class_that_there_is_not_is_named() -> None:
+    learner = make(segmenter(2, own=False), [0])
+    with pytest.raises(UserError, match=r"Target 11 is out of bounds.*0 to 2, or ignore_index"):
+        learner.backward(IMAGES, torch.full((3, 8, 12), 11))
+
+
 def test_what_a_segmentation_refuses() -> None:
     model = segmenter(2, own=False)
     with pytest.raises(UserError, match=r"predsim has no auxiliary networks for a target at each"):
@@ -208,8 +215,6 @@ def test_what_a_segmentation_refuses() -> None:
     learner = make(model, [0])
     with pytest.raises(UserError, match=r"the targets are int64 of shape \(3,\); expected class"):
         learner.backward(IMAGES, torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(UserError, match=r"Target 11 is out of bounds.*0 to 2, or ignore_index"):
-        learner.backward(IMAGES, torch.full((3, 8, 12), 11))
     flat = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Unflatten(1, (4, 8, 12)))
     with pytest.raises(UserError, match="segmentation takes maps, or tokens on a grid"):
         LocalLearner(

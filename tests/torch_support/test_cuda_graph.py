@@ -80,7 +80,7 @@ def test_on_the_cpu_each_call_runs_as_it_is() -> None:
     calls: list[Tensor] = []
     replayed = Replayed(calls.append)
     for number in range(6):
-        replayed(torch.tensor(number))
+        replayed(torch.tensor(number, device="cpu"))
     assert [int(tensor) for tensor in calls] == list(range(6))
     assert Replayed(lambda: 3)() == 3
 

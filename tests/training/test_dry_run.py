@@ -124,7 +124,6 @@ def test_a_rehearsal_counts_what_the_run_counts(
     assert rehearse(recipe) == report["peak_memory_bytes"]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the compiler's own imports
 def test_a_compiled_recipe_is_counted_in_eager_steps() -> None:
     eager = recipe_files.load("demo")
     assert rehearse(dataclasses.replace(eager, compile=True)) == rehearse(eager)

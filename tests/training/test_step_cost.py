@@ -48,7 +48,6 @@ def test_steps_are_compiled_once_none_is_counted_any_more(make_recipe: Any) -> N
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler looks at it
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the compiler's own imports
 @pytest.mark.parametrize("method", ["bp", "dgl"])
 def test_nothing_is_compiled_anew_for_an_evaluation(make_recipe: Any, method: str) -> None:
     torch._dynamo.reset()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hpff.data.augmentation import Augmentation
 from hpff.data.batches import Batches, ImageBatches
 from hpff.data.broken import BrokenImages, Policy
@@ -69,6 +71,11 @@ def load(
     Raises:
         UserError: there is no such name, or its data cannot be had or is not sound.
     """
+    with torch.device("cpu"):  # whatever the default is
+        return _load(name, root, treatment, broken)
+
+
+def _load(name: str, root: Path | None, treatment: str, broken: Policy) -> Dataset:
     check_treatment(treatment)
     kind, colon, path = name.partition(":")
     if kind in _BY_PATH and path:

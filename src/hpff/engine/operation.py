@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+
+from hpff.cutting.operations import is_dear
 
 # They move running statistics, arguments 3 and 4, though their schemas do not say so.
 _MOVES_STATISTICS = {"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"}
@@ -22,7 +24,7 @@ class Value(NamedTuple):
     version: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class View:
     """A tensor as a way to look at a value."""
 
@@ -33,8 +35,56 @@ class View:
     offset: int
 
     def of(self, whole: Tensor) -> Tensor:
-        """The tensor, given the whole storage as a vector."""
-        return whole.view(self.dtype).as_strided(self.size, self.stride, self.offset)
+        """The tensor, given any on the whole storage."""
+        source = whole if whole.dtype == self.dtype else _as_vector(whole).view(self.dtype)
+        return source.as_strided(self.size, self.stride, self.offset)
+
+
+class Traits(NamedTuple):
+    """What is known of an operation before it is called.
+
+    Attributes:
+        name: with its overload's.
+        only_looks: whether it gives its argument's own storage, and changes nothing.
+        writes: the arguments that it changes in place, by place and name.
+        draws: whether it draws random numbers.
+        dear: whether it is one of those that make up a step's arithmetic.
+        moves_statistics: whether it moves running statistics, which its schema does not say.
+    """
+
+    name: str
+    only_looks: bool
+    writes: tuple[tuple[int, str], ...]
+    draws: bool
+    dear: bool
+    moves_statistics: bool
+
+    def changed(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Tensor]:
+        """The tensors that a call changes in place."""
+        found: list[Tensor] = []
+        for place, name in self.writes:
+            given = arguments[place] if place < len(arguments) else keywords.get(name)
+            found += tensors_in(given)
+        return found
+
+
+@functools.cache
+def traits_of(function: Any) -> Traits:
+    """What is known of an operation."""
+    schema = function._schema
+    writes = (
+        (place, argument.name)
+        for place, argument in enumerate(schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+    return Traits(
+        str(function),
+        function.is_view and all(each.alias_info is not None for each in schema.returns),
+        tuple(writes),
+        torch.Tag.nondeterministic_seeded in function.tags,
+        is_dear(function),
+        function.overloadpacket.__name__ in _MOVES_STATISTICS,
+    )
 
 
 @dataclass(eq=False)
@@ -66,7 +116,7 @@ class Operation:
         self.arguments, self.keywords = mapped(
             Tensor, lambda t: view_of(t) or t, (self.arguments, self.keywords)
         )
-        leaves = tree_leaves((self.arguments, self.keywords))
+        leaves = leaves_of((self.arguments, self.keywords))
         self.reads = frozenset(leaf.value for leaf in leaves if isinstance(leaf, View))
 
     def run(self, whole: dict[Value, Tensor], needed: set[Value]) -> None:
@@ -78,17 +128,20 @@ class Operation:
         """
         given = {value: whole[value] for value in self.reads}
         for value in self.changes:
-            given[value] = given[value].clone() if value in needed else given[value]
+            given[value] = copy_of(given[value]) if value in needed else given[value]
         arguments, keywords = mapped(
             View, lambda view: view.of(given[view.value]), (self.arguments, self.keywords)
         )
-        if self.function.overloadpacket.__name__ in _MOVES_STATISTICS:
+        if traits_of(self.function).moves_statistics:
             moved = (None if each is None else each.clone() for each in arguments[3:5])
             arguments = (*arguments[:3], *moved, *arguments[5:])
         with random_as(self.random):
-            leaves = tree_leaves(self.function(*arguments, **keywords))
+            leaves = leaves_of(self.function(*arguments, **keywords))
         whole |= {value: whole_of(leaves[place]) for place, value in self.makes.items()}
         whole |= {after: given[before] for before, after in self.changes.items()}
+
+
+_NESTS = (tuple, list, dict)
 
 
 def mapped(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:
@@ -98,23 +151,50 @@ def mapped(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:
     """
     if isinstance(tree, kind):
         return function(tree)
-    if isinstance(tree, dict):
+    nest = type(tree)
+    if nest not in _NESTS:
+        return tree
+    if nest is dict:
         return {key: mapped(kind, function, value) for key, value in tree.items()}
-    if type(tree) in (list, tuple):
-        return type(tree)(mapped(kind, function, value) for value in tree)
-    return tree
+    return nest([mapped(kind, function, value) for value in tree])
+
+
+def leaves_of(tree: Any) -> list[Any]:
+    """What tuples, lists and dicts hold, in order; several times as fast as ``tree_leaves``."""
+    nest = type(tree)
+    if nest not in _NESTS:
+        return [tree]
+    found: list[Any] = []
+    for value in tree.values() if nest is dict else tree:
+        if type(value) in _NESTS:
+            found += leaves_of(value)
+        else:
+            found.append(value)
+    return found
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """The tensors that tuples, lists and dicts hold, in order."""
+    return [leaf for leaf in leaves_of(tree) if isinstance(leaf, Tensor)]
 
 
 def whole_of(tensor: Tensor) -> Tensor:
-    """All of a tensor's storage, as a vector."""
-    size = tensor.untyped_storage().nbytes() // tensor.element_size()
-    return tensor.detach().as_strided((size,), (1,), 0)
+    """What holds a tensor's storage, and no graph."""
+    return tensor.detach()
 
 
-def random_state(function: Any, given: list[Tensor], keywords: Any) -> Random | None:
-    """The state of the generator that an operation is about to draw from, if it does."""
-    if torch.Tag.nondeterministic_seeded not in function.tags:
-        return None
+def copy_of(whole: Tensor) -> Tensor:
+    """A copy of all of a storage, as a vector."""
+    return _as_vector(whole).clone()
+
+
+def _as_vector(whole: Tensor) -> Tensor:
+    size = whole.untyped_storage().nbytes() // whole.element_size()
+    return whole.as_strided((size,), (1,), 0)
+
+
+def random_state(given: list[Tensor], keywords: dict[str, Any]) -> Random:
+    """The state of the generator that an operation which draws is about to draw from."""
     device = given[0].device if given else torch.device(keywords.get("device") or "cpu")
     on_cuda = device.type == "cuda"
     return Random(device, torch.cuda.get_rng_state(device) if on_cuda else torch.get_rng_state())

@@ -31,18 +31,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from hpff.cutting.operations import is_dear
 from hpff.cutting.partition import OperationKey
 from hpff.engine.anchors import START, Kept
 from hpff.engine.operation import (
     Operation,
-    Random,
+    Traits,
     Value,
     View,
+    copy_of,
+    leaves_of,
     mapped,
     random_state,
+    tensors_in,
+    traits_of,
     whole_of,
 )
 from hpff.engine.phase import Phase
@@ -59,18 +61,21 @@ class FreedTensors:
 
     def __init__(self) -> None:
         self._stand_ins: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._addresses: set[int] = set()  # of their storages
 
     def add(self, tensor: Tensor) -> None:
         """Take the content away: the tensor keeps its shape, and must not be read any more."""
         key = tensor.dtype, tensor.device
         if key not in self._stand_ins:
-            self._stand_ins[key] = torch.full((), math.nan, dtype=key[0], device=key[1])
+            stand_in = torch.full((), math.nan, dtype=key[0], device=key[1])
+            self._stand_ins[key] = stand_in
+            self._addresses.add(stand_in.untyped_storage()._cdata)
         tensor.data = self._stand_ins[key].expand(tensor.shape)
 
     def check(self, tensors: list[Tensor]) -> None:
         """Raise UserError if one of them is freed."""
-        storages = {stand_in.untyped_storage()._cdata for stand_in in self._stand_ins.values()}
-        if any(tensor.untyped_storage()._cdata in storages for tensor in tensors):
+        freed = self._addresses
+        if freed and any(tensor.untyped_storage()._cdata in freed for tensor in tensors):
             raise UserError(
                 "the model reads a module's output again after the next module is done with it; "
                 "its content is gone by then: use recompute='never'"
@@ -114,6 +119,7 @@ class Tape(TorchDispatchMode):
         self._keeps_until_backward = recompute == "once" or kept.graph_after == START
         self._keeps_dear_only = recompute == "repeatedly"
         self._made_again = kept.made_again
+        self._named = {key.name for key in (*self._points, *self._made_again)}
         self._small = 0 if start is None else start.nbytes // _SMALL
         self._live: dict[int, tuple[weakref.ref[Any], int]] = {}  # by a storage's address
         self._versions: list[int] = []  # of each storage made on the tape
@@ -185,68 +191,68 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        traits = traits_of(func)
+        given = tensors_in((args, kwargs))
         self.freed.check(given)
-        changed = list(_changed(func, args, kwargs))
+        results: list[Value] = []
+        if traits.only_looks:
+            output = func(*args, **kwargs)
+        else:
+            output, results = self._run(func, traits, given, args, kwargs)
+        if traits.name in self._named:
+            self._numbers[traits.name] += 1
+            key = OperationKey(traits.name, self._numbers[traits.name])
+            self._anchor(key, output)
+            if key in self._made_again:
+                self._fleeting.update(results)
+        return output
+
+    def _run(
+        self, function: Any, traits: Traits, given: list[Tensor], args: Any, kwargs: Any
+    ) -> tuple[Any, list[Value]]:
+        """What an operation gives, and the values that it makes and changes, which are noted."""
+        changed = traits.changed(args, kwargs)
         for tensor in changed:
             self._adopt(tensor)
-        random = random_state(func, given, kwargs)
-        noted = mapped(Tensor, lambda t: self._view(t) or t, (args, kwargs))
-        elsewhere = {_address(tensor) for tensor in given if self._view(tensor) is None}
-        output = func(*args, **kwargs)
+        random = random_state(given, kwargs) if traits.draws else None
+        views = [self._view(tensor) for tensor in given]
+        elsewhere = {_address(t) for t, view in zip(given, views, strict=True) if view is None}
+        output = function(*args, **kwargs)
         makes = {
             place: self._new(leaf)
-            for place, leaf in enumerate(tree_leaves(output))
+            for place, leaf in enumerate(leaves_of(output))
             if isinstance(leaf, Tensor) and self._is_new(leaf, elsewhere)
         }
         changes = dict(self._changes(changed))
-        if makes or changes:
+        results = [*makes.values(), *changes.values()]
+        if results:
             self._read |= elsewhere
-            self._note(func, noted, makes, changes, random)
+            noted = iter([view or tensor for tensor, view in zip(given, views, strict=True)])
+            arguments, keywords = mapped(Tensor, lambda _: next(noted), (args, kwargs))
+            reads = frozenset(view.value for view in views if view)
+            operation = Operation(
+                function, arguments, keywords, reads, makes, changes, random, len(self._operations)
+            )
+            self._operations.append(operation)
+            self._maker |= dict.fromkeys(results, operation)
         if self._keeps_dear_only:
-            self._fleeting |= {*makes.values(), *changes.values()}
-            if is_dear(func):
-                views = [(view, tensor) for tensor in given if (view := self._view(tensor))]
-                self._fleeting -= {view.value for view, _ in views}
-                self._demand.present |= {view.value: whole_of(tensor) for view, tensor in views}
-        if self._points or self._made_again:
-            key = self._key(func)
-            self._anchor(key, output)
-            if key in self._made_again:
-                self._fleeting |= {*makes.values(), *changes.values()}
-        return output
-
-    def _key(self, function: Any) -> OperationKey:
-        name = str(function)
-        self._numbers[name] += 1
-        return OperationKey(name, self._numbers[name])
+            self._fleeting.update(results)
+            if traits.dear:
+                read = {v.value: whole_of(t) for t, v in zip(given, views, strict=True) if v}
+                self._fleeting -= read.keys()
+                self._demand.present |= read
+        return output, results
 
     def _anchor(self, key: OperationKey, output: Any) -> None:
         """Hold what an operation gave until the last backward has passed it, if it is chosen."""
         leaf = self._points.get(key)
         if leaf is None:
             return
-        tensor = tree_leaves(output)[leaf]
+        tensor = leaves_of(output)[leaf]
         view = self._view(tensor)
         if view is not None:
             self._anchors[view.value] = whole_of(tensor)
         self._keeps_until_backward |= key == self._graph_after
-
-    def _note(
-        self,
-        function: Any,
-        noted: Any,
-        makes: dict[int, Value],
-        changes: dict[Value, Value],
-        random: Random | None,
-    ) -> None:
-        reads = frozenset(leaf.value for leaf in tree_leaves(noted) if isinstance(leaf, View))
-        arguments, keywords = noted
-        operation = Operation(
-            function, arguments, keywords, reads, makes, changes, random, len(self._operations)
-        )
-        self._operations.append(operation)
-        self._maker |= dict.fromkeys(operation.results(), operation)
 
     def _pack(self, tensor: Tensor) -> Tensor | View:
         view = self._view(tensor)
@@ -279,18 +285,26 @@ class Tape(TorchDispatchMode):
             if self._maker[anchor].place > place:
                 del self._anchors[anchor]
 
+    def _there(self, value: Value) -> Tensor | None:
+        """A value that need not be recomputed now."""
+        for held in (self._demand.present, self._anchors, self._kept):
+            if value in held:
+                return held[value]
+        return None
+
     def _make(self, wanted: Value) -> Tensor:
         """A value, recomputed from the nearest ones that are there."""
-        there = {**self._kept, **self._anchors, **self._demand.present}
-        if wanted in there:
-            return there[wanted]
-        operations, needs = self._way_to(wanted, there)
-        whole = {value: there[value] for value in needs if value in there}
+        found = self._there(wanted)
+        if found is not None:
+            return found
+        operations, needs, whole = self._way_to(wanted)
+        there = set(whole)
         # What was noted lies below autocast.
         with torch.no_grad(), autocast_off(), self._phase.in_recomputation():
             for operation in operations:
                 needs.subtract(operation.reads)
-                operation.run(whole, {value for value in whole if needs[value] or value in there})
+                others = operation.changes and {v for v in whole if needs[v] or v in there}
+                operation.run(whole, others or set())
                 for value in (*operation.reads, *operation.results()):
                     stays = value in whole and value not in self._fleeting
                     if stays and self._demand.left[value]:
@@ -299,37 +313,42 @@ class Tape(TorchDispatchMode):
                         whole.pop(value, None)
         return whole[wanted]
 
-    def _way_to(
-        self, wanted: Value, there: dict[Value, Tensor]
-    ) -> tuple[list[Operation], Counter[Value]]:
-        """The operations that make a value, in order, and how often each value is needed."""
+    def _way_to(self, wanted: Value) -> tuple[list[Operation], Counter[Value], dict[Value, Tensor]]:
+        """The operations that make a value, in order.
+
+        Also how often each value is needed, and what is there of them.
+        """
         operations: dict[int, Operation] = {}
         needs = Counter([wanted])
+        there: dict[Value, Tensor] = {}
         waiting = [wanted]
         while waiting:
             value = waiting.pop()
+            found = self._there(value)
+            if found is not None:
+                there[value] = found
+                continue
             operation = self._maker.get(value)
-            if value in there or operation is None or operation.place in operations:
+            if operation is None or operation.place in operations:
                 continue
             operations[operation.place] = operation
             needs.update(operation.reads)
             waiting += operation.reads
-        return [operations[place] for place in sorted(operations)], needs
+        return [operations[place] for place in sorted(operations)], needs, there
 
     def _view(self, tensor: Tensor) -> View | None:
         """How to look at what the tape has made, if the tensor is a part of it."""
-        if not _is_plain(tensor):
-            return None
         storage, node = self._live.get(_address(tensor), (None, -1))
         if storage is None or storage() is None:
             return None
         value = Value(node, self._versions[node])
         return View(
-            value, tensor.dtype, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
+            value, tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset())
         )
 
     def _is_new(self, tensor: Tensor, elsewhere: set[int]) -> bool:
-        known = not _is_plain(tensor) or _address(tensor) in elsewhere
+        address = _address(tensor)
+        known = not address or address in elsewhere
         return not known and self._view(tensor) is None
 
     def _new(self, tensor: Tensor) -> Value:
@@ -342,7 +361,7 @@ class Tape(TorchDispatchMode):
         """A tensor made elsewhere is about to be changed: keep what it was, for those it fed."""
         if self._view(tensor) is not None or not _is_plain(tensor):
             return
-        before, address = whole_of(tensor).clone(), _address(tensor)
+        before, address = copy_of(whole_of(tensor)), _address(tensor)
         self._kept[self._new(tensor)] = before
         if address in self._read:
             for operation in self._operations:
@@ -363,11 +382,3 @@ def _is_plain(tensor: Tensor) -> bool:
 
 def _address(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata if _is_plain(tensor) else 0
-
-
-def _changed(function: Any, arguments: Any, keywords: Any) -> Iterator[Tensor]:
-    """The tensors that an operation changes in place, by its schema."""
-    for place, argument in enumerate(function._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            given = arguments[place] if place < len(arguments) else keywords.get(argument.name)
-            yield from (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
