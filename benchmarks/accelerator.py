@@ -22,6 +22,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from hpff.runs import machine
 from hpff.settings import LIGHT, LocalSettings
 
 HERE = Path(__file__).parent
+_WAYS = ("eager", "graph", "compiled")
 DGL, HPFF = Strategy.of("dgl"), Strategy.of("dgl", 2, 2)
 LEAN = Strategy.of("dgl", 2, 2, recompute="blocks", **LIGHT)
 ACCURATE = Strategy(LocalSettings(preset="accurate"))
@@ -44,12 +46,12 @@ RENTED = (HPFF, Strategy.of("dgl", 2, 2, **LIGHT), LEAN)
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A workload, its batch and what it is trained by; small kernels wait for the host."""
+    """A workload, its batch, what it is trained by, and the ways to run it."""
 
     workload: Workload
     batch: int
     strategies: tuple[Strategy, ...]
-    small_kernels: bool
+    ways: tuple[str, ...]
 
 
 def _vit() -> torch.nn.Module:
@@ -57,19 +59,19 @@ def _vit() -> torch.nn.Module:
 
 
 NETWORKS = {
-    "resnet32": Network(Workload("resnet32", 16), 1024, CIFAR, small_kernels=True),
-    "resnet110": Network(Workload("resnet110", 55), 1024, CIFAR, small_kernels=True),
+    "resnet32": Network(Workload("resnet32", 16), 1024, CIFAR, _WAYS),
+    "resnet110": Network(Workload("resnet110", 55), 1024, CIFAR, _WAYS),
     "resnet101": Network(
         Workload("resnet101", 4, balance="memory", image=(3, 224, 224), num_classes=1000),
         64,
         (Strategy.of(), Strategy.of(segment=2), *RENTED),
-        small_kernels=False,
+        _WAYS[:2],
     ),
     "vit_b16": Network(
         Workload(partial(_vit), 12, image=(3, 224, 224), num_classes=1000),
         64,
         (Strategy.of(), Strategy.of(segment=1), *RENTED),
-        small_kernels=False,
+        _WAYS[:2],
     ),
 }
 
@@ -78,7 +80,7 @@ def cases() -> list[str]:
     found = []
     for name, network in NETWORKS.items():
         for precision in ("fp32", "bf16"):
-            for way in _WAYS if network.small_kernels else ("eager",):
+            for way in network.ways:
                 case = f"{name}-{precision}-{way}"
                 compiled = range(len(QUICK)) if way == "compiled" else ()
                 found += [f"{case}-{number}" for number in compiled] or [case]
@@ -173,24 +175,19 @@ def table(folder: Path) -> str:
     lines = [f"| {' | '.join(columns)} |", "| --- | --- | ---" + " | ---:" * 9 + " |"]
     for name, network in NETWORKS.items():
         for precision in ("fp32", "bf16"):
-            known = {_label(each): each for each in (*network.strategies, *QUICK)}
+            known: dict[str, Strategy] = {}
             found = {
-                way: _rows(sorted(folder.glob(f"{name}-{precision}-{way}*.json")), known)
+                way: _rows(sorted(folder.glob(f"{name}-{precision}-{way}*.json")), network, known)
                 for way in _WAYS
             }
-            labels = list(dict.fromkeys(label for rows in found.values() for label in rows))
-            if not labels:
+            if not known:
                 continue
             workload = dataclasses.replace(network.workload, precision=precision)  # type: ignore[arg-type]
-            strategies = [known[label] for label in labels]
-            planned = plan(workload, batch=network.batch, strategies=strategies).rows
-            for label, row in zip(labels, planned, strict=True):
+            planned = plan(workload, batch=network.batch, strategies=[*known.values()]).rows
+            for label, row in zip(known, planned, strict=True):
                 mine = {way: rows.get(label) for way, rows in found.items()}
                 lines.append(_line(f"{name} | {precision} | {label}", mine, row.peak))
     return "\n".join(lines)
-
-
-_WAYS = ("eager", "graph", "compiled")
 
 
 def _label(strategy: Strategy) -> str:
@@ -200,23 +197,31 @@ def _label(strategy: Strategy) -> str:
     return f"{strategy}, light networks" if light else str(strategy)
 
 
-def _rows(files: list[Path], known: dict[str, Strategy]) -> dict[str, dict[str, Any]]:
-    """The rows of a way by label; without times where other work was timed too."""
+def _rows(
+    files: list[Path], network: Network, known: dict[str, Strategy]
+) -> dict[str, dict[str, Any]]:
+    """The rows of a way by label, which are added to those that are known.
+
+    They have no times where other work was timed too.
+    """
     rows: dict[str, dict[str, Any]] = {}
     for file in files:
         found = json.loads(file.read_text())
         untimed = {} if found.get("timed_alone") else {"step_seconds": None}
         for row in found["rows"]:
-            rows[_recorded_label(row, known)] = {**row, **untimed}
+            strategy = _recorded(row, (*network.strategies, *QUICK))
+            label = _label(strategy)
+            known.setdefault(label, strategy)
+            rows[label] = {**row, **untimed}
     return rows
 
 
-def _recorded_label(row: dict[str, Any], known: dict[str, Strategy]) -> str:
-    """That of the strategy that a row was measured with."""
-    for label, each in known.items():
-        plain = {**each.to_plain(), "segment": row["segment"]}
-        if all(row[key] == value for key, value in plain.items()):
-            return label
+def _recorded(row: dict[str, Any], known: Sequence[Strategy]) -> Strategy:
+    """The strategy that a row was measured with."""
+    for each in known:
+        strategy = dataclasses.replace(each, segment=row["segment"])
+        if all(row[key] == value for key, value in strategy.to_plain().items()):
+            return strategy
     raise SystemExit(f"{row['label']}: was measured with settings that are none of today's")
 
 
