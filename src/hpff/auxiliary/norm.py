@@ -47,9 +47,6 @@ class BatchStatisticsNorm(PatchAware):
         """
         if self.groups == 1:
             return self._normalized(x, self.weight, self.bias)
-        if x.ndim == 2:  # So small that copies cost less than a normalization for each position.
-            rows = self.of_rows(_swapped(x, self.groups), self.groups)
-            return _swapped(rows, len(x) // self.groups)
         positions = x.chunk(self.groups)  # each is a whole batch, in the layout of x
         return torch.cat([self._normalized(p, self.weight, self.bias) for p in positions])
 
@@ -77,11 +74,6 @@ class BatchStatisticsNorm(PatchAware):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, groups={self.groups}"
-
-
-def _swapped(rows: Tensor, outer: int) -> Tensor:
-    """Rows (outer·inner, C) in the order (inner·outer, C)."""
-    return rows.view(outer, -1, rows.shape[1]).transpose(0, 1).reshape(rows.shape)
 
 
 def use_batch_statistics(network: nn.Module, groups: int) -> nn.Module:
