@@ -59,6 +59,7 @@ def test_what_only_looks_gives_the_storage_it_was_given(function: Any, arguments
     [
         *(ATEN.relu.default, ATEN.relu_.default, ATEN.clone.default, ATEN.add.Tensor),
         *(ATEN.native_batch_norm.default, ATEN.as_strided_.default, ATEN.dropout.default),
+        *(ATEN.to.dtype, ATEN.reshape.default, ATEN.contiguous.default),  # may copy
     ],
 )
 def test_what_makes_or_changes_does_more_than_look(function: Any) -> None:

@@ -125,6 +125,73 @@ def test_it_is_exact_for_other_models(name: str, settings: dict[str, Any]) -> No
     assert_recomputed_is_exact(lambda: models.create(name, **settings), (4, 3, 64, 64), modules=4)
 
 
+class Chunked(nn.Module):
+    """Parts of one storage, of which each has a version of its own and one is changed in place."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 2 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.linear(x).unsafe_chunk(2, 1)
+        return gate.sigmoid_() * value.tanh_() + x
+
+
+class Recurrent(nn.Module):
+    """The last of what a recurrent network says of three times the same."""
+
+    def __init__(self, kind: Callable[..., nn.Module], width: int) -> None:
+        super().__init__()
+        self.network = kind(width, width, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        said: Tensor = self.network(x[:, None].expand(-1, 3, -1))[0]
+        return said[:, -1] + x
+
+
+class Cell(nn.Module):
+    """One step of a recurrent network."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        said: Tensor = self.cell(x, x)
+        return said + x
+
+
+@pytest.mark.parametrize("cascade", [1, 2])
+@pytest.mark.parametrize(
+    "layer", [Chunked, Cell, partial(Recurrent, nn.GRU), partial(Recurrent, nn.LSTM)]
+)
+def test_it_is_exact_for_recurrent_networks(
+    layer: Callable[[int], nn.Module], cascade: int
+) -> None:
+    """Their gates are changed in place behind autograd's back; an LSTM keeps a workspace."""
+
+    def build() -> nn.Module:
+        layers = (layer(16) for _ in range(4))
+        return nn.Sequential(nn.Linear(12, 16), *layers, nn.Linear(16, 10))
+
+    settings = {"patches": 1, "cascade": cascade}
+    assert_recomputed_is_exact(build, (8, 12), modules=["1", "3"], **settings)
+
+
+@pytest.mark.parametrize("recompute", ["repeatedly", "once", "blocks"])
+def test_a_value_that_is_written_over_afterwards_is_made_again(recompute: Recompute) -> None:
+    x, weight = torch.randn(4, 4), torch.ones(4, 4, requires_grad=True)
+    tape = Tape(None, FreedTensors(), Phase(), recompute)
+    tape.start()
+    made = x.tanh()
+    loss = (weight * made).sum()
+    torch.mm(x, x, out=made.data)
+    tape.stop()
+    with tape.backward(last=True):
+        (gradient,) = torch.autograd.grad(loss, weight)
+    assert torch.equal(gradient, x.tanh())
+
+
 @pytest.mark.parametrize("recompute", ["blocks", "once", "repeatedly"])
 def test_its_gradients_are_the_references(recompute: Recompute) -> None:
     images = torch.randn(4, 3, 16, 16, dtype=torch.float64)

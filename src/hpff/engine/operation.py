@@ -35,7 +35,7 @@ class View:
     offset: int
 
     def of(self, whole: Tensor) -> Tensor:
-        """The tensor, given any on the whole storage."""
+        """The tensor, given any tensor on its storage."""
         source = whole if whole.dtype == self.dtype else _as_vector(whole).view(self.dtype)
         return source.as_strided(self.size, self.stride, self.offset)
 
@@ -72,6 +72,11 @@ class Traits(NamedTuple):
 def traits_of(function: Any) -> Traits:
     """What is known of an operation."""
     schema = function._schema
+    # A composite one, such as `to`, may be met whole, and may copy.
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(
+        function.name(), "CompositeImplicitAutograd"
+    )
+    aliases = schema.returns and all(each.alias_info is not None for each in schema.returns)
     writes = (
         (place, argument.name)
         for place, argument in enumerate(schema.arguments)
@@ -79,7 +84,7 @@ def traits_of(function: Any) -> Traits:
     )
     return Traits(
         str(function),
-        function.is_view and all(each.alias_info is not None for each in schema.returns),
+        bool(function.is_view and aliases and not composite),
         tuple(writes),
         torch.Tag.nondeterministic_seeded in function.tags,
         is_dear(function),
@@ -123,7 +128,7 @@ class Operation:
         """Run it again on the values in ``whole``, and put its results there.
 
         Args:
-            whole: each value's whole tensor; it holds at least what the operation reads.
+            whole: for each value a tensor on its storage; there is at least what is read.
             needed: values that must not be overwritten, as others need them later.
         """
         given = {value: whole[value] for value in self.reads}

@@ -49,7 +49,7 @@ from hpff.engine.operation import (
 )
 from hpff.engine.phase import Phase
 from hpff.errors import UserError
-from hpff.torch_support.autocast import autocast_off
+from hpff.torch_support.modes import below_autograd
 
 Recompute = Literal["never", "blocks", "once", "repeatedly"]
 
@@ -227,6 +227,7 @@ class Tape(TorchDispatchMode):
         results = [*makes.values(), *changes.values()]
         if results:
             self._read |= elsewhere
+            # In the order in which `mapped` comes to them.
             noted = iter([view or tensor for tensor, view in zip(given, views, strict=True)])
             arguments, keywords = mapped(Tensor, lambda _: next(noted), (args, kwargs))
             reads = frozenset(view.value for view in views if view)
@@ -238,7 +239,7 @@ class Tape(TorchDispatchMode):
         if self._keeps_dear_only:
             self._fleeting.update(results)
             if traits.dear:
-                read = {v.value: whole_of(t) for t, v in zip(given, views, strict=True) if v}
+                read = {view.value: whole_of(t) for t in given if (view := self._view(t))}
                 self._fleeting -= read.keys()
                 self._demand.present |= read
         return output, results
@@ -299,16 +300,18 @@ class Tape(TorchDispatchMode):
             return found
         operations, needs, whole = self._way_to(wanted)
         there = set(whole)
-        # What was noted lies below autocast.
-        with torch.no_grad(), autocast_off(), self._phase.in_recomputation():
+        with below_autograd(), self._phase.in_recomputation():
             for operation in operations:
                 needs.subtract(operation.reads)
-                others = operation.changes and {v for v in whole if needs[v] or v in there}
-                operation.run(whole, others or set())
+                others = (
+                    {v for v in whole if needs[v] or v in there} if operation.changes else set()
+                )
+                operation.run(whole, others)
                 for value in (*operation.reads, *operation.results()):
                     stays = value in whole and value not in self._fleeting
                     if stays and self._demand.left[value]:
                         self._demand.present[value] = whole[value]
+                        there.add(value)
                     if not needs[value]:
                         whole.pop(value, None)
         return whole[wanted]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,14 +44,18 @@ class Score:
         return None if self.pixels is None else self.pixels.miou
 
 
-def evaluate(parts: Parts) -> Score:
-    """The backbone's score on the run's test images; in a segmentation whole, at a single scale.
+def uncompiled(parts: Parts) -> AbstractContextManager[Any]:
+    """What training compiled is run as it is inside.
 
-    What training compiled is run as it is: for the other mode, and for the smaller last batch, it
-    would be compiled anew.
+    For the other mode, and for a smaller last batch, it would be compiled anew.
     """
+    return torch.compiler.set_stance("force_eager") if parts.recipe.compile else nullcontext()
+
+
+def evaluate(parts: Parts) -> Score:
+    """The backbone's score on the run's test images; in a segmentation whole, at a single scale."""
     model, precision, team = parts.learner.model, parts.recipe.precision, parts.team
-    with torch.compiler.set_stance("force_eager") if parts.recipe.compile else nullcontext():
+    with uncompiled(parts):
         if parts.dataset.task == "segmentation":
             return pixel_score(model, parts.test, parts.dataset, precision)
         return score(model, parts.test, parts.dataset.num_classes, precision, team=team)

@@ -21,6 +21,7 @@ from hpff.runs.run_directory import RunDirectory
 from hpff.runs.tensorboard import Board
 from hpff.torch_support.out_of_memory import out_of_memory_as
 from hpff.training import following, resuming
+from hpff.training.evaluation import uncompiled
 from hpff.training.following import one_epoch
 from hpff.training.memory_check import check_memory
 from hpff.training.setup import Parts, assemble
@@ -112,7 +113,8 @@ def _train_epochs(
         for epoch in range(len(history) + 1, parts.recipe.epochs + 1):
             metrics = one_epoch(parts, epoch, memory, observer)
             if measure is not None and metrics["test_error_percent"] is not None:
-                metrics |= measure(parts)
+                with uncompiled(parts):
+                    metrics |= measure(parts)
             history.append(metrics)
             _save(parts, directory, history, found)
             directory.write_metrics(history)
