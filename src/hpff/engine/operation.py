@@ -15,6 +15,8 @@ from hpff.cutting.operations import is_dear
 
 # They move running statistics, arguments 3 and 4, though their schemas do not say so.
 _MOVES_STATISTICS = {"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"}
+# It gives what its backward works on only where gradients are enabled.
+_FOR_GRADIENTS = {"mkldnn_rnn_layer"}
 
 
 class Value(NamedTuple):
@@ -50,6 +52,7 @@ class Traits(NamedTuple):
         draws: whether it draws random numbers.
         dear: whether it is one of those that make up a step's arithmetic.
         moves_statistics: whether it moves running statistics, which its schema does not say.
+        for_gradients: whether it gives all that it gave only where gradients are enabled.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Traits(NamedTuple):
     draws: bool
     dear: bool
     moves_statistics: bool
+    for_gradients: bool
 
     def changed(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Tensor]:
         """The tensors that a call changes in place."""
@@ -72,11 +76,6 @@ class Traits(NamedTuple):
 def traits_of(function: Any) -> Traits:
     """What is known of an operation."""
     schema = function._schema
-    # A composite one, such as `to`, may be met whole, and may copy.
-    composite = torch._C._dispatch_has_kernel_for_dispatch_key(
-        function.name(), "CompositeImplicitAutograd"
-    )
-    aliases = schema.returns and all(each.alias_info is not None for each in schema.returns)
     writes = (
         (place, argument.name)
         for place, argument in enumerate(schema.arguments)
@@ -84,11 +83,22 @@ def traits_of(function: Any) -> Traits:
     )
     return Traits(
         str(function),
-        bool(function.is_view and aliases and not composite),
+        _only_looks(function),
         tuple(writes),
         torch.Tag.nondeterministic_seeded in function.tags,
         is_dear(function),
         function.overloadpacket.__name__ in _MOVES_STATISTICS,
+        function.overloadpacket.__name__ in _FOR_GRADIENTS,
+    )
+
+
+def _only_looks(function: Any) -> bool:
+    returns = function._schema.returns
+    if not (function.is_view and returns and all(each.alias_info is not None for each in returns)):
+        return False
+    # A composite one, such as `to`, may be met whole, and may copy.
+    return not torch._C._dispatch_has_kernel_for_dispatch_key(
+        function.name(), "CompositeImplicitAutograd"
     )
 
 
@@ -137,10 +147,11 @@ class Operation:
         arguments, keywords = mapped(
             View, lambda view: view.of(given[view.value]), (self.arguments, self.keywords)
         )
-        if traits_of(self.function).moves_statistics:
+        traits = traits_of(self.function)
+        if traits.moves_statistics:
             moved = (None if each is None else each.clone() for each in arguments[3:5])
             arguments = (*arguments[:3], *moved, *arguments[5:])
-        with random_as(self.random):
+        with random_as(self.random), torch.set_grad_enabled(traits.for_gradients):
             leaves = leaves_of(self.function(*arguments, **keywords))
         whole |= {value: whole_of(leaves[place]) for place, value in self.makes.items()}
         whole |= {after: given[before] for before, after in self.changes.items()}

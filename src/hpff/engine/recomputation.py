@@ -49,7 +49,7 @@ from hpff.engine.operation import (
 )
 from hpff.engine.phase import Phase
 from hpff.errors import UserError
-from hpff.torch_support.modes import below_autograd
+from hpff.torch_support.autocast import autocast_off
 
 Recompute = Literal["never", "blocks", "once", "repeatedly"]
 
@@ -300,7 +300,8 @@ class Tape(TorchDispatchMode):
             return found
         operations, needs, whole = self._way_to(wanted)
         there = set(whole)
-        with below_autograd(), self._phase.in_recomputation():
+        # What was noted lies below autocast.
+        with torch.no_grad(), autocast_off(), self._phase.in_recomputation():
             for operation in operations:
                 needs.subtract(operation.reads)
                 others = (

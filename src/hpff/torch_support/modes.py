@@ -14,8 +14,6 @@ from torch.utils._python_dispatch import (
     _pop_mode,
 )
 
-from hpff.torch_support.autocast import autocast_off
-
 
 @contextmanager
 def modes_restored() -> Iterator[None]:
@@ -37,16 +35,6 @@ def modes_restored() -> Iterator[None]:
 def dispatch_modes_off() -> Iterator[None]:
     """Inside, no dispatch mode sees what runs."""
     with _disable_current_modes():
-        yield
-
-
-@contextmanager
-def below_autograd() -> Iterator[None]:
-    """Inside, operations run as they do below autograd and autocast, and are noted by neither.
-
-    Gradients are not disabled: some operations give more where they are enabled.
-    """
-    with autocast_off(), torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
         yield
 
 
