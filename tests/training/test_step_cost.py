@@ -66,6 +66,30 @@ def test_nothing_is_compiled_anew_for_an_evaluation(make_recipe: Any, method: st
     assert len(graphs) > 0
 
 
+def test_what_else_is_measured_of_an_epoch_is_not_compiled_either(
+    tmp_path: Path, make_recipe: Any, silent: Any
+) -> None:
+    """The two steps of one epoch are counted, and so not compiled."""
+    torch._dynamo.reset()
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    doubled = torch.compile(lambda x: 2 * x, backend=backend)
+    constant = {"name": "constant", "warmup_epochs": 0}
+    recipe = make_recipe(epochs=1, schedule=constant, device="cpu", compile=True)
+
+    def measure(_: Any) -> dict[str, Any]:
+        return {"doubled": doubled(torch.ones(())).item()}
+
+    loop.train(recipe, tmp_path / "run", resume=False, observer=silent(), measure=measure)
+    assert graphs == []
+    assert doubled(torch.ones(())).item() == 2
+    assert len(graphs) == 1
+
+
 def test_a_clock_knows_its_steps() -> None:
     clock = StepClock(torch.device("cpu"))
     for _ in range(3):
