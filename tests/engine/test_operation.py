@@ -11,7 +11,9 @@ from hypothesis import strategies as some
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from hpff.engine.operation import Value, View, copy_of, leaves_of, mapped, traits_of, whole_of
+from hpff.engine.leaves import leaves_of, mapped
+from hpff.engine.operation import Value, View, copy_of, whole_of
+from hpff.engine.traits import traits_of
 
 ATEN = torch.ops.aten
 TREES = some.recursive(

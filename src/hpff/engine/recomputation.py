@@ -34,20 +34,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpff.cutting.partition import OperationKey
 from hpff.engine.anchors import START, Kept
+from hpff.engine.leaves import leaves_of, mapped, tensors_in
 from hpff.engine.operation import (
     Operation,
-    Traits,
     Value,
     View,
     copy_of,
-    leaves_of,
-    mapped,
     random_state,
-    tensors_in,
-    traits_of,
     whole_of,
 )
 from hpff.engine.phase import Phase
+from hpff.engine.traits import Traits, traits_of
 from hpff.errors import UserError
 from hpff.torch_support.autocast import autocast_off
 
