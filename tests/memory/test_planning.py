@@ -6,6 +6,7 @@ import pytest
 from torch import nn
 
 from hpff import LocalSettings, memory, models
+from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
 from hpff.memory import BEST, Strategy, Workload
 from hpff.memory.rehearsal import Rehearsal, count
@@ -60,6 +61,23 @@ def assert_plan_is_real(workload: Workload, strategy: Strategy) -> None:
     assert planned.peak == real.peak == max(real.curve())
     assert planned.at_peak() == real.at_peak()
     assert sum(planned.at_peak().values()) == planned.peak
+
+
+def wide() -> nn.Module:
+    layers = (nn.Sequential(nn.Linear(256, 256), nn.ReLU()) for _ in range(8))
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(256, 10))
+
+
+@pytest.mark.parametrize("recompute", ["never", "blocks", "once", "repeatedly"])
+@pytest.mark.parametrize("cascade", [1, 2])
+def test_in_bf16_casts_of_weights_go_with_their_module(recompute: Recompute, cascade: int) -> None:
+    strategy = Strategy.of("dgl", cascade, 1, recompute=recompute, auxiliary_width=8)
+    peaks = {}
+    for precision in ("fp32", "bf16"):
+        workload = Workload(wide, 8, image=(1, 16, 16), precision=precision)
+        peaks[precision] = memory.plan(workload, batch=2, strategies=[strategy]).rows[0].peak
+    cast = 2 * 256 * 256
+    assert peaks["bf16"] <= peaks["fp32"] + cascade * cast
 
 
 def test_plan_says_whose_memory_it_is() -> None:

@@ -32,7 +32,7 @@ from hpff.engine.phase import Phase
 from hpff.engine.reach import Reach
 from hpff.engine.recomputation import FreedTensors, Tape
 from hpff.errors import UserError
-from hpff.torch_support.autocast import autocast_off
+from hpff.torch_support.autocast import backward_types
 
 AuxiliaryLoss = Callable[[Level, int, Tensor], Tensor]
 Place = Literal["output", "features", "own_head"]
@@ -109,8 +109,7 @@ class _LiveModule:
         if not live or not wanted:
             return
         recomputing = self.tape.backward(last=not keep_graph) if self.tape else nullcontext()
-        # VJPs run in the types that their forward chose.
-        with autocast_off(self.output.device.type), recomputing:
+        with backward_types(self.output.device.type), recomputing:
             if "output" in live and "features" in live:
                 self._join(cotangents, keep_graph=keep_graph)
                 live.remove("features")
@@ -286,7 +285,7 @@ class Step:
         loss = self._loss(level, j, leaf)
         if not loss.requires_grad:
             raise UserError(f"the {level} loss of module {j} depends on nothing trained")
-        with autocast_off(leaf.device.type):
+        with backward_types(leaf.device.type):
             loss.backward()
         if leaf.grad is None:
             return torch.zeros_like(leaf)

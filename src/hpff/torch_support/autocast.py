@@ -9,6 +9,18 @@ import torch
 
 
 @contextmanager
+def backward_types(device_type: str) -> Iterator[None]:
+    """For a backward: it runs in the types that its forward chose.
+
+    Autocast's cache holds each weight's cast until the whole step is over. The graph holds those
+    that this backward needs, and lets go of them as it passes.
+    """
+    torch.clear_autocast_cache()
+    with autocast_off(device_type):
+        yield
+
+
+@contextmanager
 def autocast_off(*device_types: str) -> Iterator[None]:
     """Autocast is off inside; on the CPU and on CUDA where no types of device are named."""
     with ExitStack() as stack:
