@@ -180,10 +180,14 @@ class LocalSettings:
         return methods.name_of(self.method)
 
     def preset_name(self) -> str | None:
-        """The preset that says the same of all that it sets; None where none does."""
+        """The preset that says the same; None where none does.
+
+        Recomputation counts for nothing here: it changes no bit of what is learned.
+        """
         for name, values in PRESETS.items():
             wanted = LocalSettings(**values)
-            if all(getattr(self, key) == getattr(wanted, key) for key in values):
+            keys = values.keys() - {"recompute"}
+            if all(getattr(self, key) == getattr(wanted, key) for key in keys):
                 return name
         return None
 

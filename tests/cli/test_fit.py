@@ -13,8 +13,9 @@ import pytest
 import torch
 import yaml
 
-from hpff import LocalLearner, LocalSettings
-from hpff.recipes import recipe as recipes
+from hpff import LocalLearner
+from hpff.memory import Strategy
+from hpff.recipes import files as recipe_files
 
 Hpff = Callable[..., Any]
 MODEL = """
@@ -24,6 +25,11 @@ def build():
     blocks = [nn.Sequential(nn.Conv2d(3 if not i else 8, 8, 3, padding=1), nn.BatchNorm2d(8),
                             nn.ReLU()) for i in range(6)]
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(8 * 64, 10))
+
+def deep():
+    blocks = [nn.Sequential(nn.Conv2d(3 if not i else 8, 8, 3, padding=1), nn.BatchNorm2d(8),
+                            nn.ReLU()) for i in range(12)]
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
 
 def wrong():
     return 7
@@ -43,23 +49,58 @@ def own(folder: Path) -> tuple[str, ...]:
     return ("own:build", "--import", "own.py", "--image", "3,8,8", "--batch", "16")
 
 
+def least_of_backprop(hpff: Hpff, *own: str) -> int:
+    baselines = json.loads(hpff("fit", *own, "--budget", "10GB", "--json").out)["baselines"]
+    return min(row["peak_bytes"] for row in baselines)
+
+
 def test_the_lines_that_fit_prints_can_be_pasted(own: tuple[str, ...], hpff: Hpff) -> None:
     answer = hpff("fit", *own, "--budget", "10GB")
     assert answer.code == 0, answer.err
-    assert "backprop fits" in answer.out
-    python, recipe = answer.out.split("In Python:")[1].split("In a recipe:")
+    assert "backprop fits, and learns as it always does" in answer.out
+    assert pasted(answer.out) == ["dgl"]
+    answer = hpff("fit", *own, "--budget", f"{least_of_backprop(hpff, *own)}B")
+    assert "Backprop fits, recomputed by blocks" in answer.out
+    assert pasted(answer.out) == ["bp"]
+
+
+@pytest.mark.long
+def test_so_can_those_of_a_preset(own: tuple[str, ...], hpff: Hpff) -> None:
+    deep = ("own:deep", *own[1:3], "--image", "3,32,32", "--batch", "64")
+    answer = hpff("fit", *deep, "--budget", f"{least_of_backprop(hpff, *deep) - 1}B")
+    assert "Nearest to backprop's error in our study: preset=" in answer.out
+    assert pasted(answer.out, "deep") == ["auglocal", "dgl"]
+
+
+def pasted(out: str, model: str = "build") -> list[str]:
+    """Of each learner and recipe that is printed the method."""
+    parts = [part.split("In a recipe:") for part in out.split("In Python:")[1:]]
+    return [pasted_method(python, recipe, model) for python, recipe in parts]
+
+
+def pasted_method(python: str, recipe: str, model: str) -> str:
     call = ast.parse(python.strip()).body[0]
     assert isinstance(call, ast.Assign)
     assert isinstance(call.value, ast.Call)
     given = {word.arg: word.value for word in call.value.keywords}
     settings = {k: ast.literal_eval(v) for k, v in given.items() if k not in ("example", None)}
-    LocalLearner(sys.modules["own"].build(), example=torch.zeros(2, 3, 8, 8), **settings)
-    written = yaml.safe_load(recipe)
-    rest = {"data": "digits", "epochs": 2, "batch_size": 16, "optimizer": {"lr": 0.1}}
-    parsed = recipes.parse({"model": "resnet20", **rest, **written}, "pasted")
-    assert parsed.local == LocalSettings(
-        **{key: value for key, value in settings.items() if key != "num_classes"}
+    learner = LocalLearner(
+        getattr(sys.modules["own"], model)(), example=torch.zeros(2, 3, 8, 8), **settings
     )
+    written = yaml.safe_load(recipe.strip("\n").split("\n\n")[0])
+    rest = {"data": "digits", "epochs": 2, "batch_size": 16, "optimizer": {"lr": 0.1}}
+    Path("pasted.yaml").write_text(yaml.safe_dump({"model": "resnet20", **rest, **written}))
+    loaded = recipe_files.load("pasted.yaml").local
+    assert str(Strategy(loaded)) == str(Strategy(learner.settings))
+    assert loaded == learner.settings or loaded.is_backprop, "which has no cascades, whatever k is"
+    return loaded.method_name
+
+
+def test_a_method_that_was_asked_for_is_the_only_one(own: tuple[str, ...], hpff: Hpff) -> None:
+    answer = hpff("fit", *own, "--budget", "1kB", "--method", "predsim")
+    labels = {line.split("  ")[0] for line in answer.out.splitlines() if "  no" in line}
+    assert {label.partition("+")[0] for label in labels} == {"bp", "bp recompute=blocks", "predsim"}
+    assert "Nothing that was tried fits" in answer.out
 
 
 def test_fit_as_json_is_the_same(own: tuple[str, ...], hpff: Hpff) -> None:

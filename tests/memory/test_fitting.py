@@ -39,11 +39,45 @@ def test_in_less_than_checkpointing_takes_modules_are_recomputed() -> None:
     assert kept is not None
     assert kept.strategy.settings.recompute == "never"
     found = fit(SMALL, batch=64, budget=kept.peak - 1)
-    assert not any(choice.fits for choice in found.baselines)
+    assert not any(choice.fits for choice in found.baselines[:2])
     assert found.best is not None
     workload = Workload(small, modules=found.best.modules, balance="memory")
     assert found.best.peak == Rehearsal(workload, found.best.strategy).peak(64) <= found.budget
     assert found.best.strategy.settings.recompute in ("once", "blocks")
+
+
+def test_nearest_to_backprop_is_backprop_itself_as_long_as_a_way_to_do_it_fits() -> None:
+    for budget in (choice.peak for choice in fit(SMALL, batch=64, budget=2**40).baselines):
+        found = fit(SMALL, batch=64, budget=budget)
+        assert found.nearest == min(
+            (choice for choice in found.baselines if choice.fits), key=lambda c: c.operations
+        )
+        assert not any(choice.preset for choice in found.tried), "none is tried"
+
+
+def test_otherwise_it_is_the_first_preset_that_fits() -> None:
+    leanest = min(choice.peak for choice in fit(SMALL, batch=64, budget=2**40).baselines)
+    found = fit(SMALL, batch=64, budget=leanest - 1)
+    assert found.nearest is not None
+    assert (found.nearest.preset, found.nearest.fits) == ("light", True)
+    before = [choice for choice in found.tried if choice.preset in ("accurate", "balanced")]
+    assert before
+    assert not any(choice.fits for choice in before)
+    assert found.to_plain()["nearest"]["label"] == str(found.nearest.strategy)
+
+
+def test_without_presets_there_is_none() -> None:
+    found = fit(SMALL, batch=64, budget=1, presets=())
+    assert found.nearest is None
+    assert not any(choice.preset for choice in found.tried)
+
+
+def test_presets_with_longer_cascades_than_there_are_blocks_are_left_out() -> None:
+    def shallow() -> nn.Module:
+        return nn.Sequential(block(3), block(8), nn.Flatten(), nn.Linear(8 * 64, 10))
+
+    found = fit(Workload(shallow, image=(3, 8, 8)), batch=8, budget=1)
+    assert {choice.preset for choice in found.tried} == {"light", None}
 
 
 def test_the_best_fits_and_computes_least() -> None:
@@ -58,7 +92,7 @@ def test_the_best_fits_and_computes_least() -> None:
 
 
 def test_where_nothing_fits_it_says_which_batch_would() -> None:
-    found = fit(SMALL, batch=512, budget=8 * 2**20)
+    found = fit(SMALL, batch=512, budget=8 * 2**20, presets=())
     assert found.best is None
     assert found.largest_batch is not None
     assert 2 <= found.largest_batch < 512

@@ -161,7 +161,7 @@ def fit(
     batch: arguments.BatchSize = 128,
     image: arguments.ImageSize = None,
     num_classes: arguments.Classes = 10,
-    method: arguments.OneMethod = "dgl",
+    method: arguments.OneMethod = None,
     published: arguments.Published = False,
     optimizer: arguments.Optimizer = "sgd",
     precision: arguments.Precision = "fp32",
@@ -169,7 +169,7 @@ def fit(
     json: arguments.Json = False,
     imports: Imports = None,
 ) -> None:
-    """The way to train a model within a budget of memory that computes least, to paste."""
+    """How to train a model within a budget of memory: nearest to backprop, and with least work."""
     from hpff.cli.fit import FitOptions
     from hpff.cli.fit import fit as command
 

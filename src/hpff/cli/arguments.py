@@ -120,8 +120,12 @@ Published = Annotated[
     typer.Option("--published", help="The method's published auxiliary networks, not light ones."),
 ]
 OneMethod = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="Of local learning.", autocompletion=completion.method),
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Of local learning alone; by default presets are tried, and dgl.",
+        autocompletion=completion.method,
+    ),
 ]
 Budget = Annotated[
     str | None,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from hpff.cli.bars import bar
-from hpff.cli.sizes import bytes_of, gib
+from hpff.cli.sizes import Unit, bytes_of, unit_for
 from hpff.cli.tables import print_folded, print_json, show_table
 from hpff.cli.workload import WorkloadOptions
 from hpff.memory import Choice, Fit
 from hpff.memory import fit as search
-from hpff.memory.fitting import MOST_WORK
+from hpff.memory.fitting import MOST_WORK, NEAREST
 from hpff.settings import LocalSettings
 
 
@@ -21,7 +22,7 @@ class FitOptions(WorkloadOptions):
     """What the command line said."""
 
     budget: str
-    method: str
+    method: str | None
 
 
 def fit(given: FitOptions, *, json: bool) -> None:
@@ -33,55 +34,84 @@ def fit(given: FitOptions, *, json: bool) -> None:
             workload,
             batch=given.batch,
             budget=budget,
-            method=given.method,
+            method=given.method or "dgl",
             light=given.light,
+            presets=NEAREST if given.method is None and given.light else (),
             observe=observe,
         )
     if json:
         print_json(found.to_plain())
         return
+    unit = unit_for(max(found.budget, *(choice.peak for choice in found.baselines)))
     show_table(
-        ("method", "modules", "peak, GiB", "operations", "fits"),
-        [_cells(choice) for choice in (*found.baselines, *found.tried)],
-        _caption(given, found),
+        ("method", "modules", f"peak, {unit.name}", "operations", "fits"),
+        [_cells(choice, unit) for choice in _shown(found)],
+        _caption(given, found, unit),
     )
     for line in _advice(given, found):
         print_folded(line)
 
 
-def _cells(choice: Choice) -> tuple[str, ...]:
+def _shown(found: Fit) -> Iterator[Choice]:
+    """Of each way what fits, or is the leanest."""
+    yield from found.baselines
+    for _, tried in groupby(found.tried, key=lambda choice: choice.strategy):
+        yield min(tried, key=lambda choice: (not choice.fits, choice.peak))
+
+
+def _cells(choice: Choice, unit: Unit) -> tuple[str, ...]:
     modules = "" if choice.strategy.settings.is_backprop else str(choice.modules)
     return (
         str(choice.strategy),
         modules,
-        gib(choice.peak),
+        unit.of(choice.peak),
         f"{choice.operations:.2f}",
         "yes" if choice.fits else "no",
     )
 
 
-def _caption(given: FitOptions, found: Fit) -> str:
+def _caption(given: FitOptions, found: Fit, unit: Unit) -> str:
     shape = "×".join(map(str, found.workload.image))
     return (
         f"{given.model}, batch {found.batch} of {shape}, {given.precision}, {given.optimizer}, "
-        f"within {gib(found.budget)} GiB. Operations: arithmetic of a step over backprop's."
+        f"within {unit.of(found.budget)} {unit.name}. Operations: arithmetic of a step over "
+        "backprop's. Of each way the fewest modules that fit, or those that take the least."
     )
 
 
 def _advice(given: FitOptions, found: Fit) -> Iterator[str]:
-    fitting = [choice for choice in found.baselines if choice.fits]
-    if fitting:
-        name = "backprop" if fitting[0].strategy.segment == 0 else "backprop with checkpointing"
-        yield f"{name} fits, and learns as it always does: nothing else is needed."
-    if found.best is None:
+    nearest, best = found.nearest, found.best
+    if nearest is None and best is None:
         largest = found.largest_batch
         what = f"a batch of {largest} does" if largest else "no batch does either"
         yield (
             f"Nothing that was tried fits with batch {found.batch}; with the leanest way {what}. "
             "Fewer images at a time with several backward calls before a step give the same batch."
         )
-        return
-    settings = _written(found.best)
+    if nearest is not None:
+        yield _why_nearest(nearest)
+        if not nearest.strategy.is_plain_backprop:
+            yield from _lines(given, nearest)
+    if best is not None and best is not nearest:
+        yield f"Of local learning computes least: {best.strategy}, in {best.modules} modules."
+        yield from _lines(given, best)
+
+
+def _why_nearest(nearest: Choice) -> str:
+    if nearest.preset:
+        return (
+            f'Nearest to backprop\'s error in our study: preset="{nearest.preset}", in '
+            f"{nearest.modules} modules."
+        )
+    if not nearest.strategy.is_plain_backprop:
+        return "Backprop fits, recomputed by blocks: the same gradients, bit for bit."
+    name = "backprop with checkpointing" if nearest.strategy.segment else "backprop"
+    return f"{name} fits, and learns as it always does: nothing else is needed."
+
+
+def _lines(given: FitOptions, choice: Choice) -> Iterator[str]:
+    """What to paste."""
+    settings = _written(choice)
     yield "In Python:"
     yield ""
     yield "    learner = LocalLearner("
@@ -92,11 +122,19 @@ def _advice(given: FitOptions, found: Fit) -> Iterator[str]:
     yield "In a recipe:"
     yield ""
     yield from (f"    {key}: {value}" for key, value in settings.items())
+    yield ""
 
 
 def _written(choice: Choice) -> dict[str, Any]:
     """What differs from the defaults, and what a recipe has other defaults of."""
-    given, usual = choice.strategy.settings.to_plain(), LocalSettings().to_plain()
+    settings = choice.strategy.settings
+    recompute = {"recompute": settings.recompute}
+    if settings.is_backprop:
+        return {"method": settings.method_name, "modules": 1, **recompute}
+    if choice.preset:
+        cut = {"modules": choice.modules, "balance": "memory"}
+        return {"preset": choice.preset, **cut, **recompute}
+    given, usual = settings.to_plain(), LocalSettings().to_plain()
     changed = {key: value for key, value in given.items() if value != usual[key]}
     first = {
         "method": given["method"],

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from hpff.cli.bars import bar
-from hpff.cli.sizes import bytes_of
+from hpff.cli.sizes import Unit, bytes_of, unit_for
 from hpff.cli.tables import print_folded, print_json, show_table
 from hpff.cli.workload import RowOptions, described
 from hpff.errors import UserError
@@ -47,37 +46,32 @@ def plan(given: RowOptions, budget_text: str | None, picture: Path | None, *, js
 
 
 def _show(made: Plan) -> None:
-    most = max(row.peak or 0 for row in made.rows)
-    unit, divisor, digits = ("GiB", 2**30, 2) if most >= 2**30 else ("MiB", 2**20, 1)
-
-    def size(count: int) -> str:
-        return f"{count / divisor:.{digits}f}"
-
+    unit = unit_for(max(row.peak or 0 for row in made.rows))
     header = ["method", "peak", "of bp", "held", *SHARES]
     if made.budget is not None:
         header.append("largest batch")
     base = next((row.peak for row in made.rows if row.peak and str(row.strategy) == "bp"), None)
     done = [row for row in made.rows if row.peak is not None]
-    show_table(header, [_cells(row, base, size) for row in done], _caption(made, unit, size))
+    show_table(header, [_cells(row, base, unit) for row in done], _caption(made, unit))
     print("The worst moment, and the largest parts of what is alive then:")
     for row in done:
-        parts = (f"{_owner(owner)} {size(bytes_)}" for owner, bytes_ in row.alive[:5])
+        parts = (f"{_owner(owner)} {unit.of(bytes_)}" for owner, bytes_ in row.alive[:5])
         print_folded(f"  {row.strategy}: {row.moment}: {', '.join(parts)}", "    ")
     for row in made.rows:
         if row.fault:
             print_folded(f"  {row.strategy}: not possible: {row.fault}", "    ")
 
 
-def _caption(made: Plan, unit: str, size: Callable[[int], str]) -> str:
+def _caption(made: Plan, unit: Unit) -> str:
     text = (
-        f"Peak memory of a training step in {unit}, and what it is made of: "
+        f"Peak memory of a training step in {unit.name}, and what it is made of: "
         f"{described(made.workload, made.batch, len(made.partition))}. "
         "Held: parameters, gradients, optimizer, inputs. Backward: cotangents and temporaries. "
         "Checkpointing recomputes as many blocks together as are in brackets, at its best. "
         "Scratch space inside kernels is not counted."
     )
     if made.budget is not None:
-        text += f" Largest batch: within {size(made.budget)} {unit}."
+        text += f" Largest batch: within {unit.of(made.budget)} {unit.name}."
     return text
 
 
@@ -85,16 +79,16 @@ def _owner(owner: Owner) -> str:
     return f"{owner.what} of {owner.module}" if owner.module else owner.what
 
 
-def _cells(row: Row, base: int | None, size: Callable[[int], str]) -> list[str]:
+def _cells(row: Row, base: int | None, unit: Unit) -> list[str]:
     assert row.peak is not None
     cells = [
         str(row.strategy),
-        size(row.peak),
+        unit.of(row.peak),
         f"{row.peak / base:.2f}" if base else "-",
-        size(row.alive_of("parameters", "buffers", "gradients", "optimizer", "inputs")),
-        size(row.alive_of("activations", "recomputed")),
-        size(row.alive_of("auxiliary")),
-        size(row.alive_of("cotangents", "other")),
+        unit.of(row.alive_of("parameters", "buffers", "gradients", "optimizer", "inputs")),
+        unit.of(row.alive_of("activations", "recomputed")),
+        unit.of(row.alive_of("auxiliary")),
+        unit.of(row.alive_of("cotangents", "other")),
     ]
     if row.largest_batch is not None:
         cells.append(str(row.largest_batch or "none"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hpff.cli.bars import bar
 from hpff.cli.plan import SHARES
+from hpff.cli.sizes import Unit, unit_for
 from hpff.cli.tables import print_folded, print_json, show_table
 from hpff.cli.workload import RowOptions, described
 from hpff.errors import UserError
@@ -37,18 +38,13 @@ def plan_of_ranks(given: RowOptions, ranks: int, *, alone: bool, json: bool) -> 
 
 
 def _show(made: RanksPlan) -> None:
-    most = max(made.alone, *(row.peak for row in made.rows))
-    unit, divisor = ("GiB", 2**30) if most >= 2**30 else ("MiB", 2**20)
-
-    def size(count: int) -> str:
-        return f"{count / divisor:.{2 if unit == 'GiB' else 1}f}"
-
+    unit = unit_for(max(made.alone, *(row.peak for row in made.rows)))
     work = sum(row.arithmetic for row in made.rows)
     rows = []
     for rank, row in enumerate(made.rows):
-        cells = [size(count) for count in _bytes(row)]
+        cells = [unit.of(count) for count in _bytes(row)]
         rows.append([str(rank), f"{row.first}-{row.last}", *cells, f"{row.arithmetic / work:.1%}"])
-    show_table(_HEADER + _SENT, rows, _caption(made, unit, size(made.alone)))
+    show_table(_HEADER + _SENT, rows, _caption(made, unit))
     print_folded(
         f"Expected throughput: {made.speedup:.2f} times that of one process, if links carry in "
         "each step what is sent."
@@ -63,10 +59,11 @@ def _bytes(row: RankRow) -> list[int]:
     return [row.peak, held, activations, row.alive_of("auxiliary"), backward, *sent]
 
 
-def _caption(made: RanksPlan, unit: str, alone: str) -> str:
+def _caption(made: RanksPlan, unit: Unit) -> str:
     return (
-        f"Memory of each rank and traffic of a step in {unit}: "
+        f"Memory of each rank and traffic of a step in {unit.name}: "
         f"{described(made.workload, made.batch, len(made.partition))}, {made.strategy}, every "
-        f"module stepped when it is done; one process takes {alone} {unit}. Waiting: what messages "
-        "take besides, at most. Modules are shared out by arithmetic; a training measures time."
+        f"module stepped when it is done; one process takes {unit.of(made.alone)} {unit.name}. "
+        "Waiting: what messages take besides, at most. Modules are shared out by arithmetic; a "
+        "training measures time."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from hpff.errors import UserError
 
@@ -27,6 +28,18 @@ def bytes_of(text: str) -> int:
     return int(float(found[1]) * units[found[2].lower()])
 
 
-def gib(count: int) -> str:
-    """Bytes in GiB."""
-    return f"{count / 2**30:.2f}"
+class Unit(NamedTuple):
+    """What sizes of a table are counted in."""
+
+    name: str
+    bytes: int
+    digits: int
+
+    def of(self, count: int) -> str:
+        """So many bytes, without the unit."""
+        return f"{count / self.bytes:.{self.digits}f}"
+
+
+def unit_for(most: int) -> Unit:
+    """That of a table whose largest size it is, in bytes."""
+    return Unit("GiB", 2**30, 2) if most >= 2**30 else Unit("MiB", 2**20, 1)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
-from hpff.memory.planning import largest_batch, peak_by_batch
+from hpff.memory.planning import RECOMPUTED, largest_batch, peak_by_batch
 from hpff.memory.rehearsal import Rehearsal, Stage, best_checkpointing
 from hpff.memory.steps import Strategy, Workload
-from hpff.settings import LIGHT
+from hpff.presets import PresetName
+from hpff.settings import LIGHT, LocalSettings
 
 _COUNTS = (2, 4, 8, 16)
 _WAYS: tuple[tuple[Recompute, ...], ...] = (("never",), ("once", "blocks"), ("repeatedly",))
-MOST_WORK = 3 + sum(map(len, _WAYS)) * (len(_COUNTS) + 1)
+NEAREST: tuple[PresetName, ...] = ("accurate", "balanced", "light")
+"""Presets by their errors in benchmarks/study.md, the one nearest to backprop's first."""
+MOST_WORK = 4 + (1 + len(NEAREST)) * sum(map(len, _WAYS)) * (len(_COUNTS) + 1)
 """How often ``observe`` is called at most."""
 
 
@@ -36,6 +40,11 @@ class Choice:
     operations: float
     fits: bool
 
+    @property
+    def preset(self) -> str | None:
+        """The preset that its settings are, but for recomputation."""
+        return self.strategy.settings.preset_name()
+
     def to_plain(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         return {
@@ -53,7 +62,7 @@ class Fit:
     """What was tried for a workload, and what is best.
 
     Attributes:
-        baselines: backprop, and backprop with checkpointing where the model allows it.
+        baselines: backprop, with checkpointing where the model allows it, and recomputed by blocks.
         tried: local learning, in the order in which it was tried.
         largest_batch: of the leanest way that was tried; where nothing fits.
     """
@@ -68,8 +77,15 @@ class Fit:
     @property
     def best(self) -> Choice | None:
         """Of local learning what fits with the least arithmetic; None if nothing does."""
-        fitting = [choice for choice in self.tried if choice.fits]
-        return min(fitting, key=lambda choice: choice.operations, default=None)
+        return _quickest(choice for choice in self.tried if choice.fits)
+
+    @property
+    def nearest(self) -> Choice | None:
+        """Backprop if a way to do it fits; or the preset that was nearest to it in the study."""
+        fitting = [choice for choice in self.baselines if choice.fits]
+        if not fitting:
+            fitting = [choice for choice in self.tried if choice.fits and choice.preset]
+        return _quickest(choice for choice in fitting if choice.preset == fitting[0].preset)
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -79,6 +95,7 @@ class Fit:
             "baselines": [choice.to_plain() for choice in self.baselines],
             "tried": [choice.to_plain() for choice in self.tried],
             "best": self.best.to_plain() if self.best else None,
+            "nearest": self.nearest.to_plain() if self.nearest else None,
             "largest_batch": self.largest_batch,
         }
 
@@ -90,13 +107,15 @@ def fit(
     budget: int,
     method: str = "dgl",
     light: bool = True,
+    presets: Sequence[PresetName] = NEAREST,
     observe: Callable[[str], None] = lambda _: None,
 ) -> Fit:
-    """The way to train ``workload`` by HPFF that fits a budget with the least arithmetic.
+    """How to train ``workload`` within a budget: nearest to backprop, and with least arithmetic.
 
-    For each way of recomputation, from the one that computes least, the number of modules grows
-    until the step fits; cuts share out the memory of activations. A way that computes more is
-    tried only where the ones before do not fit.
+    Where backprop does not fit, presets are tried in turns until one does; then HPFF. For each way
+    of recomputation, from the one that computes least, the number of modules grows until the step
+    fits; cuts share out the memory of activations. A way that computes more is tried only where the
+    ones before do not fit.
 
     Args:
         workload: its modules and balance are not used.
@@ -105,6 +124,8 @@ def fit(
         method: of local learning, with k = 2 and n = 2.
         light: auxiliary networks of a stated narrow width on pooled maps (``hpff.settings.LIGHT``)
             in place of the method's published ones.
+        presets: to try; they are left out where the model has too few blocks for their cascades,
+            or where it is cut at vectors, which their networks do not take.
         observe: called before each piece of work.
 
     Raises:
@@ -114,17 +135,20 @@ def fit(
         raise UserError(f"batch is {batch}; expected 2 or more, as BatchNorm needs")
     search = _Search(workload, batch, budget, observe)
     baselines = search.baselines()
-    settings = dict(LIGHT) if light else {}
-    plain = Strategy.of(method, 2, 2, **settings)
     tried: list[Choice] = []
-    for ways in _WAYS:
-        for way in ways:
-            tried += search.until_it_fits(plain.with_settings(recompute=way))
-        if any(choice.fits for choice in tried):
+    for name in presets:
+        if any(choice.fits for choice in (*baselines, *tried)):
             break
-    fits = any(choice.fits for choice in tried)
-    largest = None if fits else search.largest_batch(tried)
+        tried += search.by_ways(Strategy(LocalSettings(preset=name)), is_offered=True)
+    tried += search.by_ways(Strategy.of(method, 2, 2, **(LIGHT if light else {})))
+    every = (*baselines, *tried)
+    fits = any(choice.fits for choice in every)
+    largest = None if fits else search.largest_batch(every)
     return Fit(workload, batch, budget, baselines, tuple(tried), largest)
+
+
+def _quickest(choices: Iterable[Choice]) -> Choice | None:
+    return min(choices, key=lambda choice: choice.operations, default=None)
 
 
 class _Search:
@@ -139,31 +163,49 @@ class _Search:
         self._blocks = 1
 
     def baselines(self) -> tuple[Choice, ...]:
-        """Backprop, and with checkpointing."""
+        """Backprop, with checkpointing, and recomputed by blocks."""
         self._observe("backprop")
-        rehearsal = Rehearsal(self._stage, Strategy.of())
-        self._blocks = len(rehearsal.step.partition)
-        peak, self._base = rehearsal.cost(self._batch)
-        backprop = self._choice(Strategy.of(), 1, peak, self._base)
+        plain = Rehearsal(self._stage, Strategy.of())
+        self._blocks = len(plain.step.partition)
+        _, self._base = plain.cost(self._batch)
+        ways = [plain]
         self._observe("checkpointing")
-        try:
-            rehearsal, _ = best_checkpointing(self._stage, self._batch)
-        except UserError:  # no chain of blocks
-            return (backprop,)
-        return backprop, self._choice(rehearsal.strategy, 1, *rehearsal.cost(self._batch))
+        with contextlib.suppress(UserError):  # no chain of blocks
+            ways.append(best_checkpointing(self._stage, self._batch)[0])
+        self._observe("backprop by blocks")
+        ways.append(Rehearsal(self._stage, RECOMPUTED))
+        return tuple(self._choice(way.strategy, 1, *way.cost(self._batch)) for way in ways)
 
-    def until_it_fits(self, strategy: Strategy) -> list[Choice]:
+    def by_ways(self, strategy: Strategy, *, is_offered: bool = False) -> list[Choice]:
+        """With one way of recomputation after another, until the step fits.
+
+        Args:
+            strategy: without recomputation.
+            is_offered: where it cannot be used it is left out, as nobody has asked for it.
+        """
+        tried: list[Choice] = []
+        refused = (UserError,) if is_offered else ()
+        for ways in _WAYS:
+            for way in ways:
+                with contextlib.suppress(*refused):
+                    tried.extend(self._until_it_fits(strategy.with_settings(recompute=way)))
+            if any(choice.fits for choice in tried):
+                break
+        return tried
+
+    def _until_it_fits(self, strategy: Strategy) -> Iterator[Choice]:
         """More and more modules, until the step fits."""
-        tried = []
+        cascade = strategy.settings.cascade
+        fewest = cascade if isinstance(cascade, int) else 2
         for count in (*(c for c in _COUNTS if c < self._blocks), self._blocks):
-            if count < 2:
+            if count < fewest:
                 continue
             self._observe(f"{strategy}, {count} modules")
             rehearsal = Rehearsal(self._stage.with_cut(count, "memory"), strategy)
-            tried.append(self._choice(strategy, count, *rehearsal.cost(self._batch)))
-            if tried[-1].fits:
+            choice = self._choice(strategy, count, *rehearsal.cost(self._batch))
+            yield choice
+            if choice.fits:
                 break
-        return tried
 
     def largest_batch(self, tried: Sequence[Choice]) -> int:
         """That of the leanest choice."""

@@ -142,6 +142,10 @@ def plan(
     return Plan(workload, batch, budget, cut, tuple(rows))
 
 
+RECOMPUTED = Strategy.of("bp", recompute="blocks")
+"""Backprop's own gradients, bit for bit, in less memory."""
+
+
 def first_strategies(*, cascade: Cascade = 2, patches: int = 2) -> list[Strategy]:
     """What to compare first: backprop, and the default method, each also in less memory.
 
@@ -165,12 +169,15 @@ def default_strategies(
         methods: names, of presets too; by default all methods that are known.
         cascade: k of HPFF.
         patches: n of HPFF.
-        recompute: ways to recompute; each method with HPFF gets one more strategy for each.
+        recompute: ways to recompute; each method with HPFF gets one more strategy for each, and
+            backprop one by blocks, the only way that lightens a single module.
 
     Raises:
         UserError: a method is unknown.
     """
     strategies = [Strategy.of(), Strategy.of(segment=BEST)]
+    if "blocks" in recompute:
+        strategies.append(RECOMPUTED)
     known = [name for name, _ in known_methods.names()]
     for method in known if methods is None else methods:
         if method in PRESETS:

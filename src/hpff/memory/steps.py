@@ -24,6 +24,7 @@ from hpff.memory.checkpointing import Block, chain, checkpointed, segments_of
 from hpff.memory.ledger import What
 from hpff.methods import Criterion, TaskName, criterion_of
 from hpff.methods.criteria import ChunkedCrossEntropy
+from hpff.presets import PRESETS
 from hpff.schema import Component
 from hpff.settings import BASELINE, LocalSettings
 from hpff.torch_support.model_io import outputs_of
@@ -156,10 +157,10 @@ class Strategy:
         if self.segment:
             return "bp+checkpointing" + (f" ({self.segment})" if self.segment > 0 else "")
         preset = self.settings.preset_name()
-        if preset is not None:
-            return preset
+        usual = "never" if preset is None else PRESETS[preset]["recompute"]
         recompute = self.settings.recompute
-        return self.settings.label() + ("" if recompute == "never" else f" recompute={recompute}")
+        name = preset or self.settings.label()
+        return name + ("" if recompute == usual else f" recompute={recompute}")
 
     @property
     def is_plain_backprop(self) -> bool:
