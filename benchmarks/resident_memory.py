@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from memory_tables import table, write
 
-from hpff.memory import Strategy, Workload
+from hpff.memory import RECOMPUTED, Strategy, Workload
 from hpff.memory.rehearsal import Rehearsal, Stage, best_checkpointing
 from hpff.memory.steps import TrainingStep
 from hpff.settings import LIGHT
@@ -50,7 +50,7 @@ def main() -> None:
         return
     stage = Stage(workload)
     checkpointing, _ = best_checkpointing(stage, given.batch)
-    rows = ["bp", f"segment {checkpointing.strategy.segment}", *WAYS]
+    rows = ["bp", f"segment {checkpointing.strategy.segment}", "bp by blocks", *WAYS]
     lines = []
     for row in rows:
         strategy = strategy_of(row)
@@ -74,6 +74,8 @@ def strategy_of(row: str) -> Strategy:
         return Strategy.of()
     if row.startswith("segment "):
         return Strategy.of(segment=int(row.split()[1]))
+    if row == "bp by blocks":
+        return RECOMPUTED
     return HPFF.with_settings(recompute=row)
 
 

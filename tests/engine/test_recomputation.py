@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections import Counter
 from collections.abc import Callable
@@ -70,6 +71,40 @@ def test_it_is_exact_for_every_method_and_cascade(method: str, cascade: int) -> 
 def test_it_is_exact_without_the_independent_level_and_for_one_module() -> None:
     assert_recomputed_is_exact(resnet, modules=4, cascade=4, independent=False)
     assert_recomputed_is_exact(resnet, modules=1, method="bp")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet50",
+        "torchvision/densenet121",
+        "timm/convnext_atto",
+        "timm/efficientnet_b0",
+        "timm/vit_tiny_patch16_224",
+    ],
+)
+def test_backprop_by_blocks_is_backprop_bit_for_bit(name: str) -> None:
+    shape = (2, 3, 224, 224) if "vit" in name else (2, 3, 64, 64)
+    images, targets = torch.randn(shape), torch.tensor([1, 3])
+    model = models.create(name, 10).train()
+    recomputed = copy.deepcopy(model)
+    learner = LocalLearner(
+        recomputed, modules=1, method="bp", recompute="blocks", example=images, num_classes=10
+    )
+    assert learner.kept[0].anchors
+    torch.manual_seed(0)
+    loss = F.cross_entropy(model(images), targets)
+    loss.backward()
+    torch.manual_seed(0)
+    assert torch.equal(learner.backward(images, targets).final, loss)
+    for (given, mine), (_, theirs) in zip(
+        recomputed.named_parameters(), model.named_parameters(), strict=True
+    ):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        assert torch.equal(mine.grad, theirs.grad), given
+    for mine, theirs in zip(recomputed.buffers(), model.buffers(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_it_is_exact_in_bf16() -> None:

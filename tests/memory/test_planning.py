@@ -8,8 +8,8 @@ from torch import nn
 from hpff import LocalSettings, memory, models
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError
-from hpff.memory import BEST, Strategy, Workload
-from hpff.memory.rehearsal import Rehearsal, count
+from hpff.memory import BEST, RECOMPUTED, Strategy, Workload
+from hpff.memory.rehearsal import Rehearsal, Stage, best_checkpointing, count
 from hpff.memory.steps import TrainingStep
 
 
@@ -61,6 +61,15 @@ def assert_plan_is_real(workload: Workload, strategy: Strategy) -> None:
     assert planned.peak == real.peak == max(real.curve())
     assert planned.at_peak() == real.at_peak()
     assert sum(planned.at_peak().values()) == planned.peak
+
+
+def test_backprop_by_blocks_is_lighter_than_checkpointing_and_computes_no_more() -> None:
+    stage = Stage(Workload("resnet50", image=(3, 224, 224), num_classes=1000))
+    checkpointing, _ = best_checkpointing(stage, 128)
+    peak, arithmetic = checkpointing.cost(128)
+    own_peak, own_arithmetic = Rehearsal(stage, RECOMPUTED).cost(128)
+    assert own_peak < 0.8 * peak
+    assert own_arithmetic < arithmetic
 
 
 def wide() -> nn.Module:

@@ -4,11 +4,20 @@ from hpff.memory.arithmetic import ArithmeticCounter
 from hpff.memory.benching import Bench, Measured, bench
 from hpff.memory.counting import AllocationCounter
 from hpff.memory.fitting import Choice, Fit, fit
-from hpff.memory.planning import BEST, Plan, Row, default_strategies, first_strategies, plan
+from hpff.memory.planning import (
+    BEST,
+    RECOMPUTED,
+    Plan,
+    Row,
+    default_strategies,
+    first_strategies,
+    plan,
+)
 from hpff.memory.steps import Strategy, Workload
 
 __all__ = [
     "BEST",
+    "RECOMPUTED",
     "AllocationCounter",
     "ArithmeticCounter",
     "Bench",
