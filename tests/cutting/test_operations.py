@@ -85,3 +85,21 @@ def test_points_are_the_same_without_numbers() -> None:
     assert planned.points == real.points
     assert planned.operations == real.operations
     assert len(real.points) > 9
+
+
+def test_what_leads_to_a_kept_tensor_alone_is_spared() -> None:
+    """A residual branch's last layer runs again for nothing that its block saves."""
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.branch(x)
+
+    model = nn.Sequential(nn.Linear(8, 8), Residual(), Residual(), nn.Linear(8, 3))
+    points = partition(model, 1, torch.zeros(5, 8))[0].inner
+    last_layer = 2 * 5 * 32 * 8
+    spared = [point.spared for point in points if point.operation.name == "aten.add.Tensor"]
+    assert spared == [last_layer, last_layer]

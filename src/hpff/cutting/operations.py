@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hpff.torch_support.arithmetic import arithmetic_of
+
 _SMALL = 32  # what is smaller than a tensor by this factor does not count beside it
 _DEAR = {
     "convolution",
@@ -61,6 +63,8 @@ class Point:
         saved: bytes that the forward up to here saves for the backward.
         is_saved: whether the tensor itself is among them.
         forks: whether several operations read it, so that its gradient is a sum.
+        spared: arithmetic that leads to this tensor alone and to nothing that is saved: where the
+            tensor is kept, no backward needs it again.
     """
 
     time: int
@@ -69,6 +73,7 @@ class Point:
     saved: int
     is_saved: bool
     forks: bool
+    spared: int
 
 
 @dataclass
@@ -98,6 +103,7 @@ class Operations(TorchDispatchMode):
     def __init__(self, apart: Iterable[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
+        self._arithmetic: list[int] = []
         self.paused = False
         self._apart = {t.untyped_storage()._cdata for t in apart if _is_plain(t)}
         self._last: dict[int, int] = {}
@@ -143,6 +149,7 @@ class Operations(TorchDispatchMode):
                     known.reads += not _is_view(func)
                     known.is_for_dear |= is_dear(func)
         output = func(*args, **(kwargs or {}))
+        self._arithmetic.append(arithmetic_of(func, args, kwargs or {}, output))
         changes = func._schema.is_mutable
         for place, leaf in enumerate(tree_leaves(output)):
             if _is_plain(leaf) and leaf.untyped_storage()._cdata not in self._apart:
@@ -177,16 +184,25 @@ class Operations(TorchDispatchMode):
         for save in saves:
             first_saved.setdefault(save.address, save.time)
         waiting = list(saves)
+        before: list[Saved] = []
         saved = 0
         for time in range(1, len(self.names) + 1):
             needed += change[time]
             while waiting and waiting[0].time <= time:
-                saved += waiting.pop(0).size
+                before.append(waiting.pop(0))
+                saved += before[-1].size
             found = candidates.get(time)
             if found is not None and needed - found.size <= found.size // _SMALL:
                 is_saved = first_saved.get(found.address, time + 1) <= time
                 forks = found.reads > 1
-                yield Point(time, found.leaf, found.size, saved, is_saved, forks)
+                last = self._last_made(before, but=found.address)
+                spared = sum(self._arithmetic[last:time])
+                yield Point(time, found.leaf, found.size, saved, is_saved, forks, spared)
+
+    def _last_made(self, saves: Sequence[Saved], *, but: int) -> int:
+        """After how many operations the last of these tensors is there, but for one of them."""
+        known = (self._living.get(save.address) for save in saves if save.address != but)
+        return max((storage.written for storage in known if storage is not None), default=0)
 
 
 def _is_view(function: Any) -> bool:

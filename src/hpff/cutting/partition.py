@@ -53,6 +53,7 @@ class InnerPoint:
         saved: bytes that the local module saves for its backward up to here, on the example.
         is_saved: whether the tensor itself is among them.
         forks: whether several operations read it, so that its gradient is a sum.
+        spared: arithmetic that no backward needs again if the tensor is kept.
     """
 
     operation: OperationKey
@@ -61,6 +62,7 @@ class InnerPoint:
     saved: int
     is_saved: bool
     forks: bool = False
+    spared: int = 0
 
 
 @dataclass(frozen=True)
@@ -368,6 +370,7 @@ def _inner_points(
             saved=point.saved - saved_before,
             is_saved=point.is_saved,
             forks=point.forks,
+            spared=point.spared,
         )
         for point in seen.points
         if point.time in keys and not (cut and point.time == cut.written)

@@ -101,18 +101,20 @@ def _moments(reach: Reach) -> Iterator[_Moment]:
 def _chosen(options: Sequence[Sequence[Stretches]], moments: Sequence[_Moment]) -> list[Stretches]:
     """Of each module's options one, so that little is needed at the worst time of a step.
 
-    What others keep counts for each: so they are chosen in turns, until no one would change.
+    Among options that need as little, what spares the most arithmetic. What others keep counts for
+    each: so they are chosen in turns, until no one would change.
     """
     touching = [[m for m in moments if j in m.alive] for j in range(len(options))]
     chosen = [min(each, key=lambda option: option.last) for each in options]
     for _ in range(_SWEEPS):
         before = list(chosen)
         for j, each in enumerate(options):
-            sizes = []
+            costs = []
             for option in each:
                 chosen[j] = option
-                sizes.append(max(_size(chosen, moment) for moment in touching[j]))
-            chosen[j] = each[sizes.index(min(sizes))]
+                size = max(_size(chosen, moment) for moment in touching[j])
+                costs.append((size, -option.spared))
+            chosen[j] = each[costs.index(min(costs))]
         if chosen == before:
             break
     return chosen

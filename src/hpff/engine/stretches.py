@@ -60,6 +60,11 @@ class Stretches:
         needed = _worst(self._moments(is_last=True))
         return self.module.output_bytes + max(map(sum, zip(self._held, needed, strict=True)))
 
+    @property
+    def spared(self) -> int:
+        """Arithmetic that no backward needs again, as its results are kept."""
+        return sum(anchor.spared for anchor in self.anchors)
+
     @cached_property
     def bytes_made_again(self) -> int:
         """Of the values that are made again."""
@@ -163,14 +168,19 @@ def stretches_of(module: LocalModule, bypass_bytes: int) -> list[Stretches]:
 
 
 def _fewest(points: Sequence[InnerPoint], saved: int, longest: int) -> tuple[InnerPoint, ...]:
-    """The anchors with the fewest bytes of which no stretch is too long, where that can be."""
+    """The anchors with the fewest bytes of which no stretch is too long, where that can be.
+
+    Among as many bytes those that spare the most arithmetic.
+    """
     ends = [0, *(point.saved for point in points), saved]
     longest = max(longest, *(end - start for start, end in pairwise(ends)))
-    cost, before = [0], [0]
+    cost, before = [(0, 0)], [0]
     for i, end in enumerate(ends[1:], start=1):
         best = min((b for b in range(i) if end - ends[b] <= longest), key=cost.__getitem__)
         before.append(best)
-        cost.append(cost[best] + (points[i - 1].output_bytes if i <= len(points) else 0))
+        size, spared = cost[best]
+        point = points[i - 1] if i <= len(points) else None
+        cost.append((size + point.output_bytes, spared - point.spared) if point else cost[best])
     chosen, i = [], before[-1]
     while i > 0:
         chosen.append(points[i - 1])
