@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from hpff import models
-from hpff.memory import Strategy, Workload, bench, plan
+from hpff.memory import RECOMPUTED, Strategy, Workload, bench, plan
 from hpff.runs import machine
 from hpff.settings import LIGHT, LocalSettings
 
@@ -64,13 +64,13 @@ NETWORKS = {
     "resnet101": Network(
         Workload("resnet101", 4, balance="memory", image=(3, 224, 224), num_classes=1000),
         64,
-        (Strategy.of(), Strategy.of(segment=2), *RENTED),
+        (Strategy.of(), Strategy.of(segment=2), RECOMPUTED, *RENTED),
         _WAYS[:2],
     ),
     "vit_b16": Network(
         Workload(partial(_vit), 12, image=(3, 224, 224), num_classes=1000),
         64,
-        (Strategy.of(), Strategy.of(segment=1), *RENTED),
+        (Strategy.of(), Strategy.of(segment=1), RECOMPUTED, *RENTED),
         _WAYS[:2],
     ),
 }
@@ -191,9 +191,7 @@ def table(folder: Path) -> str:
 
 
 def _label(strategy: Strategy) -> str:
-    if strategy == QUICK[-1]:
-        return "accurate recompute=never"
-    light = strategy.settings.auxiliary_width is not None and strategy != ACCURATE
+    light = strategy.settings.auxiliary_width is not None and not strategy.settings.preset_name()
     return f"{strategy}, light networks" if light else str(strategy)
 
 

@@ -65,16 +65,6 @@ def test_of_anchors_for_stretches_of_a_length_the_cheapest_are_kept() -> None:
     assert [anchor.operation.number for anchor in kept.anchors] == [1, 5]
 
 
-def test_of_two_that_are_as_large_the_one_that_spares_more_is_kept() -> None:
-    whole = module(1, [(100, 1), (0, 1), (100, 1), (0, 1), (100, 1)])
-    inner = tuple(
-        replace(point, spared=spared)
-        for point, spared in zip(whole.inner, (0, 7, 7, 0), strict=True)
-    )
-    (kept,) = kept_inside(Partition((replace(whole, inner=inner),)), Reach((1,)), lambda _: 0)
-    assert [anchor.operation.number for anchor in kept.anchors] == [2, 3]
-
-
 def test_anchors_that_cost_nothing_are_kept_if_they_spare_arithmetic() -> None:
     """The module's output and its gradient set the peak, and an anchor is as large as a save."""
     whole = module(1, [(10, 10), (10, 10), (10, 1000)])

@@ -168,19 +168,14 @@ def stretches_of(module: LocalModule, bypass_bytes: int) -> list[Stretches]:
 
 
 def _fewest(points: Sequence[InnerPoint], saved: int, longest: int) -> tuple[InnerPoint, ...]:
-    """The anchors with the fewest bytes of which no stretch is too long, where that can be.
-
-    Among as many bytes those that spare the most arithmetic.
-    """
+    """The anchors with the fewest bytes of which no stretch is too long, where that can be."""
     ends = [0, *(point.saved for point in points), saved]
     longest = max(longest, *(end - start for start, end in pairwise(ends)))
-    cost, before = [(0, 0)], [0]
+    cost, before = [0], [0]
     for i, end in enumerate(ends[1:], start=1):
         best = min((b for b in range(i) if end - ends[b] <= longest), key=cost.__getitem__)
         before.append(best)
-        size, spared = cost[best]
-        point = points[i - 1] if i <= len(points) else None
-        cost.append((size + point.output_bytes, spared - point.spared) if point else cost[best])
+        cost.append(cost[best] + (points[i - 1].output_bytes if i <= len(points) else 0))
     chosen, i = [], before[-1]
     while i > 0:
         chosen.append(points[i - 1])
