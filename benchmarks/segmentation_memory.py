@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from memory_tables import gib, table, write
 
 from hpff.cutting.balance import Balance
-from hpff.memory import Strategy, Workload
+from hpff.memory import RECOMPUTED, Strategy, Workload
 from hpff.memory.rehearsal import Rehearsal, Stage, best_checkpointing
 
 BATCH, MODULES = 8, 4
@@ -43,8 +43,9 @@ def main() -> None:
     checkpointing, _ = best_checkpointing(stage, BATCH)
     least, arithmetic = checkpointing.cost(BATCH)
     segment = checkpointing.strategy.segment
+    blocks, more = Rehearsal(stage, RECOMPUTED).cost(BATCH)
     lines = [
-        ("", "bp", f"{gib(peak)} / 1.00", "", "", ""),
+        ("", "bp", f"{gib(peak)} / 1.00", "", f"{gib(blocks)} / {more / base:.2f}", ""),
         (
             "",
             f"bp+checkpointing ({segment})",
