@@ -87,7 +87,8 @@ class LocalSettings:
             1: not at all, as published.
         recompute: instead of keeping modules' graphs, recompute them in the backwards, tensor by
             tensor, bit for bit the same: "once", "blocks" or "repeatedly", from more memory to
-            less; see :mod:`hpff.engine.recomputation`. Not with compiled blocks.
+            less; see :mod:`hpff.engine.recomputation`. With backprop, which is one module,
+            "once" is "never", and "blocks" takes the least. Not with compiled blocks.
         preset: settings found by a study: "light" (the least memory), "balanced" or "accurate"
             (the most memory and time). What is given besides it wins; it is not kept, but
             the settings that it stands for are: see ``hpff.presets``.

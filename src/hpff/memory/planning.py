@@ -170,7 +170,7 @@ def default_strategies(
         cascade: k of HPFF.
         patches: n of HPFF.
         recompute: ways to recompute; each method with HPFF gets one more strategy for each, and
-            backprop one by blocks, the only way that lightens a single module.
+            backprop one by blocks, which lightens a single module most.
 
     Raises:
         UserError: a method is unknown.
