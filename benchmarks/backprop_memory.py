@@ -7,7 +7,7 @@ machine. Networks see 128 images of 224×224 and 1000 classes, ResNet-110 1024 o
 classes. Each cell has GiB, and after the stroke the arithmetic of a step (convolutions, matrix
 products, attention) over backprop's. Checkpointing is torch.utils.checkpoint over as many blocks
 together as are in brackets, at its best; where the model has no chain of blocks there is none. "By
-blocks" is LocalLearner(model, method="bp", modules=1, recompute="blocks", ...), whose gradients are
+blocks" is LocalLearner(model, method="bp", recompute="blocks", ...), whose gradients are
 backprop's, bit for bit. --write puts the table into benchmarks/backprop_memory.md.
 """
 

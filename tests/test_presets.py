@@ -29,6 +29,7 @@ def test_a_preset_is_its_settings_written_out(name: str) -> None:
     written = LocalSettings(modules=6, **PRESETS[name])
     assert LocalSettings(preset=name, modules=6) == written  # type: ignore[arg-type]
     assert LocalSettings.from_label(name, modules=6) == written
+    assert written.with_label("bp").recompute == "never"
     assert learner(preset=name).settings == written
     assert dataclasses.replace(written, modules=7).cascade == written.cascade
     assert "preset" not in written.to_plain()

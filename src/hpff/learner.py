@@ -53,6 +53,7 @@ class LocalLearner(nn.Module):
     Args:
         model: any module whose forward runs through a chain of blocks and returns logits.
         modules: K, or the names of the submodules after which to cut; None: one for each block.
+            Backprop has one.
         example: one small input: a tensor, or a tuple or dict of forward's arguments. Give it two
             samples or more where the model has BatchNorm.
         num_classes: of the task; as many as the model's output has.
@@ -86,7 +87,7 @@ class LocalLearner(nn.Module):
         self,
         model: nn.Module,
         *,
-        modules: int | Sequence[str] | None,
+        modules: int | Sequence[str] | None = None,
         example: Any,
         num_classes: int,
         balance: Balance = "blocks",

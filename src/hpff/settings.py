@@ -138,7 +138,8 @@ class LocalSettings:
     def with_label(self, label: str) -> LocalSettings:
         """These settings with a label's method, levels and patches.
 
-        A preset's name is a label, for all that it sets. Others are "bp", or a method's name
+        A preset's name is a label, for all that it sets. Others are "bp", which recomputes
+        nothing, so that others are compared with what it usually takes; or a method's name
         alone (independent level only) or with "+cl" (cascade level only), "+hilo" (both), "+pff",
         "+cl+pff" or "+hpff" (both, and patches). k and n are these settings', or 2 where they
         have 1; "+hpff4" asks for n = 4. Level weights are kept only where both levels are on: a
@@ -148,7 +149,7 @@ class LocalSettings:
             UserError: the label is not one of these.
         """
         if label == BASELINE:
-            return dataclasses.replace(self, method=Component(BASELINE))
+            return dataclasses.replace(self, method=Component(BASELINE), recompute="never")
         if label in PRESETS:
             return dataclasses.replace(self, **PRESETS[label])
         name, parts, patches = _parsed(label)

@@ -58,6 +58,8 @@ def test_the_lines_that_fit_prints_can_be_pasted(own: tuple[str, ...], hpff: Hpf
     answer = hpff("fit", *own, "--budget", "10GB")
     assert answer.code == 0, answer.err
     assert "backprop fits, and learns as it always does" in answer.out
+    assert "peak, MiB" in answer.out
+    assert "within 9.31 GiB" in " ".join(answer.out.split())
     assert pasted(answer.out) == ["dgl"]
     answer = hpff("fit", *own, "--budget", f"{least_of_backprop(hpff, *own)}B")
     assert "Backprop fits, recomputed by blocks" in answer.out

@@ -63,7 +63,10 @@ def test_otherwise_it_is_the_first_preset_that_fits() -> None:
     before = [choice for choice in found.tried if choice.preset in ("accurate", "balanced")]
     assert before
     assert not any(choice.fits for choice in before)
-    assert found.to_plain()["nearest"]["label"] == str(found.nearest.strategy)
+    assert all(choice.modules > 4 for choice in before), "one cascade of all is backprop"
+    plain = found.to_plain()["nearest"]
+    assert plain["label"] == str(found.nearest.strategy)
+    assert (plain["preset"], plain["balance"]) == ("light", "memory")
 
 
 def test_without_presets_there_is_none() -> None:
@@ -101,6 +104,8 @@ def test_where_nothing_fits_it_says_which_batch_would() -> None:
 def test_wrong_workloads_are_refused() -> None:
     with pytest.raises(UserError, match="batch is 1; expected 2 or more"):
         fit(SMALL, batch=1, budget=2**30)
+    with pytest.raises(UserError, match="method is 'bp'; expected one of local learning"):
+        fit(SMALL, batch=2, budget=2**30, method="bp")
     with pytest.raises(UserError, match="unknown model"):
         fit(Workload("resnet7"), batch=2, budget=2**30)
 

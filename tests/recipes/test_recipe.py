@@ -70,6 +70,10 @@ def write(folder: Path, name: str, text: str) -> str:
             "expected cosine or cosine-from-full or constant or poly, did",
         ),
         ({"precision": "fp16"}, "precision: is 'fp16', expected fp32 or bf16"),
+        (
+            {"compile": True, "recompute": "blocks"},
+            "compile: is true with recompute blocks, which sees no operation inside compiled",
+        ),
         ({"modules": None}, "modules: is missing, expected the number of local modules"),
         ({"modules": []}, "modules: is [], expected a whole number of at least 1 or a list"),
         ({"subset": 10}, "subset: is 10, expected at least batch_size (64)"),

@@ -106,7 +106,7 @@ def test_what_cannot_be_rehearsed_is_let_through(
         ),
         (
             {"batch_size": 128, "image_size": 4096, "model": "resnet110", "method": "bp"},
-            "a smaller image_size or model, a local method or precision=bf16",
+            "a smaller image_size or model, recompute=blocks, a local method or precision=bf16",
         ),
         (
             {

@@ -117,13 +117,15 @@ StepPerModule = Annotated[
 Within = Annotated[str, typer.Option("--budget", metavar="SIZE", help="Such as 8GB or 24GiB.")]
 Published = Annotated[
     bool,
-    typer.Option("--published", help="The method's published auxiliary networks, not light ones."),
+    typer.Option(
+        "--published", help="The method's published auxiliary networks, not light ones; no presets."
+    ),
 ]
 OneMethod = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Of local learning alone; by default presets are tried, and dgl.",
+        help="Of local learning; by default presets are tried, and dgl.",
         autocompletion=completion.method,
     ),
 ]

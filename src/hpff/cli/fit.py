@@ -42,11 +42,11 @@ def fit(given: FitOptions, *, json: bool) -> None:
     if json:
         print_json(found.to_plain())
         return
-    unit = unit_for(max(found.budget, *(choice.peak for choice in found.baselines)))
+    unit = unit_for(max(choice.peak for choice in found.baselines))
     show_table(
         ("method", "modules", f"peak, {unit.name}", "operations", "fits"),
         [_cells(choice, unit) for choice in _shown(found)],
-        _caption(given, found, unit),
+        _caption(given, found),
     )
     for line in _advice(given, found):
         print_folded(line)
@@ -70,11 +70,12 @@ def _cells(choice: Choice, unit: Unit) -> tuple[str, ...]:
     )
 
 
-def _caption(given: FitOptions, found: Fit, unit: Unit) -> str:
+def _caption(given: FitOptions, found: Fit) -> str:
+    budget = unit_for(found.budget)
     shape = "×".join(map(str, found.workload.image))
     return (
         f"{given.model}, batch {found.batch} of {shape}, {given.precision}, {given.optimizer}, "
-        f"within {unit.of(found.budget)} {unit.name}. Operations: arithmetic of a step over "
+        f"within {budget.of(found.budget)} {budget.name}. Operations: arithmetic of a step over "
         "backprop's. Of each way the fewest modules that fit, or those that take the least."
     )
 
@@ -130,7 +131,7 @@ def _written(choice: Choice) -> dict[str, Any]:
     settings = choice.strategy.settings
     recompute = {"recompute": settings.recompute}
     if settings.is_backprop:
-        return {"method": settings.method_name, "modules": 1, **recompute}
+        return {"method": settings.method_name, **recompute}
     if choice.preset:
         cut = {"modules": choice.modules, "balance": "memory"}
         return {"preset": choice.preset, **cut, **recompute}

@@ -13,7 +13,7 @@ from hpff.memory.planning import RECOMPUTED, largest_batch, peak_by_batch
 from hpff.memory.rehearsal import Rehearsal, Stage, best_checkpointing
 from hpff.memory.steps import Strategy, Workload
 from hpff.presets import PresetName
-from hpff.settings import LIGHT, LocalSettings
+from hpff.settings import BASELINE, LIGHT, LocalSettings
 
 _COUNTS = (2, 4, 8, 16)
 _WAYS: tuple[tuple[Recompute, ...], ...] = (("never",), ("once", "blocks"), ("repeatedly",))
@@ -49,8 +49,10 @@ class Choice:
         """Plain data, for JSON."""
         return {
             "label": str(self.strategy),
+            "preset": self.preset,
             **self.strategy.to_plain(),
             "modules": self.modules,
+            "balance": "memory",
             "peak_bytes": self.peak,
             "operations_over_bp": self.operations,
             "fits": self.fits,
@@ -124,8 +126,8 @@ def fit(
         method: of local learning, with k = 2 and n = 2.
         light: auxiliary networks of a stated narrow width on pooled maps (``hpff.settings.LIGHT``)
             in place of the method's published ones.
-        presets: to try; they are left out where the model has too few blocks for their cascades,
-            or where it is cut at vectors, which their networks do not take.
+        presets: to try; they are left out where the model has no more blocks than a cascade has
+            modules, or where it is cut at vectors, which their networks do not take.
         observe: called before each piece of work.
 
     Raises:
@@ -133,6 +135,8 @@ def fit(
     """
     if batch < 2:
         raise UserError(f"batch is {batch}; expected 2 or more, as BatchNorm needs")
+    if method == BASELINE:
+        raise UserError("method is 'bp'; expected one of local learning: backprop is tried anyway")
     search = _Search(workload, batch, budget, observe)
     baselines = search.baselines()
     tried: list[Choice] = []
@@ -195,8 +199,10 @@ class _Search:
 
     def _until_it_fits(self, strategy: Strategy) -> Iterator[Choice]:
         """More and more modules, until the step fits."""
-        cascade = strategy.settings.cascade
-        fewest = cascade if isinstance(cascade, int) else 2
+        settings = strategy.settings
+        longest = settings.cascade if isinstance(settings.cascade, int) else 1
+        # A cascade of all modules, with no other loss, would be backprop.
+        fewest = 2 if settings.independent else longest + 1
         for count in (*(c for c in _COUNTS if c < self._blocks), self._blocks):
             if count < fewest:
                 continue

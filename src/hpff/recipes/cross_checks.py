@@ -225,6 +225,15 @@ def _graph_can_be_recorded(values: Values) -> Fault:
     return None
 
 
+def _compiled_blocks_keep_their_graphs(values: Values) -> Fault:
+    if not values["compile"] or values["recompute"] == "never":
+        return None
+    return "compile", (
+        f"is true with recompute {values['recompute']}, which sees no operation inside compiled "
+        "blocks; expected false, or recompute=never"
+    )
+
+
 def _ranks_classify(values: Values) -> Fault:
     if values["parallel"] == "none":
         return None
@@ -255,6 +264,7 @@ _CHECKS: tuple[Callable[[Values], Fault], ...] = (
     _modules_can_be_shared_out,
     _statistics_can_be_synchronized,
     _graph_can_be_recorded,
+    _compiled_blocks_keep_their_graphs,
     _is_for_the_task,
     _ranks_classify,
 )

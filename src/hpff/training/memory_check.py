@@ -126,6 +126,8 @@ def _advice(recipe: Recipe) -> str:
     """What to lower, the easiest first."""
     lower = [f"a smaller batch_size ({recipe.batch_size})", "a smaller image_size or model"]
     if recipe.local.is_backprop:
+        if recipe.local.recompute != "blocks" and not recipe.compile:
+            lower.append("recompute=blocks")
         lower.append("a local method")
     else:
         lower.append("more modules")
