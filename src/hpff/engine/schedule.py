@@ -32,7 +32,7 @@ from hpff.engine.phase import Phase
 from hpff.engine.reach import Reach
 from hpff.engine.recomputation import FreedTensors, Tape
 from hpff.errors import UserError
-from hpff.torch_support.autocast import backward_types
+from hpff.torch_support.autocast import autocast_off, let_go_of_casts
 
 AuxiliaryLoss = Callable[[Level, int, Tensor], Tensor]
 Place = Literal["output", "features", "own_head"]
@@ -109,7 +109,8 @@ class _LiveModule:
         if not live or not wanted:
             return
         recomputing = self.tape.backward(last=not keep_graph) if self.tape else nullcontext()
-        with backward_types(self.output.device.type), recomputing:
+        # VJPs run in the types that their forward chose.
+        with autocast_off(self.output.device.type), recomputing:
             if "output" in live and "features" in live:
                 self._join(cotangents, keep_graph=keep_graph)
                 live.remove("features")
@@ -270,6 +271,7 @@ class Step:
         self._newest += 1
         parameters = self._parameters[self._newest - 1]
         module = _LiveModule(self._newest, start, output, features, parameters, tape)
+        let_go_of_casts()
         if tape is not None:
             tape.keep(output)
         self._live[self._newest] = module
@@ -285,7 +287,8 @@ class Step:
         loss = self._loss(level, j, leaf)
         if not loss.requires_grad:
             raise UserError(f"the {level} loss of module {j} depends on nothing trained")
-        with backward_types(leaf.device.type):
+        let_go_of_casts()
+        with autocast_off(leaf.device.type):
             loss.backward()
         if leaf.grad is None:
             return torch.zeros_like(leaf)

@@ -8,16 +8,12 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 
-@contextmanager
-def backward_types(device_type: str) -> Iterator[None]:
-    """For a backward: it runs in the types that its forward chose.
+def let_go_of_casts() -> None:
+    """Empty autocast's cache, which holds each weight's cast until the whole step is over.
 
-    Autocast's cache holds each weight's cast until the whole step is over. The graph holds those
-    that this backward needs, and lets go of them as it passes.
+    Graphs hold the casts that their backwards need, and let go of them as these pass.
     """
     torch.clear_autocast_cache()
-    with autocast_off(device_type):
-        yield
 
 
 @contextmanager
