@@ -77,7 +77,8 @@ def test_without_presets_there_is_none() -> None:
 
 def test_presets_with_longer_cascades_than_there_are_blocks_are_left_out() -> None:
     def shallow() -> nn.Module:
-        return nn.Sequential(block(3), block(8), nn.Flatten(), nn.Linear(8 * 64, 10))
+        blocks = block(3), *(block(8) for _ in range(3))
+        return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(8 * 64, 10))
 
     found = fit(Workload(shallow, image=(3, 8, 8)), batch=8, budget=1)
     assert {choice.preset for choice in found.tried} == {"light", None}
