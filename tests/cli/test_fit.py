@@ -64,6 +64,7 @@ def test_the_lines_that_fit_prints_can_be_pasted(own: tuple[str, ...], hpff: Hpf
     answer = hpff("fit", *own, "--budget", f"{least_of_backprop(hpff, *own)}B")
     assert "Backprop fits, recomputed by blocks" in answer.out
     assert pasted(answer.out) == ["bp"]
+    assert "recompute='blocks'" in answer.out
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -87,8 +88,9 @@ def test_points_are_the_same_without_numbers() -> None:
     assert len(real.points) > 9
 
 
-def test_what_leads_to_a_kept_tensor_alone_is_spared() -> None:
-    """A residual branch's last layer runs again for nothing that its block saves."""
+@pytest.mark.parametrize("rectified", [False, True])
+def test_what_leads_to_a_kept_tensor_alone_is_spared(rectified: bool) -> None:
+    """A residual branch's last layer runs again for nothing but what its block gives."""
 
     class Residual(nn.Module):
         def __init__(self) -> None:
@@ -96,10 +98,12 @@ def test_what_leads_to_a_kept_tensor_alone_is_spared() -> None:
             self.branch = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8))
 
         def forward(self, x: Tensor) -> Tensor:
-            return x + self.branch(x)
+            joined = x + self.branch(x)
+            return torch.relu(joined) if rectified else joined
 
     model = nn.Sequential(nn.Linear(8, 8), Residual(), Residual(), nn.Linear(8, 3))
     points = partition(model, 1, torch.zeros(5, 8))[0].inner
     last_layer = 2 * 5 * 32 * 8
-    spared = [point.spared for point in points if point.operation.name == "aten.add.Tensor"]
+    end = "aten.relu.default" if rectified else "aten.add.Tensor"
+    spared = [point.spared for point in points if point.operation.name == end]
     assert spared == [last_layer, last_layer]

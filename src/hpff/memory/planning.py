@@ -20,6 +20,8 @@ from hpff.presets import PRESETS
 from hpff.settings import BASELINE, LocalSettings
 
 BEST = -1  # a strategy's segment that is to be found
+RECOMPUTED = Strategy.of("bp", recompute="blocks")
+"""Backprop's own gradients, bit for bit, in less memory."""
 _Peak = Callable[[int], float]
 
 
@@ -140,10 +142,6 @@ def plan(
         rows.append(row)
         cut = partition or cut
     return Plan(workload, batch, budget, cut, tuple(rows))
-
-
-RECOMPUTED = Strategy.of("bp", recompute="blocks")
-"""Backprop's own gradients, bit for bit, in less memory."""
 
 
 def first_strategies(*, cascade: Cascade = 2, patches: int = 2) -> list[Strategy]:
