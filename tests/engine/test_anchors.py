@@ -15,7 +15,8 @@ from hpff.cutting.partition import InnerPoint, LocalModule, OperationKey, Partit
 from hpff.engine import anchors
 from hpff.engine.anchors import START, kept_inside
 from hpff.engine.reach import Reach
-from hpff.engine.stretches import Stretches, stretches_of
+from hpff.engine.step_peaks import StepPeaks
+from hpff.engine.stretches import Stretch, Stretches, stretches_of
 from hpff.features import Vectors
 from hpff.memory import Strategy, Workload
 from hpff.memory.rehearsal import Rehearsal, Stage
@@ -92,45 +93,72 @@ def test_ways_to_cut_a_module_come_in_one_order() -> None:
     assert ways == sorted(ways)
 
 
-FOR_DEAR = [Save(10, OperationKey("layer", 3), is_for_dear=True)] * 60
-
-
 def key(number: int) -> OperationKey:
     return OperationKey("layer", number)
 
 
+REST = [Save(10, key(3), arithmetic=1)] * 60
+
+
 def made(*saves: Save) -> Partition:
     """One module without anchors, of what it saves."""
-    whole = replace(module(1, [(1, 1)]), saved=sum(s.size for s in saves), saves=saves)
+    whole = replace(
+        module(1, [(1, 1)]),
+        saved=sum(s.size for s in saves),
+        saves=saves,
+        arithmetic=sum(s.arithmetic for s in saves),
+    )
     return Partition((whole,))
 
 
-def test_the_largest_value_at_the_worst_time_is_made_again() -> None:
-    """A convolution's output, which BatchNorm keeps, waits while later values are at their peak."""
-    cut = made(Save(90, key(1)), Save(100, key(2), is_for_dear=True), *FOR_DEAR)
-    (kept,) = kept_inside(cut, Reach((1,)), lambda _: 0)
-    assert kept.made_again == {key(1)}
+def made_again(*saves: Save, at_losses: int = 0) -> frozenset[OperationKey]:
+    (kept,) = kept_inside(made(*saves), Reach((1,)), lambda _: at_losses)
+    return kept.made_again
 
 
-@pytest.mark.parametrize(
-    "wide",
-    [Save(90, key(1), is_for_dear=True), Save(90, None)],
-    ids=["for a convolution", "made elsewhere"],
-)
-def test_what_cannot_go_stays(wide: Save) -> None:
-    cut = made(wide, Save(100, key(2), is_for_dear=True), *FOR_DEAR)
-    (kept,) = kept_inside(cut, Reach((1,)), lambda _: 0)
-    assert not kept.made_again
+def test_of_the_values_at_the_worst_time_what_takes_no_arithmetic_is_made_again() -> None:
+    """Of a convolution's output, which BatchNorm keeps, its ReLU's is made again, not the other."""
+    wide = Save(90, key(1), arithmetic=30), Save(80, key(2), made_of=(0,))
+    assert made_again(*wide, Save(100, key(4), made_of=(1,), arithmetic=60)) == {key(2)}
+
+
+def test_of_the_others_what_gives_the_most_bytes_for_its_arithmetic_goes_first() -> None:
+    wide = Save(90, key(1), arithmetic=9), Save(80, key(2), arithmetic=4)
+    assert made_again(*wide, Save(100, key(4), arithmetic=10), *REST) == {key(1), key(2)}
+    assert made_again(*wide, Save(100, key(4), arithmetic=10), *REST[:20]) == {key(2)}
+
+
+def test_a_chain_of_values_counts_with_all_that_leads_to_each() -> None:
+    """By hand: the third is made of the first, which does not wait, by way of the second."""
+    saves = (
+        Save(5, key(1), arithmetic=3),
+        Save(5, key(2), made_of=(0,), arithmetic=4),
+        Save(5, key(3), made_of=(1,), arithmetic=5),
+        Save(5, key(4), made_of=(0, 2), arithmetic=7),
+    )
+    part = Stretch(saves, (0, 1, 2, 3), output=5, bypass=0)
+    assert replace(part, made_again=frozenset({2})).arithmetic_again == 5
+    assert replace(part, made_again=frozenset({0, 1, 2})).arithmetic_again == 3 + 7 + 12
+    assert replace(part, made_again=frozenset({0, 2, 3})).arithmetic_again == 3 + 5 + (7 + 5 + 3)
+
+
+def test_what_was_made_elsewhere_or_is_small_stays() -> None:
+    def leaner(first: Save) -> Stretch | None:
+        return Stretch((first, Save(100, key(4))), (0, 1), output=1, bypass=0).leaner()
+
+    assert leaner(Save(90, None)) is None
+    assert leaner(Save(3, key(1))) is None
+    assert leaner(Save(4, key(1))) is not None
 
 
 def test_a_carry_has_anchors_and_output_there_and_what_bypasses_a_stretch() -> None:
     """By hand: three gradients or values of the size of what goes, and what is saved before it."""
     end = replace(module(1, [(10, 5), (20, 7)]), saves=(Save(10), Save(20)))
-    whole = Stretches(end, 0, end.inner)
+    whole = Stretches.at(end, 0, end.inner)
     assert whole.kept == 5 + 7
     assert (whole.carry, whole.last) == (5 + 7 + 3 * 20, 7 + 5 + 3 * 20)
-    assert Stretches(end, 100, end.inner).carry == 5 + 7 + 100 + 3 * 10
-    assert Stretches(end, 100, end.inner).last == whole.last, "its input needs no gradient"
+    assert Stretches.at(end, 100, end.inner).carry == 5 + 7 + 100 + 3 * 10
+    assert Stretches.at(end, 100, end.inner).last == whole.last, "its input needs no gradient"
 
 
 def test_a_graph_holds_what_is_saved_beside_anchors_and_output() -> None:
@@ -140,15 +168,40 @@ def test_a_graph_holds_what_is_saved_beside_anchors_and_output() -> None:
         saves=(Save(20, key(1)), Save(5, key(2)), Save(30, key(3)), Save(7, key(4))),
     )
     anchor = replace(whole.inner[0], is_saved=True)
-    assert Stretches(whole, 0, (anchor,)).graphs == [20 + 30, 30]
-    assert Stretches(whole, 0, ()).graphs == [20 + 5 + 30]
-    assert Stretches(whole, 0, (anchor,), frozenset({2})).graphs == [20, 0]
+    ways = Stretches.at(whole, 0, (anchor,))
+    assert ways.graphs == [20 + 30, 30]
+    assert Stretches.at(whole, 0, ()).graphs == [20 + 5 + 30]
+    leaner = replace(ways, parts=(ways.parts[0], replace(ways.parts[1], made_again=frozenset({2}))))
+    assert leaner.graphs == [20, 0]
+
+
+def test_a_backward_with_a_graph_has_its_earlier_stretches_there() -> None:
+    """By hand: output and anchor, the first stretch's graph, and three times what goes."""
+    whole = replace(
+        module(1, [(25, 5), (37, 7)]),
+        saves=(Save(20, key(1)), Save(5, key(2)), Save(30, key(3)), Save(7, key(4))),
+    )
+    ways = Stretches.at(whole, 0, (replace(whole.inner[0], is_saved=True),))
+    assert ways.last == 7 + 5 + 3 * 30
+    assert ways.with_graph(1, is_last=True) == ways.last
+    assert ways.with_graph(0, is_last=True) == ways.last + 20
+
+
+def test_what_modules_begin_from_and_gradients_that_wait_are_there_anyway() -> None:
+    """By hand: the third module's cascade goes through the second, and the first is done."""
+    cut = Partition(tuple(module(j, [(10, 5 + j)]) for j in (1, 2, 3, 4)))
+    peaks = StepPeaks(cut, Reach((1, 1, 2, 1)), lambda j: 1 if j < 4 else 0)
+    ways = [Stretches.at(each, 0, ()) for each in cut]
+    through_second = next(m for m in peaks.moments if m.end == 3 and m.through == 1)
+    assert peaks.beside(ways, through_second) == 6 + 7, "its input; the gradient at its output"
+    assert peaks.of(ways, through_second) == 6 + 7 + ways[1].last
+    assert peaks.at_losses(ways)[2] == (6 + 7) + (7 + 8) + 2 * 8
 
 
 def test_nothing_is_made_again_where_losses_take_more_anyway() -> None:
-    cut = made(Save(90, key(1)), Save(100, key(2), is_for_dear=True), *FOR_DEAR)
-    (kept,) = kept_inside(cut, Reach((1,)), lambda _: 10_000)
-    assert not kept.made_again
+    wide = Save(90, key(1), arithmetic=1), Save(100, key(2), arithmetic=10)
+    assert made_again(*wide, *REST)
+    assert not made_again(*wide, *REST, at_losses=10_000)
 
 
 @given(
@@ -198,13 +251,13 @@ def test_a_block_a_module_is_recomputed_once() -> None:
 def test_what_is_made_again_does_not_wait_for_the_backward_that_comes_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def peak_where_one_in(part: int) -> int:
-        monkeypatch.setattr(anchors, "_MADE_AGAIN", part)
+    def peak_with(arithmetic: float) -> int:
+        monkeypatch.setattr(anchors, "_MADE_AGAIN", arithmetic)
         stage = Stage(Workload("resnet32", modules=16))
         return Rehearsal(stage, Strategy.of("dgl", 2, 2, recompute="blocks")).peak(64)
 
     first_stage_map = 64 * 16 * 32 * 32 * 4
-    assert peak_where_one_in(8) - peak_where_one_in(4) == first_stage_map
+    assert round((peak_with(0.2) - peak_with(0.5)) / first_stage_map, 3) == 1
 
 
 @pytest.mark.parametrize("method", ["dgl", "predsim", "infopro", "auglocal"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -42,14 +42,16 @@ class Saved(NamedTuple):
         size: in bytes.
         address: of the storage, which lives as long as the graph.
         made: after how many operations it has its content; 0 where that was there before.
-        is_for_dear: whether a convolution or matrix product reads it.
+        made_of: the places of the saved tensors that lead to it past no other.
+        arithmetic: that leads from these to it.
     """
 
     time: int
     size: int
     address: int
     made: int = 0
-    is_for_dear: bool = False
+    made_of: tuple[int, ...] = ()
+    arithmetic: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Point:
 
 @dataclass
 class _Storage:
+    index: int
     address: int
     size: int
     reference: weakref.ref[Any]
@@ -86,7 +89,14 @@ class _Storage:
     leaf: int
     read: int = 0
     reads: int = 0
-    is_for_dear: bool = False
+    writers: list[int] = field(default_factory=list)
+
+
+class _Operation(NamedTuple):
+    """The indices of the storages that an operation reads, and its arithmetic."""
+
+    reads: tuple[int, ...]
+    arithmetic: int
 
 
 class Operations(TorchDispatchMode):
@@ -103,12 +113,17 @@ class Operations(TorchDispatchMode):
     def __init__(self, apart: Iterable[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
-        self._arithmetic: list[int] = []
+        self._done: list[_Operation] = []
         self.paused = False
         self._apart = {t.untyped_storage()._cdata for t in apart if _is_plain(t)}
         self._last: dict[int, int] = {}
         self._all: list[_Storage] = []
         self._living: dict[int, _Storage] = {}  # by address
+
+    @property
+    def arithmetic(self) -> list[int]:
+        """Of all operations so far."""
+        return [operation.arithmetic for operation in self._done]
 
     def last_read(self, tensor: Tensor) -> int:
         """After how many operations the storage of a tensor that is still there was read."""
@@ -125,14 +140,41 @@ class Operations(TorchDispatchMode):
         return known is not None and known.reads > 1
 
     def with_makers(self, saves: Sequence[Saved]) -> Iterator[Saved]:
-        """What a forward saved, and how that came about and is read."""
+        """What a forward saved, and how that came about."""
+        places: dict[int, int] = {}  # by a storage's index
+        for place, save in enumerate(saves):
+            if save.address in self._living:
+                places.setdefault(self._living[save.address].index, place)
         for save in saves:
             known = self._living.get(save.address)
-            yield (
-                save
-                if known is None
-                else save._replace(made=known.written, is_for_dear=known.is_for_dear)
+            if known is None:
+                yield save
+                continue
+            operations, found = self._way_to(known, places)
+            yield save._replace(
+                made=known.written,
+                made_of=tuple(sorted(places[index] for index in found)),
+                arithmetic=sum(self._done[time - 1].arithmetic for time in operations),
             )
+
+    def _way_to(self, wanted: _Storage, there: Container[int]) -> tuple[set[int], set[int]]:
+        """The times of the operations that lead from some storages to another, and which."""
+        operations: set[int] = set()
+        found: set[int] = set()
+        waiting = list(wanted.writers)
+        while waiting:
+            time = waiting.pop()
+            if time in operations:
+                continue
+            operations.add(time)
+            for index in self._done[time - 1].reads:
+                if index == wanted.index:
+                    continue
+                if index in there:
+                    found.add(index)
+                else:
+                    waiting += (t for t in self._all[index].writers if t < time)
+        return operations, found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # Fake tensors ask for their device by an operation.
@@ -140,6 +182,7 @@ class Operations(TorchDispatchMode):
             return func(*args, **(kwargs or {}))
         self.names.append(str(func))
         now = len(self.names)
+        reads: set[int] = set()
         for leaf in tree_leaves((args, kwargs)):
             if _is_plain(leaf):
                 self._last[leaf.untyped_storage()._cdata] = now
@@ -147,9 +190,9 @@ class Operations(TorchDispatchMode):
                 if known is not None:
                     known.read = now
                     known.reads += not _is_view(func)
-                    known.is_for_dear |= is_dear(func)
+                    reads.add(known.index)
         output = func(*args, **(kwargs or {}))
-        self._arithmetic.append(arithmetic_of(func, args, kwargs or {}, output))
+        self._done.append(_Operation(tuple(reads), arithmetic_of(func, args, kwargs or {}, output)))
         changes = func._schema.is_mutable
         for place, leaf in enumerate(tree_leaves(output)):
             if _is_plain(leaf) and leaf.untyped_storage()._cdata not in self._apart:
@@ -165,11 +208,14 @@ class Operations(TorchDispatchMode):
         if known is None:
             storage = tensor.untyped_storage()
             address, size = storage._cdata, storage.nbytes()
-            made = _Storage(address, size, weakref.ref(storage), now, now, place)
-            self._living[address] = made
-            self._all.append(made)
+            known = _Storage(len(self._all), address, size, weakref.ref(storage), now, now, place)
+            self._living[address] = known
+            self._all.append(known)
         elif changes:
             known.written, known.leaf, known.reads = now, place, 0
+        else:
+            return
+        known.writers.append(now)
 
     def points(self, saves: Sequence[Saved]) -> Iterator[Point]:
         """The operations after which one tensor is all that later ones need, in order."""
@@ -196,7 +242,7 @@ class Operations(TorchDispatchMode):
                 is_saved = first_saved.get(found.address, time + 1) <= time
                 forks = found.reads > 1
                 last = self._last_made(before, but=found.address)
-                spared = sum(self._arithmetic[last:time])
+                spared = sum(each.arithmetic for each in self._done[last:time])
                 yield Point(time, found.leaf, found.size, saved, is_saved, forks, spared)
 
     def _last_made(self, saves: Sequence[Saved], *, but: int) -> int:

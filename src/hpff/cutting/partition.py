@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,12 +36,14 @@ class Save(NamedTuple):
     Attributes:
         size: in bytes, on the example.
         maker: the operation that made it; None where it was not made in the local module.
-        is_for_dear: whether a convolution or matrix product reads it.
+        made_of: the places of the tensors among the module's own that lead to it past no other.
+        arithmetic: that leads from these to it.
     """
 
     size: int
     maker: OperationKey | None = None
-    is_for_dear: bool = False
+    made_of: tuple[int, ...] = ()
+    arithmetic: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class LocalModule:
         path: where in what the submodule returns the output lies; () where it returns a tensor.
         saved: bytes that its forward saves for its backward, on the example.
         saves: the tensors that these are, in order.
+        arithmetic: of its forward, on the example.
         output_bytes: of its output, on the example.
         forks: whether several operations read its output.
         patches: n in force at its output (n×n patches, or n pieces of a sequence); 1 where PFF is
@@ -113,6 +117,7 @@ class LocalModule:
     overwritten: bool = False
     read_later: bool = False
     saves: tuple[Save, ...] = ()
+    arithmetic: int = 0
     inner: tuple[InnerPoint, ...] = ()
     passing: tuple[tuple[str, Path], ...] = ()
 
@@ -300,7 +305,6 @@ def _describe(
     blocks = {unit.name for unit in units}
     bounds = [-1, *(cut.time for cut in cuts), END]
     saved = [0, *(cut.saved for cut in cuts), seen.saved]
-    totals = list(accumulate(save.size for save in seen.saves))
     modules = []
     for index, (start, end) in enumerate(pairwise(bounds)):
         cut = cuts[index] if index < len(cuts) else None
@@ -328,11 +332,8 @@ def _describe(
                 forks=bool(cut and cut.forks),
                 overwritten=bool(cut and cut.overwritten),
                 read_later=_is_read_later(cuts[index : index + 2]),
-                saves=tuple(
-                    Save(save.size, keys.get(save.made), save.is_for_dear)
-                    for save, total in zip(seen.saves, totals, strict=True)
-                    if saved[index] < total <= saved[index + 1]
-                ),
+                saves=_saves(seen, saved[index], saved[index + 1], keys),
+                arithmetic=sum(seen.arithmetic[time - 1] for time in keys),
                 inner=_inner_points(seen, before, cut, keys),
                 passing=_passing(seen.separators, start, cut),
             )
@@ -352,6 +353,21 @@ def _operation_keys(
         numbers[name] += 1
         keys[time] = OperationKey(name, numbers[name])
     return keys
+
+
+def _saves(seen: Trace, start: int, end: int, keys: Mapping[int, OperationKey]) -> tuple[Save, ...]:
+    """What is saved after so many bytes, until there are so many."""
+    totals = list(accumulate(save.size for save in seen.saves))
+    first, last = bisect.bisect_right(totals, start), bisect.bisect_right(totals, end)
+    return tuple(
+        Save(
+            save.size,
+            keys.get(save.made),
+            tuple(place - first for place in save.made_of if place >= first),
+            save.arithmetic,
+        )
+        for save in seen.saves[first:last]
+    )
 
 
 def _inner_points(

@@ -4,23 +4,26 @@ For one module that is gradient checkpointing (Chen et al., "Training Deep Nets 
 Memory Cost", 2016), here for unequal blocks. Where a module's first backward comes right after its
 forward, the graph of its last stretches is not let go of as long as that raises no peak: it need
 not run again. Where backwards take the most, large values that are cheap to make do not
-wait for their use, but are made again, as long as there are few of them.
+wait for their use, but are made again, as long as that takes little arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from hpff.cutting.partition import InnerPoint, OperationKey, Partition
 from hpff.engine.reach import Reach
+from hpff.engine.step_peaks import Moment, StepPeaks
 from hpff.engine.stretches import Stretches, stretches_of
 
 _SWEEPS = 3
-_MADE_AGAIN = 8  # at most one in so many of the bytes that modules save
+_MADE_AGAIN = 0.2  # of a forward's arithmetic, at most
 _WORTH = 0.02  # of the peak, which making values again must take off it
 START = OperationKey("", 0)
+_Size = Callable[[Stretches], int]
+# Turns end where no module alone would change: from many anchors, and from few.
+_FIRST_SIZES: tuple[_Size, ...] = (lambda way: way.last, lambda way: way.kept)
 
 
 @dataclass(frozen=True)
@@ -48,71 +51,55 @@ def kept_inside(
     Args:
         cut: the modules.
         reach: how far the cascades go.
-        auxiliary_bytes: what the losses at module j take.
+        auxiliary_bytes: what the losses at module j take; 0 where there are none.
     """
-    moments = list(_moments(reach))
-    at_losses = [max(auxiliary_bytes(m.index), 2 * m.output_bytes) for m in cut]
+    peaks = StepPeaks(cut, reach, auxiliary_bytes)
+    carried = {moment.through for moment in peaks.moments if not moment.is_last}
     bypasses = [0, *(module.output_bytes if module.forks else 0 for module in cut[:-1])]
-    options = [stretches_of(module, size) for module, size in zip(cut, bypasses, strict=True)]
-    chosen = _chosen(options, moments)
-    chosen = _leaner(chosen, moments, max(_kept_at_losses(chosen, reach, at_losses)))
-    losses = _kept_at_losses(chosen, reach, at_losses)
-    peak = max(*losses, *(_size(chosen, moment) for moment in moments))
-    at_once = {moment.end for moment in moments if moment.is_first}
+    leanest = [
+        [_leanest(way, is_last=j not in carried) for way in stretches_of(module, bypass)]
+        for j, (module, bypass) in enumerate(zip(cut, bypasses, strict=True))
+    ]
+    found = [_leaner(_chosen(leanest, peaks, size), peaks) for size in _FIRST_SIZES]
+    ways = min(found, key=peaks.peak)
     return tuple(
-        _kept(own, peak - needed if module.index in at_once else None)
-        for module, own, needed in zip(cut, chosen, losses, strict=True)
+        Kept(way.anchors, _graph_that_fits(ways, j, peaks), way.makers_again)
+        for j, way in enumerate(ways)
     )
 
 
-class _Moment(NamedTuple):
-    """A backward of a step.
-
-    Attributes:
-        end: the module (from 1) at whose output its loss is.
-        through: which module (from 0) it goes through.
-        is_last: whether it is that module's last.
-        alive: all modules (from 0) whose graphs are there.
-    """
-
-    end: int
-    through: int
-    is_last: bool
-    alive: tuple[int, ...]
-
-    @property
-    def is_first(self) -> bool:
-        """Whether it comes right after the module's forward."""
-        return self.through == self.end - 1
+def _leanest(way: Stretches, *, is_last: bool) -> Stretches:
+    """A way with values made again while that makes a backward of its module leaner."""
+    found = [way]
+    while (leaner := found[-1].leaner(is_last=is_last)) is not None:
+        if leaner.arithmetic_again > way.module.arithmetic * _MADE_AGAIN:
+            break
+        found.append(leaner)
+    return min(found, key=lambda each: each.last if is_last else each.carry)
 
 
-def _moments(reach: Reach) -> Iterator[_Moment]:
-    for end, length in enumerate(reach.lengths, start=1):
-        alive = [i - 1 for i in reach.alive(end)]
-        for j in range(end - 1, end - length - 1, -1):
-            done = reach.last_use[j] == end
-            if j > end - length and end < len(reach.lengths):
-                yield _Moment(end, j, False, tuple(alive))
-            if done:
-                yield _Moment(end, j, True, tuple(alive))
-                alive.remove(j)
-
-
-def _chosen(options: Sequence[Sequence[Stretches]], moments: Sequence[_Moment]) -> list[Stretches]:
+def _chosen(
+    options: Sequence[Sequence[Stretches]], peaks: StepPeaks, at_first: _Size
+) -> list[Stretches]:
     """Of each module's options one, so that little is needed at the worst time of a step.
 
     Among options that need as little, what spares the most arithmetic. What others keep counts for
     each: so they are chosen in turns, until no one would change.
+
+    Args:
+        options: ways to cut each module.
+        peaks: of the step.
+        at_first: of what each module's choice is the least before the turns.
     """
-    touching = [[m for m in moments if j in m.alive] for j in range(len(options))]
-    chosen = [min(each, key=lambda option: option.last) for each in options]
+    touching = [[m for m in peaks.moments if j in m.alive] for j in range(len(options))]
+    chosen = [min(each, key=at_first) for each in options]
     for _ in range(_SWEEPS):
         before = list(chosen)
         for j, each in enumerate(options):
             costs = []
             for option in each:
                 chosen[j] = option
-                size = max(_size(chosen, moment) for moment in touching[j])
+                size = max(peaks.of(chosen, moment) for moment in touching[j])
                 costs.append((size, -option.spared))
             chosen[j] = each[costs.index(min(costs))]
         if chosen == before:
@@ -120,54 +107,37 @@ def _chosen(options: Sequence[Sequence[Stretches]], moments: Sequence[_Moment]) 
     return chosen
 
 
-def _leaner(chosen: list[Stretches], moments: Sequence[_Moment], at_losses: int) -> list[Stretches]:
+def _leaner(ways: Sequence[Stretches], peaks: StepPeaks) -> list[Stretches]:
     """With values made again where backwards take the most, as few as give most of the gain."""
-    room = sum(own.module.saved for own in chosen) // _MADE_AGAIN
-    found = [(_peak(chosen, moments, at_losses), list(chosen))]
-    chosen = list(chosen)
+    now = [way.all_waiting() for way in ways]
+    room = sum(way.module.arithmetic for way in now) * _MADE_AGAIN
+    at_losses = max(peaks.at_losses(now))
+    found = [(peaks.peak(now), list(now))]
     while found[-1][0] > at_losses:
-        worst = max(moments, key=lambda moment: _size(chosen, moment))
-        leaner = chosen[worst.through].leaner(is_last=worst.is_last)
+        worst = peaks.worst(now)
+        leaner = now[worst.through].leaner(is_last=worst.is_last)
         if leaner is None:
             break
-        room -= leaner.bytes_made_again - chosen[worst.through].bytes_made_again
+        room -= leaner.arithmetic_again - now[worst.through].arithmetic_again
         if room < 0:
             break
-        chosen[worst.through] = leaner
-        found.append((_peak(chosen, moments, at_losses), list(chosen)))
+        now[worst.through] = leaner
+        found.append((peaks.peak(now), list(now)))
     least = min(peak for peak, _ in found)
     return next(each for peak, each in found if peak <= least * (1 + _WORTH))
 
 
-def _peak(chosen: Sequence[Stretches], moments: Sequence[_Moment], at_losses: int) -> int:
-    return max(at_losses, *(_size(chosen, moment) for moment in moments))
-
-
-def _size(chosen: Sequence[Stretches], moment: _Moment) -> int:
-    """Bytes at the worst time of a backward."""
-    own = chosen[moment.through]
-    kept = sum(chosen[i].kept for i in moment.alive if i != moment.through)
-    return kept + (own.last if moment.is_last else own.carry)
-
-
-def _kept_at_losses(
-    chosen: Sequence[Stretches], reach: Reach, at_losses: Sequence[int]
-) -> list[int]:
-    """Bytes that are there while each module has its losses."""
-    return [
-        own + sum(chosen[i - 1].kept for i in reach.alive(j))
-        for j, own in enumerate(at_losses, start=1)
-    ]
-
-
-def _kept(own: Stretches, room: int | None) -> Kept:
-    """What a module keeps, and everything after an anchor if that fits into the room."""
-    starts = [START, *(anchor.operation for anchor in own.anchors)]
-    fits = (
-        key
-        for key, graph in zip(starts, own.graphs, strict=True)
-        if room is not None and graph <= room
-    )
-    makers = (own.module.saves[place].maker for place in own.made_again)
-    again = frozenset(maker for maker in makers if maker is not None)
-    return Kept(own.anchors, next(fits, None), again)
+def _graph_that_fits(ways: Sequence[Stretches], j: int, peaks: StepPeaks) -> OperationKey | None:
+    """After what module j (from 0) keeps everything for its first backward, at the same peak."""
+    at_once = (moment for moment in peaks.moments if moment.is_first and moment.through == j)
+    first: Moment | None = next(at_once, None)
+    if first is None:
+        return None
+    way, peak = ways[j], peaks.peak(ways)
+    losses, beside = peaks.at_losses(ways)[j], peaks.beside(ways, first)
+    starts = [START, *(anchor.operation for anchor in way.anchors)]
+    for place, (start, graph) in enumerate(zip(starts, way.graphs, strict=True)):
+        in_backward = beside + way.with_graph(place, is_last=first.is_last)
+        if max(losses + graph, in_backward) <= peak:
+            return start
+    return None

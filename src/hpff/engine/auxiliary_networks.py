@@ -85,9 +85,9 @@ class AuxiliaryNetworks:
             self.method.before_step(self.at(level, j).network, context)
 
     def bytes_at(self, j: int, example: object) -> int:
-        """What the losses at module j take, for as many samples as the example has."""
+        """What the losses at module j take, for as many samples as the example has; 0: none."""
         module = self.partition[j - 1]
-        if module.cut is None:
+        if not any(at == j for _, at in self.contexts):
             return 0
         samples = module.output_bytes // (math.prod(module.output_shape) * module.dtype.itemsize)
         output = torch.zeros(2, *module.output_shape, dtype=module.dtype, device=module.device)
@@ -99,7 +99,7 @@ class AuxiliaryNetworks:
             for network in self.at_module(j)
         ]
         gradients = 2 * features.nbytes  # of the levels
-        return int((max(needed, default=0) + gradients) * samples // 2)
+        return int((max(needed) + gradients) * samples // 2)
 
     def _bytes_of(self, network: PatchFusion, features: Tensor, images: Sequence[Tensor]) -> int:
         """What a network's graph holds at a time; networks that look alike are run once."""

@@ -1,9 +1,9 @@
 """A module cut into stretches at its anchors, and the bytes that its backwards take.
 
 Anchors are tensors that are all that the rest of a module needs. While a stretch between two of
-them is recomputed, what it saves is there, and the anchors of all modules that are alive. What no
-convolution or matrix product reads, such as a BatchNorm's input, can be let go of at once, and be
-made again when its turn comes: that takes one operation more.
+them is recomputed, what it saves is there, and the anchors of all modules that are alive. Any other
+value need not wait for its use: it can be let go of at once, and be made again when its turn comes,
+of what is there then. A ReLU's output takes no arithmetic, a BatchNorm's input a convolution.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
-from hpff.cutting.partition import InnerPoint, LocalModule
+from hpff.cutting.partition import InnerPoint, LocalModule, OperationKey, Save
 
 _TRIALS = 48  # stretches of a module that are tried as its longest
 _POINTS = 128  # of a module that are tried at most
+_SMALL = 32  # what is smaller than a module's largest value by this factor may wait
 
 
 class _Moment(NamedTuple):
@@ -29,20 +30,114 @@ class _Moment(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """What a module saves from one anchor to the next.
+
+    Attributes:
+        saves: the module's.
+        places: of those that neither an anchor nor the module's output holds.
+        output: bytes of what it passes on.
+        bypass: bytes of its input's gradient that bypass it, which it is carried along with.
+        made_again: the places of those that do not wait for their use.
+    """
+
+    saves: tuple[Save, ...]
+    places: tuple[int, ...]
+    output: int
+    bypass: int
+    made_again: frozenset[int] = frozenset()
+
+    @cached_property
+    def worst(self) -> _Moment:
+        """Of its backward, what bypasses it left out.
+
+        What is saved goes in reverse order. There are gradients of the size of what goes: one
+        comes in, and another goes on.
+        """
+        there = 0
+        worst = _Moment(-1, -1)
+        for place in self.places:
+            size = self.saves[place].size
+            if there + 3 * size > worst.size:
+                worst = _Moment(there + 3 * size, place)
+            there += 0 if place in self.made_again else size
+        return max(worst, _Moment(there + 2 * self.output, len(self.saves)), key=itemgetter(0))
+
+    @cached_property
+    def graph(self) -> int:
+        """Bytes that wait, if all that does is kept."""
+        return sum(self.saves[place].size for place in self.places if place not in self.made_again)
+
+    @cached_property
+    def arithmetic_again(self) -> int:
+        """What making values again takes."""
+        return sum(self._arithmetic_of(place) for place in self.made_again)
+
+    def leaner(self) -> Stretch | None:
+        """The same with one more value made again, the best of those there at the worst time."""
+        least = max((self.saves[place].size for place in self.places), default=0) / _SMALL
+        could_go = [
+            place
+            for place in self.places
+            if place < self.worst.place
+            and place not in self.made_again
+            and self.saves[place].maker is not None
+            and self.saves[place].size > least
+        ]
+        if not could_go:
+            return None
+        best = max(could_go, key=self._worth)
+        return replace(self, made_again=self.made_again | {best})
+
+    def _worth(self, place: int) -> tuple[bool, float]:
+        """Bytes for arithmetic."""
+        arithmetic = self._arithmetic_of(place)
+        return arithmetic == 0, self.saves[place].size / max(arithmetic, 1)
+
+    def _arithmetic_of(self, place: int) -> int:
+        """What leads to a value, past others that do not wait."""
+        found = {place}
+        waiting = [place]
+        while waiting:
+            for earlier in self.saves[waiting.pop()].made_of:
+                if earlier in self.made_again and earlier not in found:
+                    found.add(earlier)
+                    waiting.append(earlier)
+        return sum(self.saves[p].arithmetic for p in found)
+
+
+@dataclass(frozen=True)
 class Stretches:
-    """Some anchors of a module, and the bytes that they lead to.
+    """A module, some anchors of it, and the bytes that they lead to.
 
     Attributes:
         module: which is cut into stretches.
-        bypass_bytes: of its input's gradient where something in it bypasses the rest, or 0.
+        bypass: bytes of its input's gradient where something in it bypasses the rest, or 0.
         anchors: where.
-        made_again: the places of those of ``module.saves`` that do not wait for their use.
+        parts: the stretches.
     """
 
     module: LocalModule
-    bypass_bytes: int
+    bypass: int
     anchors: tuple[InnerPoint, ...]
-    made_again: frozenset[int] = frozenset()
+    parts: tuple[Stretch, ...]
+
+    @classmethod
+    def at(cls, module: LocalModule, bypass: int, anchors: tuple[InnerPoint, ...]) -> Stretches:
+        """A module cut at anchors, where all values wait."""
+        outputs = [*(anchor.output_bytes for anchor in anchors), module.output_bytes]
+        bypasses = [bypass, *(anchor.output_bytes if anchor.forks else 0 for anchor in anchors)]
+        parts = zip(_places(module, anchors), outputs, bypasses, strict=True)
+        return cls(
+            module,
+            bypass,
+            anchors,
+            # Where nothing changes the size, the bypass has the output's own gradient.
+            tuple(
+                Stretch(module.saves, places, output, 0 if around == output else around)
+                for places, output, around in parts
+            ),
+        )
 
     @cached_property
     def kept(self) -> int:
@@ -52,107 +147,90 @@ class Stretches:
     @cached_property
     def carry(self) -> int:
         """At the worst time of a backward through the module that is not its last."""
-        return self.kept + max(_worst(self._moments(is_last=False)))
+        return max(self._sizes(is_last=False))
 
     @cached_property
     def last(self) -> int:
         """At the worst time of its last, in which anchors go as it passes them."""
-        needed = _worst(self._moments(is_last=True))
-        return self.module.output_bytes + max(map(sum, zip(self._held, needed, strict=True)))
+        return max(self._sizes(is_last=True))
+
+    def with_graph(self, first: int, *, is_last: bool) -> int:
+        """At the worst time of a backward for which the graph from a stretch on was kept."""
+        sizes = self._sizes(is_last=is_last)[first:]
+        graphs = accumulate((part.graph for part in self.parts[first:-1]), initial=0)
+        return max(map(sum, zip(sizes, graphs, strict=True)))
+
+    @cached_property
+    def graphs(self) -> list[int]:
+        """Bytes that the graph from each stretch on holds, beside anchors and output."""
+        return list(accumulate(part.graph for part in reversed(self.parts)))[::-1]
 
     @property
     def spared(self) -> int:
         """Arithmetic that no backward needs again, as its results are kept."""
         return sum(anchor.spared for anchor in self.anchors)
 
-    @cached_property
-    def bytes_made_again(self) -> int:
-        """Of the values that are made again."""
-        return sum(self.module.saves[place].size for place in self.made_again)
+    @property
+    def arithmetic_again(self) -> int:
+        """What making values again takes."""
+        return sum(part.arithmetic_again for part in self.parts)
+
+    @property
+    def makers_again(self) -> frozenset[OperationKey]:
+        """The operations that make what does not wait for its use."""
+        places = (place for part in self.parts for place in part.made_again)
+        makers = (self.module.saves[place].maker for place in places)
+        return frozenset(maker for maker in makers if maker is not None)
+
+    def all_waiting(self) -> Stretches:
+        """The same with nothing made again."""
+        return Stretches.at(self.module, self.bypass, self.anchors)
 
     def leaner(self, *, is_last: bool) -> Stretches | None:
-        """The same with one more value made again, the largest there at the worst time.
+        """The same with one more value made again, the best of those there at the worst time.
 
         Args:
             is_last: of the module's last backward; otherwise of one before.
         """
-        stretches = self._moments(is_last=is_last)
-        held = self._held if is_last else [0] * len(self._held)
-        sizes = [there + needed for there, needed in zip(held, _worst(stretches), strict=True)]
-        moments = stretches[sizes.index(max(sizes))]
-        next_to_go = max(moments, key=itemgetter(0)).place
-        before = (moment.place for moment in moments if moment.place < next_to_go)
-        could_go = [place for place in before if self._could_go(place)]
-        if not could_go:
+        sizes = self._sizes(is_last=is_last)
+        worst = sizes.index(max(sizes))
+        part = self.parts[worst].leaner()
+        if part is None:
             return None
-        largest = max(could_go, key=lambda place: self.module.saves[place].size)
-        return replace(self, made_again=self.made_again | {largest})
-
-    def _could_go(self, place: int) -> bool:
-        save = self.module.saves[place]
-        return save.maker is not None and not save.is_for_dear and place not in self.made_again
+        return replace(self, parts=(*self.parts[:worst], part, *self.parts[worst + 1 :]))
 
     @cached_property
     def _held(self) -> list[int]:
         """By the anchors before each stretch."""
         return list(accumulate((anchor.output_bytes for anchor in self.anchors), initial=0))
 
-    @cached_property
-    def _places(self) -> list[list[int]]:
-        """Of each stretch the saves that are neither its anchor nor the module's output."""
-        saves = self.module.saves
-        before = list(accumulate((save.size for save in saves), initial=0))
-        bounds = pairwise([0, *(anchor.saved for anchor in self.anchors), self.module.saved])
-        ends = [(anchor.output_bytes, anchor.is_saved) for anchor in self.anchors]
-        ends.append((self.module.output_bytes, True))
-        found = []
-        for (start, end), (output, is_saved) in zip(bounds, ends, strict=True):
-            places = [i for i in range(len(saves)) if start <= before[i] < end]
-            own = [place for place in places if saves[place].size == output]
-            if is_saved and own:
-                places.remove(own[-1])
-            found.append(places)
-        return found
-
-    @cached_property
-    def graphs(self) -> list[int]:
-        """Bytes that the graph from each stretch on holds, beside anchors and output."""
-        own = [
-            sum(self.module.saves[i].size for i in places if i not in self.made_again)
-            for places in self._places
+    def _sizes(self, *, is_last: bool) -> list[int]:
+        """At the worst time of a backward through each stretch."""
+        held = self._held if is_last else self._held[-1:] * len(self.parts)
+        # The gradient of the module's own input is not needed in the last.
+        bypasses = [0 if is_last else self.parts[0].bypass, *(p.bypass for p in self.parts[1:])]
+        return [
+            self.module.output_bytes + there + around + part.worst.size
+            for there, around, part in zip(held, bypasses, self.parts, strict=True)
         ]
-        return list(accumulate(reversed(own)))[::-1]
-
-    def _moments(self, *, is_last: bool) -> list[list[_Moment]]:
-        """Of a backward through each stretch."""
-        outputs = [*(anchor.output_bytes for anchor in self.anchors), self.module.output_bytes]
-        bypasses = [
-            0 if is_last else self.bypass_bytes,
-            *(anchor.output_bytes if anchor.forks else 0 for anchor in self.anchors),
-        ]
-        stretches = zip(self._places, outputs, bypasses, strict=True)
-        return [list(self._backward(*stretch)) for stretch in stretches]
-
-    def _backward(self, places: Sequence[int], output: int, bypass: int) -> Iterator[_Moment]:
-        """What is saved goes in reverse order.
-
-        There are gradients of the size of what goes: one comes in, and another goes on. A bypass
-        has given the input its gradient by then, which is the output's own where nothing changes
-        the size.
-        """
-        there = 0 if bypass == output else bypass
-        for place in places:
-            size = self.module.saves[place].size
-            yield _Moment(there + 3 * size, place)
-            there += 0 if place in self.made_again else size
-        yield _Moment(there + 2 * output, len(self.module.saves))
 
 
-def _worst(stretches: Sequence[Sequence[_Moment]]) -> list[int]:
-    return [max(moment.size for moment in moments) for moments in stretches]
+def _places(module: LocalModule, anchors: Sequence[InnerPoint]) -> Iterator[tuple[int, ...]]:
+    """Of each stretch the saves that are neither its anchor nor the module's output."""
+    saves = module.saves
+    before = list(accumulate((save.size for save in saves), initial=0))
+    bounds = pairwise([0, *(anchor.saved for anchor in anchors), module.saved])
+    ends = [(anchor.output_bytes, anchor.is_saved) for anchor in anchors]
+    ends.append((module.output_bytes, True))
+    for (start, end), (output, is_saved) in zip(bounds, ends, strict=True):
+        places = [i for i in range(len(saves)) if start <= before[i] < end]
+        own = [place for place in places if saves[place].size == output]
+        if is_saved and own:
+            places.remove(own[-1])
+        yield tuple(places)
 
 
-def stretches_of(module: LocalModule, bypass_bytes: int) -> list[Stretches]:
+def stretches_of(module: LocalModule, bypass: int) -> list[Stretches]:
     """Ways to cut a module: for each longest stretch the one whose anchors take the least.
 
     They come in an order of their own, as of two that are equally good the first is chosen.
@@ -164,7 +242,7 @@ def stretches_of(module: LocalModule, bypass_bytes: int) -> list[Stretches]:
     tried = (*lengths[::step], lengths[-1])
     found = {_fewest(points, module.saved, longest) for longest in tried}
     ordered = sorted(found, key=lambda anchors: (len(anchors), [-a.saved for a in anchors]))
-    return [Stretches(module, bypass_bytes, anchors) for anchors in ordered]
+    return [Stretches.at(module, bypass, anchors) for anchors in ordered]
 
 
 def _fewest(points: Sequence[InnerPoint], saved: int, longest: int) -> tuple[InnerPoint, ...]:
