@@ -103,7 +103,36 @@ def test_what_leads_to_a_kept_tensor_alone_is_spared(rectified: bool) -> None:
 
     model = nn.Sequential(nn.Linear(8, 8), Residual(), Residual(), nn.Linear(8, 3))
     points = partition(model, 1, torch.zeros(5, 8))[0].inner
-    last_layer = 2 * 5 * 32 * 8
+    written = 16 * 5 * 8 * 4  # sixteen times the bytes of what each operation gives
+    last_layer = 2 * 5 * 32 * 8 + written
+    rest = 2 * written if rectified else written
     end = "aten.relu.default" if rectified else "aten.add.Tensor"
     spared = [point.spared for point in points if point.operation.name == end]
-    assert spared == [last_layer, last_layer]
+    assert spared == [last_layer + rest, last_layer + rest]
+
+
+def test_what_a_saved_tensor_is_made_of_and_the_work_that_takes() -> None:
+    """By hand: a convolution's output, its ReLU's after BatchNorm, and a shortcut's sum."""
+
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 1, bias=False)
+            self.norm = nn.BatchNorm2d(4)
+            self.second = nn.Conv2d(4, 4, 1, bias=False)
+            self.last = nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu_(self.norm(self.first(x)))
+            return self.last(self.second(x) + x).mean((2, 3))
+
+    saves = partition(Joined(), 1, torch.zeros(2, 3, 6, 6))[0].saves
+    map_bytes, statistics = 2 * 4 * 36 * 4, 2 * 4 * 4
+    large = [place for place, save in enumerate(saves) if save.size == map_bytes]
+    convolved, rectified, added = (saves[place] for place in large)
+    assert convolved.made_of == ()
+    assert convolved.work == 2 * 2 * 36 * 3 * 4 + 16 * map_bytes
+    assert rectified.made_of == (large[0],)
+    assert rectified.work == 16 * (map_bytes + statistics + map_bytes), "BatchNorm, then ReLU"
+    assert added.made_of == (large[1],)
+    assert added.work == 2 * 2 * 36 * 4 * 4 + 16 * 2 * map_bytes

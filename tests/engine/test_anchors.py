@@ -97,7 +97,7 @@ def key(number: int) -> OperationKey:
     return OperationKey("layer", number)
 
 
-REST = [Save(10, key(3), arithmetic=1)] * 60
+REST = [Save(10, key(3), work=1)] * 60
 
 
 def made(*saves: Save) -> Partition:
@@ -106,7 +106,7 @@ def made(*saves: Save) -> Partition:
         module(1, [(1, 1)]),
         saved=sum(s.size for s in saves),
         saves=saves,
-        arithmetic=sum(s.arithmetic for s in saves),
+        work=sum(s.work for s in saves),
     )
     return Partition((whole,))
 
@@ -118,28 +118,28 @@ def made_again(*saves: Save, at_losses: int = 0) -> frozenset[OperationKey]:
 
 def test_of_the_values_at_the_worst_time_what_takes_no_arithmetic_is_made_again() -> None:
     """Of a convolution's output, which BatchNorm keeps, its ReLU's is made again, not the other."""
-    wide = Save(90, key(1), arithmetic=30), Save(80, key(2), made_of=(0,))
-    assert made_again(*wide, Save(100, key(4), made_of=(1,), arithmetic=60)) == {key(2)}
+    wide = Save(90, key(1), work=30), Save(80, key(2), made_of=(0,))
+    assert made_again(*wide, Save(100, key(4), made_of=(1,), work=60)) == {key(2)}
 
 
 def test_of_the_others_what_gives_the_most_bytes_for_its_arithmetic_goes_first() -> None:
-    wide = Save(90, key(1), arithmetic=9), Save(80, key(2), arithmetic=4)
-    assert made_again(*wide, Save(100, key(4), arithmetic=10), *REST) == {key(1), key(2)}
-    assert made_again(*wide, Save(100, key(4), arithmetic=10), *REST[:20]) == {key(2)}
+    wide = Save(90, key(1), work=9), Save(80, key(2), work=4)
+    assert made_again(*wide, Save(100, key(4), work=10), *REST) == {key(1), key(2)}
+    assert made_again(*wide, Save(100, key(4), work=10), *REST[:20]) == {key(2)}
 
 
 def test_a_chain_of_values_counts_with_all_that_leads_to_each() -> None:
     """By hand: the third is made of the first, which does not wait, by way of the second."""
     saves = (
-        Save(5, key(1), arithmetic=3),
-        Save(5, key(2), made_of=(0,), arithmetic=4),
-        Save(5, key(3), made_of=(1,), arithmetic=5),
-        Save(5, key(4), made_of=(0, 2), arithmetic=7),
+        Save(5, key(1), work=3),
+        Save(5, key(2), made_of=(0,), work=4),
+        Save(5, key(3), made_of=(1,), work=5),
+        Save(5, key(4), made_of=(0, 2), work=7),
     )
     part = Stretch(saves, (0, 1, 2, 3), output=5, bypass=0)
-    assert replace(part, made_again=frozenset({2})).arithmetic_again == 5
-    assert replace(part, made_again=frozenset({0, 1, 2})).arithmetic_again == 3 + 7 + 12
-    assert replace(part, made_again=frozenset({0, 2, 3})).arithmetic_again == 3 + 5 + (7 + 5 + 3)
+    assert replace(part, made_again=frozenset({2})).work_again == 5
+    assert replace(part, made_again=frozenset({0, 1, 2})).work_again == 3 + 7 + 12
+    assert replace(part, made_again=frozenset({0, 2, 3})).work_again == 3 + 5 + (7 + 5 + 3)
 
 
 def test_what_was_made_elsewhere_or_is_small_stays() -> None:
@@ -199,7 +199,7 @@ def test_what_modules_begin_from_and_gradients_that_wait_are_there_anyway() -> N
 
 
 def test_nothing_is_made_again_where_losses_take_more_anyway() -> None:
-    wide = Save(90, key(1), arithmetic=1), Save(100, key(2), arithmetic=10)
+    wide = Save(90, key(1), work=1), Save(100, key(2), work=10)
     assert made_again(*wide, *REST)
     assert not made_again(*wide, *REST, at_losses=10_000)
 
@@ -251,8 +251,8 @@ def test_a_block_a_module_is_recomputed_once() -> None:
 def test_what_is_made_again_does_not_wait_for_the_backward_that_comes_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def peak_with(arithmetic: float) -> int:
-        monkeypatch.setattr(anchors, "_MADE_AGAIN", arithmetic)
+    def peak_with(work: float) -> int:
+        monkeypatch.setattr(anchors, "_MADE_AGAIN", work)
         stage = Stage(Workload("resnet32", modules=16))
         return Rehearsal(stage, Strategy.of("dgl", 2, 2, recompute="blocks")).peak(64)
 

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from hpff.torch_support.arithmetic import arithmetic_of
 
+_WORK_OF_A_BYTE = 16  # writing it takes about as long as so many multiplications and additions
 _SMALL = 32  # what is smaller than a tensor by this factor does not count beside it
 _DEAR = {
     "convolution",
@@ -43,7 +44,7 @@ class Saved(NamedTuple):
         address: of the storage, which lives as long as the graph.
         made: after how many operations it has its content; 0 where that was there before.
         made_of: the places of the saved tensors that lead to it past no other.
-        arithmetic: that leads from these to it.
+        work: that leads from these to it.
     """
 
     time: int
@@ -51,7 +52,7 @@ class Saved(NamedTuple):
     address: int
     made: int = 0
     made_of: tuple[int, ...] = ()
-    arithmetic: int = 0
+    work: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Point:
         saved: bytes that the forward up to here saves for the backward.
         is_saved: whether the tensor itself is among them.
         forks: whether several operations read it, so that its gradient is a sum.
-        spared: arithmetic that leads to this tensor alone and to nothing that is saved: where the
+        spared: work that leads to this tensor alone and to nothing that is saved: where the
             tensor is kept, no backward needs it again.
     """
 
@@ -93,10 +94,13 @@ class _Storage:
 
 
 class _Operation(NamedTuple):
-    """The indices of the storages that an operation reads, and its arithmetic."""
+    """The indices of the storages that an operation reads, and its work.
+
+    Work is arithmetic, and bytes that are written, by the time that they take.
+    """
 
     reads: tuple[int, ...]
-    arithmetic: int
+    work: int
 
 
 class Operations(TorchDispatchMode):
@@ -121,9 +125,9 @@ class Operations(TorchDispatchMode):
         self._living: dict[int, _Storage] = {}  # by address
 
     @property
-    def arithmetic(self) -> list[int]:
-        """Of all operations so far."""
-        return [operation.arithmetic for operation in self._done]
+    def work(self) -> list[int]:
+        """Of all operations so far: arithmetic, and bytes written, as much as they take."""
+        return [operation.work for operation in self._done]
 
     def last_read(self, tensor: Tensor) -> int:
         """After how many operations the storage of a tensor that is still there was read."""
@@ -154,7 +158,7 @@ class Operations(TorchDispatchMode):
             yield save._replace(
                 made=known.written,
                 made_of=tuple(sorted(places[index] for index in found)),
-                arithmetic=sum(self._done[time - 1].arithmetic for time in operations),
+                work=sum(self._done[time - 1].work for time in operations),
             )
 
     def _way_to(self, wanted: _Storage, there: Container[int]) -> tuple[set[int], set[int]]:
@@ -192,18 +196,21 @@ class Operations(TorchDispatchMode):
                     known.reads += not _is_view(func)
                     reads.add(known.index)
         output = func(*args, **(kwargs or {}))
-        self._done.append(_Operation(tuple(reads), arithmetic_of(func, args, kwargs or {}, output)))
         changes = func._schema.is_mutable
+        written = 0
         for place, leaf in enumerate(tree_leaves(output)):
             if _is_plain(leaf) and leaf.untyped_storage()._cdata not in self._apart:
-                self._follow(leaf, place, now, changes=changes)
+                written += self._follow(leaf, place, now, changes=changes)
+        work = arithmetic_of(func, args, kwargs or {}, output) + written * _WORK_OF_A_BYTE
+        self._done.append(_Operation(tuple(reads), work))
         return output
 
     def _known(self, tensor: Tensor) -> _Storage | None:
         known = self._living.get(tensor.untyped_storage()._cdata)
         return known if known is not None and known.reference() is not None else None
 
-    def _follow(self, tensor: Tensor, place: int, now: int, *, changes: bool) -> None:
+    def _follow(self, tensor: Tensor, place: int, now: int, *, changes: bool) -> int:
+        """Note what an operation returns; the bytes of it that it has written."""
         known = self._known(tensor)
         if known is None:
             storage = tensor.untyped_storage()
@@ -214,8 +221,9 @@ class Operations(TorchDispatchMode):
         elif changes:
             known.written, known.leaf, known.reads = now, place, 0
         else:
-            return
+            return 0
         known.writers.append(now)
+        return known.size
 
     def points(self, saves: Sequence[Saved]) -> Iterator[Point]:
         """The operations after which one tensor is all that later ones need, in order."""
@@ -242,7 +250,7 @@ class Operations(TorchDispatchMode):
                 is_saved = first_saved.get(found.address, time + 1) <= time
                 forks = found.reads > 1
                 last = self._last_made(before, but=found.address)
-                spared = sum(each.arithmetic for each in self._done[last:time])
+                spared = sum(each.work for each in self._done[last:time])
                 yield Point(time, found.leaf, found.size, saved, is_saved, forks, spared)
 
     def _last_made(self, saves: Sequence[Saved], *, but: int) -> int:

@@ -37,13 +37,13 @@ class Save(NamedTuple):
         size: in bytes, on the example.
         maker: the operation that made it; None where it was not made in the local module.
         made_of: the places of the tensors among the module's own that lead to it past no other.
-        arithmetic: that leads from these to it.
+        work: that leads from these to it.
     """
 
     size: int
     maker: OperationKey | None = None
     made_of: tuple[int, ...] = ()
-    arithmetic: int = 0
+    work: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class InnerPoint:
         saved: bytes that the local module saves for its backward up to here, on the example.
         is_saved: whether the tensor itself is among them.
         forks: whether several operations read it, so that its gradient is a sum.
-        spared: arithmetic that no backward needs again if the tensor is kept.
+        spared: work that no backward needs again if the tensor is kept.
     """
 
     operation: OperationKey
@@ -86,7 +86,7 @@ class LocalModule:
         path: where in what the submodule returns the output lies; () where it returns a tensor.
         saved: bytes that its forward saves for its backward, on the example.
         saves: the tensors that these are, in order.
-        arithmetic: of its forward, on the example.
+        work: of its forward, on the example: arithmetic, and bytes written.
         output_bytes: of its output, on the example.
         forks: whether several operations read its output.
         patches: n in force at its output (n×n patches, or n pieces of a sequence); 1 where PFF is
@@ -117,7 +117,7 @@ class LocalModule:
     overwritten: bool = False
     read_later: bool = False
     saves: tuple[Save, ...] = ()
-    arithmetic: int = 0
+    work: int = 0
     inner: tuple[InnerPoint, ...] = ()
     passing: tuple[tuple[str, Path], ...] = ()
 
@@ -333,7 +333,7 @@ def _describe(
                 overwritten=bool(cut and cut.overwritten),
                 read_later=_is_read_later(cuts[index : index + 2]),
                 saves=_saves(seen, saved[index], saved[index + 1], keys),
-                arithmetic=sum(seen.arithmetic[time - 1] for time in keys),
+                work=sum(seen.work[time - 1] for time in keys),
                 inner=_inner_points(seen, before, cut, keys),
                 passing=_passing(seen.separators, start, cut),
             )
@@ -364,7 +364,7 @@ def _saves(seen: Trace, start: int, end: int, keys: Mapping[int, OperationKey]) 
             save.size,
             keys.get(save.made),
             tuple(place - first for place in save.made_of if place >= first),
-            save.arithmetic,
+            save.work,
         )
         for save in seen.saves[first:last]
     )

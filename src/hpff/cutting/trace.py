@@ -83,7 +83,7 @@ class Trace:
         saved: bytes that the whole forward saves for the backward, on the example.
         saves: what these are, in order.
         operations: the names of the operations that it does, in order.
-        arithmetic: of each.
+        work: of each.
         points: the operations after which it could be taken up again from one tensor.
     """
 
@@ -100,7 +100,7 @@ class Trace:
     saved: int
     saves: tuple[Saved, ...]
     operations: tuple[str, ...]
-    arithmetic: tuple[int, ...]
+    work: tuple[int, ...]
     points: tuple[Point, ...]
 
     def parameters_between(self, start: int, end: int) -> list[str]:
@@ -198,7 +198,7 @@ def _trace(model: nn.Module, example: Any) -> Trace:
             saved=watched.saved,
             saves=tuple(watched.operations.with_makers(watched.saves)),
             operations=tuple(watched.operations.names),
-            arithmetic=tuple(watched.operations.arithmetic),
+            work=tuple(watched.operations.work),
             points=tuple(watched.operations.points(watched.saves)),
         )
 

@@ -4,7 +4,7 @@ For one module that is gradient checkpointing (Chen et al., "Training Deep Nets 
 Memory Cost", 2016), here for unequal blocks. Where a module's first backward comes right after its
 forward, the graph of its last stretches is not let go of as long as that raises no peak: it need
 not run again. Where backwards take the most, large values that are cheap to make do not
-wait for their use, but are made again, as long as that takes little arithmetic.
+wait for their use, but are made again, as long as that takes little work.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hpff.engine.step_peaks import Moment, StepPeaks
 from hpff.engine.stretches import Stretches, stretches_of
 
 _SWEEPS = 3
-_MADE_AGAIN = 0.2  # of a forward's arithmetic, at most
+_MADE_AGAIN = 0.25  # of a forward's work, at most
 _WORTH = 0.02  # of the peak, which making values again must take off it
 START = OperationKey("", 0)
 _Size = Callable[[Stretches], int]
@@ -72,7 +72,7 @@ def _leanest(way: Stretches, *, is_last: bool) -> Stretches:
     """A way with values made again while that makes a backward of its module leaner."""
     found = [way]
     while (leaner := found[-1].leaner(is_last=is_last)) is not None:
-        if leaner.arithmetic_again > way.module.arithmetic * _MADE_AGAIN:
+        if leaner.work_again > way.module.work * _MADE_AGAIN:
             break
         found.append(leaner)
     return min(found, key=lambda each: each.last if is_last else each.carry)
@@ -83,7 +83,7 @@ def _chosen(
 ) -> list[Stretches]:
     """Of each module's options one, so that little is needed at the worst time of a step.
 
-    Among options that need as little, what spares the most arithmetic. What others keep counts for
+    Among options that need as little, what spares the most work. What others keep counts for
     each: so they are chosen in turns, until no one would change.
 
     Args:
@@ -110,7 +110,7 @@ def _chosen(
 def _leaner(ways: Sequence[Stretches], peaks: StepPeaks) -> list[Stretches]:
     """With values made again where backwards take the most, as few as give most of the gain."""
     now = [way.all_waiting() for way in ways]
-    room = sum(way.module.arithmetic for way in now) * _MADE_AGAIN
+    room = sum(way.module.work for way in now) * _MADE_AGAIN
     at_losses = max(peaks.at_losses(now))
     found = [(peaks.peak(now), list(now))]
     while found[-1][0] > at_losses:
@@ -118,7 +118,7 @@ def _leaner(ways: Sequence[Stretches], peaks: StepPeaks) -> list[Stretches]:
         leaner = now[worst.through].leaner(is_last=worst.is_last)
         if leaner is None:
             break
-        room -= leaner.arithmetic_again - now[worst.through].arithmetic_again
+        room -= leaner.work_again - now[worst.through].work_again
         if room < 0:
             break
         now[worst.through] = leaner

@@ -3,7 +3,7 @@
 Anchors are tensors that are all that the rest of a module needs. While a stretch between two of
 them is recomputed, what it saves is there, and the anchors of all modules that are alive. Any other
 value need not wait for its use: it can be let go of at once, and be made again when its turn comes,
-of what is there then. A ReLU's output takes no arithmetic, a BatchNorm's input a convolution.
+of what is there then: a ReLU's output of the BatchNorm's input, and that by a convolution.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class Stretch:
         return sum(self.saves[place].size for place in self.places if place not in self.made_again)
 
     @cached_property
-    def arithmetic_again(self) -> int:
+    def work_again(self) -> int:
         """What making values again takes."""
-        return sum(self._arithmetic_of(place) for place in self.made_again)
+        return sum(self._work_of(place) for place in self.made_again)
 
     def leaner(self) -> Stretch | None:
         """The same with one more value made again, the best of those there at the worst time."""
@@ -89,12 +89,11 @@ class Stretch:
         best = max(could_go, key=self._worth)
         return replace(self, made_again=self.made_again | {best})
 
-    def _worth(self, place: int) -> tuple[bool, float]:
-        """Bytes for arithmetic."""
-        arithmetic = self._arithmetic_of(place)
-        return arithmetic == 0, self.saves[place].size / max(arithmetic, 1)
+    def _worth(self, place: int) -> float:
+        """Bytes for work."""
+        return self.saves[place].size / max(self._work_of(place), 1)
 
-    def _arithmetic_of(self, place: int) -> int:
+    def _work_of(self, place: int) -> int:
         """What leads to a value, past others that do not wait."""
         found = {place}
         waiting = [place]
@@ -103,7 +102,7 @@ class Stretch:
                 if earlier in self.made_again and earlier not in found:
                     found.add(earlier)
                     waiting.append(earlier)
-        return sum(self.saves[p].arithmetic for p in found)
+        return sum(self.saves[p].work for p in found)
 
 
 @dataclass(frozen=True)
@@ -171,9 +170,9 @@ class Stretches:
         return sum(anchor.spared for anchor in self.anchors)
 
     @property
-    def arithmetic_again(self) -> int:
+    def work_again(self) -> int:
         """What making values again takes."""
-        return sum(part.arithmetic_again for part in self.parts)
+        return sum(part.work_again for part in self.parts)
 
     @property
     def makers_again(self) -> frozenset[OperationKey]:
