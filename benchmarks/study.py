@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import study_variant  # noqa: F401 - registers a method
 from matplotlib.figure import Figure
 from short_runs import Quiet
 
@@ -45,6 +46,8 @@ from hpff.training.setup import Parts
 
 HERE = Path(__file__).parent
 _ACCURATE = ("auglocal+cl", "method.depth=4", "cascade=4", "cascade_stride=3")
+_VARIANT = ("variant+cl", "method.base=auglocal", *_ACCURATE[1:])
+_PATCHED = ("variant+hilo", "method.base=dgl", "method.patches=2", "method.fuse=outputs")
 # A label, and keys of the recipe. In the order in which they were tried.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "bp": ("bp",),
@@ -90,6 +93,18 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "auglocal4+cl-spaced4-rate3": (*_ACCURATE, "auxiliary_weight=3"),
     "auglocal4+cl+pff-spaced4": ("auglocal+cl+pff", *_ACCURATE[1:]),
     "auglocal4+hilo-spaced4": ("auglocal+hilo", *_ACCURATE[1:]),
+    "auglocal4+cl-spaced4-rate6": (*_ACCURATE, "auxiliary_weight=6"),
+    "auglocal4+cl-short-first": (*_ACCURATE[:2], "cascade=[1,1,3,1,1,4,1,1,1,5]"),
+    "auglocal4+cl-long-first": (*_ACCURATE[:2], "cascade=[1,1,1,1,5,1,1,4,1,3]"),
+    "auglocal4+cl-spaced4-rising": (*_VARIANT, "method.slope=1"),
+    "auglocal4+cl-spaced4-falling": (*_VARIANT, "method.slope=-1"),
+    "auglocal4+cl-spaced4-patch-losses": (*_VARIANT, "method.patches=2"),
+    "bp-rate3": ("bp", "optimizer.lr=0.3"),
+    "dgl+hilo-patch-losses": ("variant+hilo", "method.base=dgl", "method.patches=2"),
+    "dgl+hilo-rising": ("variant+hilo", "method.base=dgl", "method.slope=0.8"),
+    "dgl+hilo-falling": ("variant+hilo", "method.base=dgl", "method.slope=-0.8"),
+    "dgl+hpff-first-stage": (*_PATCHED, "method.last=4"),
+    "dgl+hpff-later-stages": (*_PATCHED, "method.first=5"),
     "man+hilo-pool2": ("man+hilo", "auxiliary_pool=2"),
     "man2+hilo-pool2": ("man+hilo", "auxiliary_pool=2", "method.depth=2"),
     "manpp+hilo-pool2": ("man+hilo", "auxiliary_pool=2", "method.twin=false"),
