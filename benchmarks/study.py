@@ -96,6 +96,10 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "auglocal4+cl-spaced4-rate6": (*_ACCURATE, "auxiliary_weight=6"),
     "auglocal4+cl-short-first": (*_ACCURATE[:2], "cascade=[1,1,3,1,1,4,1,1,1,5]"),
     "auglocal4+cl-long-first": (*_ACCURATE[:2], "cascade=[1,1,1,1,5,1,1,4,1,3]"),
+    "auglocal4+cl-long-first16": (  # for 16 modules
+        *_ACCURATE[:2],
+        "cascade=[1,1,1,1,1,6,1,1,1,5,1,1,4,1,1,4]",
+    ),
     "auglocal4+cl-spaced4-rising": (*_VARIANT, "method.slope=1"),
     "auglocal4+cl-spaced4-falling": (*_VARIANT, "method.slope=-1"),
     "auglocal4+cl-spaced4-patch-losses": (*_VARIANT, "method.patches=2"),
