@@ -136,3 +136,40 @@ def test_what_a_saved_tensor_is_made_of_and_the_work_that_takes() -> None:
     assert rectified.work == 16 * (map_bytes + statistics + map_bytes), "BatchNorm, then ReLU"
     assert added.made_of == (large[1],)
     assert added.work == 2 * 2 * 36 * 4 * 4 + 16 * 2 * map_bytes
+
+
+def test_an_operation_that_the_model_catches_leaves_the_others_in_place() -> None:
+    class Catching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 1)
+            self.last = nn.Linear(4 * 36, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.tanh(self.first(x)).transpose(1, 2)
+            try:
+                flat = x.view(len(x), 4 * 36)
+            except RuntimeError:
+                flat = x.reshape(len(x), 4 * 36)
+            return self.last(flat)
+
+    (module,) = partition(Catching(), 1, torch.zeros(2, 3, 6, 6))
+    maps = 2 * 4 * 36
+    arithmetic = 2 * maps * 3 + 2 * 2 * 4 * 36 * 2
+    assert module.work == arithmetic + 16 * 4 * (maps + maps + maps + 2 * 2), "and the copy's"
+
+
+def test_what_writes_a_part_of_a_tensor_has_written_so_much() -> None:
+    class Filling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            filled = x.clone()
+            for row in range(4):
+                filled[row : row + 1] = x[row : row + 1].detach()
+            return self.last(filled)
+
+    (module,) = partition(Filling(), 1, torch.zeros(4, 8))
+    assert module.work == 2 * 4 * 8 * 2 + 16 * 4 * (32 + 32 + 4 * 2)

@@ -116,13 +116,13 @@ def made_again(*saves: Save, at_losses: int = 0) -> frozenset[OperationKey]:
     return kept.made_again
 
 
-def test_of_the_values_at_the_worst_time_what_takes_no_arithmetic_is_made_again() -> None:
+def test_of_the_values_at_the_worst_time_what_takes_no_work_is_made_again() -> None:
     """Of a convolution's output, which BatchNorm keeps, its ReLU's is made again, not the other."""
     wide = Save(90, key(1), work=30), Save(80, key(2), made_of=(0,))
     assert made_again(*wide, Save(100, key(4), made_of=(1,), work=60)) == {key(2)}
 
 
-def test_of_the_others_what_gives_the_most_bytes_for_its_arithmetic_goes_first() -> None:
+def test_of_the_others_what_gives_the_most_bytes_for_its_work_goes_first() -> None:
     wide = Save(90, key(1), work=9), Save(80, key(2), work=4)
     assert made_again(*wide, Save(100, key(4), work=10), *REST) == {key(1), key(2)}
     assert made_again(*wide, Save(100, key(4), work=10), *REST[:20]) == {key(2)}
@@ -140,6 +140,35 @@ def test_a_chain_of_values_counts_with_all_that_leads_to_each() -> None:
     assert replace(part, made_again=frozenset({2})).work_again == 5
     assert replace(part, made_again=frozenset({0, 1, 2})).work_again == 3 + 7 + 12
     assert replace(part, made_again=frozenset({0, 2, 3})).work_again == 3 + 5 + (7 + 5 + 3)
+
+
+def test_what_was_saved_later_has_gone_by_a_values_turn() -> None:
+    """By hand: the first is made of the second, whose turn in the backward comes before."""
+    saves = Save(5, key(1), made_of=(1,), work=3), Save(5, key(2), work=4)
+    part = Stretch(saves, (0, 1), output=5, bypass=0, made_again=frozenset({0}))
+    assert part.work_again == 3 + 4
+
+
+def test_anchors_are_chosen_with_what_is_made_again_in_mind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def peak_of_backprop() -> int:
+        stage = Stage(Workload("resnet110"))
+        return Rehearsal(stage, Strategy.of(recompute="blocks")).peak(64)
+
+    with_it_in_mind = peak_of_backprop()
+    monkeypatch.setattr(anchors, "_SEARCHED", 0)
+    assert with_it_in_mind < 0.98 * peak_of_backprop()
+
+
+def test_a_graph_is_not_kept_where_an_earlier_stretch_would_not_fit_beside_a_later() -> None:
+    """By hand: before the anchor 70 would wait beside 3·60 of the last, which are the peak."""
+    saves = Save(30, key(1), work=1), Save(40, key(2), work=1), Save(60, key(3), work=1)
+    inner = module(1, [(30, 1), (40, 1), (60, 1)])
+    whole = replace(inner, saves=saves, work=0)
+    (kept,) = kept_inside(Partition((whole,)), Reach((1,)), lambda _: 0)
+    assert [anchor.operation for anchor in kept.anchors] == [key(2)]
+    assert kept.graph_after == key(2)
 
 
 def test_what_was_made_elsewhere_or_is_small_stays() -> None:

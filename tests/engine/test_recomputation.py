@@ -385,3 +385,13 @@ def test_it_says_what_it_does_not_go_with() -> None:
     learner.model.layer1[0].compile(backend="eager")
     with pytest.raises(UserError, match="compiled blocks cannot be recomputed"):
         learner.backward(torch.zeros(IMAGES), torch.arange(6))
+
+
+@pytest.mark.parametrize("recompute", ["once", "blocks", "repeatedly"])
+def test_noise_that_autograd_saves_before_it_is_drawn_is_refused(recompute: Recompute) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.RReLU(), nn.Linear(8, 8), nn.RReLU(), nn.Linear(8, 3))
+    learner = LocalLearner(
+        model, modules=2, example=torch.zeros(2, 8), num_classes=3, recompute=recompute
+    )
+    with pytest.raises(UserError, match="RReLU cannot be recomputed"):
+        learner.backward(torch.randn(4, 8), torch.arange(4) % 3)

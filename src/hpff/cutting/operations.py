@@ -185,6 +185,7 @@ class Operations(TorchDispatchMode):
         if self.paused or func is torch.ops.aten.detach.default or func.namespace == "prim":
             return func(*args, **(kwargs or {}))
         self.names.append(str(func))
+        self._done.append(_Operation((), 0))  # what a model catches has run for nothing
         now = len(self.names)
         reads: set[int] = set()
         for leaf in tree_leaves((args, kwargs)):
@@ -202,7 +203,7 @@ class Operations(TorchDispatchMode):
             if _is_plain(leaf) and leaf.untyped_storage()._cdata not in self._apart:
                 written += self._follow(leaf, place, now, changes=changes)
         work = arithmetic_of(func, args, kwargs or {}, output) + written * _WORK_OF_A_BYTE
-        self._done.append(_Operation(tuple(reads), work))
+        self._done[now - 1] = _Operation(tuple(reads), work)
         return output
 
     def _known(self, tensor: Tensor) -> _Storage | None:
@@ -223,7 +224,7 @@ class Operations(TorchDispatchMode):
         else:
             return 0
         known.writers.append(now)
-        return known.size
+        return min(tensor.nbytes, known.size)
 
     def points(self, saves: Sequence[Saved]) -> Iterator[Point]:
         """The operations after which one tensor is all that later ones need, in order."""

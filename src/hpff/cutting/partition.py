@@ -363,7 +363,7 @@ def _saves(seen: Trace, start: int, end: int, keys: Mapping[int, OperationKey]) 
         Save(
             save.size,
             keys.get(save.made),
-            tuple(place - first for place in save.made_of if place >= first),
+            tuple(place - first for place in save.made_of if first <= place < last),
             save.work,
         )
         for save in seen.saves[first:last]

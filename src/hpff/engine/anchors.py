@@ -19,6 +19,7 @@ from hpff.engine.stretches import Stretches, stretches_of
 
 _SWEEPS = 3
 _MADE_AGAIN = 0.25  # of a forward's work, at most
+_SEARCHED = 1000  # saves of a module, up to which making values again has a say in its anchors
 _WORTH = 0.02  # of the peak, which making values again must take off it
 START = OperationKey("", 0)
 _Size = Callable[[Stretches], int]
@@ -71,6 +72,8 @@ def kept_inside(
 def _leanest(way: Stretches, *, is_last: bool) -> Stretches:
     """A way with values made again while that makes a backward of its module leaner."""
     found = [way]
+    if len(way.module.saves) > _SEARCHED:
+        return way
     while (leaner := found[-1].leaner(is_last=is_last)) is not None:
         if leaner.work_again > way.module.work * _MADE_AGAIN:
             break

@@ -11,8 +11,8 @@ Three ways are offered:
   module are there at a time. Each operation runs once more.
 - "blocks" keeps some outputs of blocks inside a module, its anchors, and nothing else: in a
   backward the values between two anchors are there at a time. An operation runs once more for each
-  backward: once in the modules that no cascade is carried through, twice in the others. Of
-  the largest values there, some do not wait for their use but are made twice.
+  backward: once in the modules that no cascade is carried through, twice in the others.
+  Values that give many bytes for little work do not wait for their use, but are made once more.
 - "repeatedly" keeps, while a backward runs, what convolutions and matrix products read from its
   making to its last use; anything else goes at once, to be made again from those, and so does the
   module's output. Each of these dear operations runs three to four times more in a step.
@@ -208,6 +208,8 @@ class Tape(TorchDispatchMode):
         self, function: Any, traits: Traits, given: list[Tensor], args: Any, kwargs: Any
     ) -> tuple[Any, list[Value]]:
         """What an operation gives, and the values that it makes and changes, which are noted."""
+        if "rrelu_with_noise" in traits.name:  # autograd has saved the noise before it is drawn
+            raise UserError("nn.RReLU cannot be recomputed; use recompute='never'")
         changed = traits.changed(args, kwargs)
         for tensor in changed:
             self._adopt(tensor)

@@ -19,7 +19,7 @@ from hpff.cutting.partition import InnerPoint, LocalModule, OperationKey, Save
 
 _TRIALS = 48  # stretches of a module that are tried as its longest
 _POINTS = 128  # of a module that are tried at most
-_SMALL = 32  # what is smaller than a module's largest value by this factor may wait
+_SMALL = 32  # what is smaller than a stretch's largest value by this factor may wait
 
 
 class _Moment(NamedTuple):
@@ -94,14 +94,15 @@ class Stretch:
         return self.saves[place].size / max(self._work_of(place), 1)
 
     def _work_of(self, place: int) -> int:
-        """What leads to a value, past others that do not wait."""
+        """What leads to a value, past others that do not wait, or have gone by its turn."""
         found = {place}
         waiting = [place]
         while waiting:
-            for earlier in self.saves[waiting.pop()].made_of:
-                if earlier in self.made_again and earlier not in found:
-                    found.add(earlier)
-                    waiting.append(earlier)
+            for source in self.saves[waiting.pop()].made_of:
+                gone = source in self.made_again or source > place
+                if gone and source not in found:
+                    found.add(source)
+                    waiting.append(source)
         return sum(self.saves[p].work for p in found)
 
 
@@ -166,7 +167,7 @@ class Stretches:
 
     @property
     def spared(self) -> int:
-        """Arithmetic that no backward needs again, as its results are kept."""
+        """Work that no backward needs again, as its results are kept."""
         return sum(anchor.spared for anchor in self.anchors)
 
     @property
