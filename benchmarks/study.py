@@ -96,10 +96,13 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "auglocal4+cl-spaced4-rate6": (*_ACCURATE, "auxiliary_weight=6"),
     "auglocal4+cl-short-first": (*_ACCURATE[:2], "cascade=[1,1,3,1,1,4,1,1,1,5]"),
     "auglocal4+cl-long-first": (*_ACCURATE[:2], "cascade=[1,1,1,1,5,1,1,4,1,3]"),
+    "auglocal+cl-long-first": ("auglocal+cl", "cascade=[1,1,1,1,5,1,1,4,1,3]"),
     "auglocal4+cl-long-first16": (  # for 16 modules
         *_ACCURATE[:2],
         "cascade=[1,1,1,1,1,6,1,1,1,5,1,1,4,1,1,4]",
     ),
+    # Every loss trains all modules before it, as deep supervision does.
+    "auglocal4+cl-whole": (*_ACCURATE[:2], "cascade=[1,1,1,4,1,1,7,1,1,10]"),
     "auglocal4+cl-spaced4-rising": (*_VARIANT, "method.slope=1"),
     "auglocal4+cl-spaced4-falling": (*_VARIANT, "method.slope=-1"),
     "auglocal4+cl-spaced4-patch-losses": (*_VARIANT, "method.patches=2"),
@@ -109,6 +112,12 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "dgl+hilo-falling": ("variant+hilo", "method.base=dgl", "method.slope=-0.8"),
     "dgl+hpff-first-stage": (*_PATCHED, "method.last=4"),
     "dgl+hpff-later-stages": (*_PATCHED, "method.first=5"),
+    "dgl+hpff-one-norm": ("dgl+hpff", "patch_norm=together"),
+    "auglocal4+cl+pff-spaced4-one-norm": (
+        "auglocal+cl+pff",
+        *_ACCURATE[1:],
+        "patch_norm=together",
+    ),
     "man+hilo-pool2": ("man+hilo", "auxiliary_pool=2"),
     "man2+hilo-pool2": ("man+hilo", "auxiliary_pool=2", "method.depth=2"),
     "manpp+hilo-pool2": ("man+hilo", "auxiliary_pool=2", "method.twin=false"),

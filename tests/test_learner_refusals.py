@@ -35,6 +35,10 @@ from hpff.parallel import DataParallel
         ({"independent": False, "cascade": 1}, "so nothing would train"),
         ({"method": "dlg"}, "unknown method 'dlg', did you mean dgl?"),
         ({"patch_mode": "some"}, "patch_mode: is 'some', expected auto or together or one-by-one"),
+        (
+            {"patch_mode": "one-by-one", "patch_norm": "together"},
+            "patch_norm: is together with patch_mode one-by-one, expected patch_mode together",
+        ),
         ({"cascade_weight": -1}, "cascade_weight: is -1, expected a number above 0"),
         ({"num_classes": 0}, "num_classes is 0, expected"),
         ({"num_classes": 11}, "num_classes is 11, but the model's output has 10"),

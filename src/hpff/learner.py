@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hpff.auxiliary.patches import PatchNorm
 from hpff.cutting.balance import Balance
 from hpff.cutting.partition import Partition, partition
 from hpff.engine.anchors import Kept, kept_inside
@@ -104,6 +105,7 @@ class LocalLearner(nn.Module):
         auxiliary_width: int | None = None,
         auxiliary_pool: int = 1,
         patch_mode: PatchMode = "auto",
+        patch_norm: PatchNorm = "apart",
         recompute: Recompute = "never",
         criterion: Criterion = F.cross_entropy,
         features: Given = None,
@@ -130,6 +132,7 @@ class LocalLearner(nn.Module):
             patches=patches,
             smallest_patch=smallest_patch,
             patch_mode=patch_mode,
+            patch_norm=patch_norm,
             independent_weight=independent_weight,
             cascade_weight=cascade_weight,
             auxiliary_weight=auxiliary_weight,
@@ -201,6 +204,7 @@ class LocalLearner(nn.Module):
             width=settings.auxiliary_width,
             pool=settings.auxiliary_pool,
             patch_mode=settings.patch_mode,
+            patch_norm=settings.patch_norm,
             keeps_graphs=settings.recompute == "never",
             dense=self.task != "classification",
             own_head_weight=self.own_head_weight,

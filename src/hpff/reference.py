@@ -201,11 +201,20 @@ class _Rule:
         if self._method.needs_images and image is not None:
             parts.append([self._pooled(patch) for patch in _patches(image, n)])
         shared = kind.shared(output)
-        with _one_patch_at_a_time(network):
-            outputs = [
-                network(self._read(patch, shared).clone(), *(x.clone() for x in images))
-                for patch, *images in zip(*parts, strict=True)
-            ]
+        given = [
+            (self._read(patch, shared).clone(), *(x.clone() for x in images))
+            for patch, *images in zip(*parts, strict=True)
+        ]
+        with _without_groups(network):
+            if self._learner.settings.patch_norm == "together":
+                together = network(*(torch.cat(each) for each in zip(*given, strict=True)))
+                batch = len(output)
+                outputs = [
+                    tree_map(lambda out, i=i: out[i * batch : (i + 1) * batch], together)
+                    for i in range(len(given))
+                ]
+            else:
+                outputs = [network(*each) for each in given]
         fused = tree_map(lambda *each: self._fused(each, n), *outputs)
         return self._method.loss(fused, targets, context)
 
@@ -293,7 +302,7 @@ def _at_cuts(
 
 
 @contextmanager
-def _one_patch_at_a_time(network: nn.Module) -> Iterator[None]:
+def _without_groups(network: nn.Module) -> Iterator[None]:
     layers = [layer for layer in network.modules() if isinstance(layer, PatchAware)]
     groups = [layer.groups for layer in layers]
     try:

@@ -8,6 +8,7 @@ from dataclasses import InitVar, dataclass
 from typing import Any, Literal, NamedTuple
 
 from hpff import methods, schema
+from hpff.auxiliary.patches import PatchNorm
 from hpff.cutting.balance import Balance
 from hpff.engine.auxiliary_builder import PatchMode
 from hpff.engine.level_weights import LevelWeights
@@ -73,6 +74,8 @@ class LocalSettings:
         patch_mode: "together" (all patches in one batch), "one-by-one" (the graph of one patch at
             a time), or "auto": one by one only where all patches together would take more memory
             than the step takes without patches.
+        patch_norm: whether BatchNorms of auxiliary networks normalize each patch position "apart",
+            as the published code does, or all patches "together", which they must be for it.
         independent_weight, cascade_weight: the levels' weights (the update rule's η, as factors of
             the optimizer's rate). By default 1 where only one level is on, otherwise
             ``HILO_WEIGHTS``.
@@ -107,6 +110,7 @@ class LocalSettings:
     patches: Patches = 2
     smallest_patch: PositiveInt = 2
     patch_mode: PatchMode = "auto"
+    patch_norm: PatchNorm = "apart"
     independent_weight: PositiveFloat | None = None
     cascade_weight: PositiveFloat | None = None
     auxiliary_weight: PositiveFloat | Literal["level"] = 1.0
@@ -282,6 +286,8 @@ def faults_between(values: schema.Values) -> Iterator[tuple[str, str]]:
             yield "method", str(error)
         if method.name == BASELINE:
             return
+    if values["patch_norm"] == "together" and values["patch_mode"] == "one-by-one":
+        yield "patch_norm", "is together with patch_mode one-by-one, expected patch_mode together"
     yield from _faults_of_levels(values)
     yield from _faults_of_lengths(values["modules"], values["cascade"])
 

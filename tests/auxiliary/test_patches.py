@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hpff import LocalLearner, models
-from hpff.auxiliary import BatchStatisticsNorm, PatchFusion, cut, patches_in_force
+from hpff.auxiliary import BatchStatisticsNorm, ConvMLP, PatchFusion, cut, patches_in_force
 from hpff.auxiliary.patches import graph_bytes
+from hpff.errors import UserError
 from hpff.memory import AllocationCounter
 from hpff.methods import AuxiliaryContext, Method
 
@@ -122,6 +124,33 @@ def test_norm_uses_each_positions_own_statistics(groups: int, rows: bool) -> Non
         torch.testing.assert_close(
             flat.var(1, correction=0), torch.ones(3, dtype=torch.float64), rtol=1e-3, atol=1e-3
         )
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_norm_of_all_positions_together(rows: bool) -> None:
+    norm = BatchStatisticsNorm(3).double()
+    x = torch.randn(20, 3, dtype=torch.float64)
+    out = norm.of_rows(x, 4) if rows else norm(x)
+    torch.testing.assert_close(out, (x - x.mean(0)) / (x.var(0, correction=0) + norm.eps).sqrt())
+
+
+@pytest.mark.parametrize("network", ["ConvMLP", "a chain"])
+def test_outputs_of_patches_whose_statistics_are_common_have_the_fused_ones_as_their_mean(
+    network: str,
+) -> None:
+    chain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+    inner = ConvMLP(3, 5) if network == "ConvMLP" else chain
+    apart, together = (
+        PatchFusion(copy.deepcopy(inner), 2, norm=norm).double() for norm in ("apart", "together")
+    )
+    maps = torch.randn(6, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(together.of_patches(maps).mean(0), together(maps))
+    assert not torch.allclose(together(maps), apart(maps))
+
+
+def test_statistics_of_all_patches_need_all_patches() -> None:
+    with pytest.raises(UserError, match="need all patches in one batch"):
+        PatchFusion(ConvMLP(3, 5), 2, together=False, norm="together")
 
 
 class Wide(Method):

@@ -52,7 +52,15 @@ def gradients(learner: LocalLearner, images: Tensor, targets: Tensor) -> dict[st
     smallest=st.integers(1, 3),
     norm=st.booleans(),
     side=st.sampled_from([4, 6, 7, 12]),
-    mode=st.sampled_from(["together", "one-by-one", "auto"]),
+    mode_and_norm=st.sampled_from(
+        [
+            ("together", "apart"),
+            ("one-by-one", "apart"),
+            ("auto", "apart"),
+            ("together", "together"),
+            ("auto", "together"),
+        ]
+    ),
     weights=st.tuples(st.floats(0.1, 2), st.floats(0.1, 2)),
     auxiliary_weight=st.one_of(st.just("level"), st.floats(0.1, 2)),
 )
@@ -66,7 +74,7 @@ def test_gradients_equal_the_naive_rule(
     smallest: int,
     norm: bool,
     side: int,
-    mode: str,
+    mode_and_norm: tuple[str, str],
     weights: tuple[float, float],
     auxiliary_weight: float | str,
 ) -> None:
@@ -87,7 +95,8 @@ def test_gradients_equal_the_naive_rule(
         independent=independent,
         patches=patches,
         smallest_patch=smallest,
-        patch_mode=mode,
+        patch_mode=mode_and_norm[0],
+        patch_norm=mode_and_norm[1],
         independent_weight=weights[0],
         cascade_weight=weights[1],
         auxiliary_weight=auxiliary_weight,

@@ -15,6 +15,10 @@ from hpff import LocalLearner, check_gradients
 from hpff.errors import UserError
 from hpff.features import Maps, Sequences, Tokens
 
+PATCHES = st.sampled_from(
+    [("together", "apart"), ("one-by-one", "apart"), ("together", "together")]
+)
+
 
 class Block(nn.Module):
     """Tokens look at each other, if they may, then at themselves."""
@@ -65,7 +69,7 @@ class Transformer(nn.Module):
     n=st.integers(1, 3),
     smallest=st.integers(1, 2),
     method=st.sampled_from(["dgl", "predsim", "infopro", "auglocal"]),
-    mode=st.sampled_from(["together", "one-by-one"]),
+    mode_and_norm=PATCHES,
 )
 def test_tokens_are_exact(
     seed: int,
@@ -75,7 +79,7 @@ def test_tokens_are_exact(
     n: int,
     smallest: int,
     method: str,
-    mode: str,
+    mode_and_norm: tuple[str, str],
 ) -> None:
     torch.manual_seed(seed)
     model = Transformer(width, 3, prefix).double()
@@ -88,7 +92,8 @@ def test_tokens_are_exact(
         method=method,
         patches=n,
         smallest_patch=smallest,
-        patch_mode=mode,
+        patch_mode=mode_and_norm[0],
+        patch_norm=mode_and_norm[1],
     )
     grid = (sides[0] // 2, sides[1] // 2)
     fits = [m for m in range(2, n + 1) if all(s % m == 0 and s // m >= smallest for s in grid)]
@@ -137,10 +142,10 @@ class _Mean(nn.Module):
     width=st.sampled_from([3, 7]),
     n=st.integers(1, 3),
     method=st.sampled_from(["dgl", "predsim", "infopro", "auglocal"]),
-    mode=st.sampled_from(["together", "one-by-one"]),
+    mode_and_norm=PATCHES,
 )
 def test_channels_last_maps_are_exact(
-    seed: int, side: int, width: int, n: int, method: str, mode: str
+    seed: int, side: int, width: int, n: int, method: str, mode_and_norm: tuple[str, str]
 ) -> None:
     torch.manual_seed(seed)
     model = Sentences(width).double()
@@ -152,7 +157,8 @@ def test_channels_last_maps_are_exact(
         num_classes=3,
         method=method,
         patches=n,
-        patch_mode=mode,
+        patch_mode=mode_and_norm[0],
+        patch_norm=mode_and_norm[1],
     )
     assert learner.partition[0].features == Maps(channels_last=True)
     assert check_gradients(learner, images, targets) == {}
@@ -166,11 +172,18 @@ def test_channels_last_maps_are_exact(
     n=st.integers(1, 4),
     smallest=st.integers(1, 2),
     method=st.sampled_from(["dgl", "predsim"]),
-    mode=st.sampled_from(["together", "one-by-one"]),
+    mode_and_norm=PATCHES,
     masked=st.booleans(),
 )
 def test_sequences_are_exact(
-    seed: int, length: int, width: int, n: int, smallest: int, method: str, mode: str, masked: bool
+    seed: int,
+    length: int,
+    width: int,
+    n: int,
+    smallest: int,
+    method: str,
+    mode_and_norm: tuple[str, str],
+    masked: bool,
 ) -> None:
     torch.manual_seed(seed)
     model = Transformer(width, 3, words=True).double()
@@ -185,7 +198,8 @@ def test_sequences_are_exact(
         method=method,
         patches=n,
         smallest_patch=smallest,
-        patch_mode=mode,
+        patch_mode=mode_and_norm[0],
+        patch_norm=mode_and_norm[1],
     )
     assert learner.partition[0].features == Sequences()
     assert learner.partition[0].patches == min(n, max(1, length // smallest))

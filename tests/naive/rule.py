@@ -118,11 +118,16 @@ def _auxiliary_loss(
         if n == 1 or all(s % n == 0 and s >= n * learner.settings.smallest_patch for s in sides)
     )
     outputs, loss = METHODS[method]
-    outputs_of_patches = [
-        outputs(_patch(x, n, row, column), _patch(images, n, row, column), weights)
+    patches = [
+        (_patch(x, n, row, column), _patch(images, n, row, column))
         for row in range(n)
         for column in range(n)
     ]
+    if learner.settings.patch_norm == "together":
+        together = outputs(*(torch.cat(each) for each in zip(*patches, strict=True)), weights)
+        outputs_of_patches = list(zip(*(out.chunk(n**2) for out in together), strict=True))
+    else:
+        outputs_of_patches = [outputs(*patch, weights) for patch in patches]
     fused = tuple(sum(each) / n**2 for each in zip(*outputs_of_patches, strict=True))
     return loss(fused, targets, (j - 1) / max(len(learner.partition) - 2, 1))
 

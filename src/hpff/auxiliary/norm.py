@@ -53,12 +53,13 @@ class BatchStatisticsNorm(PatchAware):
     def of_rows(self, rows: Tensor, groups: int) -> Tensor:
         """The same for rows (B·groups, C) where the patches of a sample stand side by side.
 
-        That is one normalization, of groups·C columns.
+        That is one normalization, of groups·C columns, or of C where all positions have the same
+        statistics (the attribute ``groups`` is 1).
 
         Raises:
             UserError: as :meth:`forward`.
         """
-        if groups == 1:
+        if groups == 1 or self.groups == 1:
             return self._normalized(rows, self.weight, self.bias)
         columns = rows.view(-1, groups * self.channels)
         weight, bias = (

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hpff.auxiliary.norm import use_batch_statistics
+from hpff.errors import UserError
+
+PatchNorm = Literal["apart", "together"]
 
 
 def patches_in_force(wanted: int, *shapes: tuple[int, ...], smallest: int = 1) -> int:
@@ -100,6 +103,10 @@ class PatchFusion(nn.Module):
         overwrites: whether the network modifies its inputs in place: it is given copies then.
         dense: whether each place has a target of its own: outputs that are maps (B, C, h, w) are
             then put side by side, and only the others are averaged.
+        norm: BatchNorms take the statistics of each patch position "apart", or of all "together".
+
+    Raises:
+        UserError: statistics are of all patches, and these run one by one.
     """
 
     def __init__(
@@ -111,20 +118,25 @@ class PatchFusion(nn.Module):
         pieces: bool = False,
         overwrites: bool = False,
         dense: bool = False,
+        norm: PatchNorm = "apart",
     ) -> None:
         super().__init__()
+        if norm == "together" and not together:
+            raise UserError("statistics of all patches together need all patches in one batch")
         self.patches = 1
         self.dense = dense
         self.together = together
         self.pieces = pieces
         self.overwrites = overwrites
+        self.norm = norm
         self.network = network
         self.refit(patches)
 
     def refit(self, patches: int) -> None:
         """Use n×n patches from now on."""
         self.patches = patches
-        self.network = use_batch_statistics(self.network, self._count if self.together else 1)
+        apart = self.together and self.norm == "apart"
+        self.network = use_batch_statistics(self.network, self._count if apart else 1)
 
     @property
     def _count(self) -> int:
@@ -151,7 +163,8 @@ class PatchFusion(nn.Module):
     def of_patches(self, *inputs: Tensor) -> Any:
         """The outputs for each patch by itself, (n², B, ...), or for each of n pieces."""
         cuts = self._cuts(inputs)
-        if not self.together or (isinstance(self.network, PatchNetwork) and not self.pieces):
+        fuses_itself = isinstance(self.network, PatchNetwork) and not self.pieces
+        if not self.together or (fuses_itself and self.norm == "apart"):
             parts = zip(*(patches.unbind(1) for patches in cuts), strict=True)
             each = [self._apply_network(*part) for part in parts]
             return _each(lambda *outs: torch.stack(outs), *each)
@@ -178,7 +191,7 @@ class PatchFusion(nn.Module):
         return self.network(*(x.clone() for x in inputs) if self.overwrites else inputs)
 
     def extra_repr(self) -> str:
-        return f"patches={self.patches}, together={self.together}"
+        return f"patches={self.patches}, together={self.together}, norm={self.norm}"
 
 
 def _each(function: Callable[..., Tensor], *outputs: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hpff.auxiliary import PatchFusion, narrowed
-from hpff.auxiliary.patches import graph_bytes, overwrites_inputs
+from hpff.auxiliary.patches import PatchNorm, graph_bytes, overwrites_inputs
 from hpff.cutting.partition import LocalModule, Partition
 from hpff.cutting.trace import restored_state
 from hpff.engine.auxiliary_networks import (
@@ -39,7 +39,8 @@ class AuxiliaryBuilder:
     Args:
         example: one small input of the model.
         features: what the outputs at the cuts are, where it is found wrong.
-        patches, smallest_patch, width, pool: see :class:`~hpff.LocalSettings`.
+        patches, smallest_patch, width, pool, patch_mode, patch_norm: see
+            :class:`~hpff.LocalSettings`.
         keeps_graphs: whether modules' graphs hold their content while losses are computed.
         dense: whether each place has a target of its own.
         own_head_weight: of the loss of an auxiliary head that the model itself has.
@@ -56,6 +57,7 @@ class AuxiliaryBuilder:
     width: int | None
     pool: int
     patch_mode: PatchMode
+    patch_norm: PatchNorm
     keeps_graphs: bool
     dense: bool
     own_head_weight: float
@@ -160,8 +162,10 @@ class _AtModule:
             pieces=features.ndim != 4,
             overwrites=self._overwrites(network, context, features),
             dense=self.given.dense,
+            norm=self.given.patch_norm,
         )
-        if mode == "auto" and module.patches > 1 and self._too_much(fusion, features, module):
+        may_run_alone = mode == "auto" and module.patches > 1 and fusion.norm == "apart"
+        if may_run_alone and self._too_much(fusion, features, module):
             fusion.together = False
             fusion.refit(module.patches)
         return fusion, context

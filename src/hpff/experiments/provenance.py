@@ -40,6 +40,7 @@ _OFF = {
     "precision": "fp32",
     "cascade_budget": 1.0,
     "cascade_stride": 1,
+    "patch_norm": "apart",
     "label_smoothing": 0.0,
 }
 _LOCAL = ("method", "modules", "balance", "cascade", "independent", "patches", "smallest_patch")
