@@ -20,7 +20,7 @@ EPOCHS = 8
 
 
 def wait_for(condition: Callable[[], bool], process: Forked) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not condition() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)

@@ -235,7 +235,7 @@ def test_a_run_directory_in_use(
     hpff: Hpff, folder: Path, start_process: Callable[..., Any]
 ) -> None:
     start_process("train", "tiny.yaml", "epochs=100000", "--out", "run")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (folder / "run" / "recipe.yaml").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
