@@ -27,7 +27,7 @@ def module(index: int, stretches: list[tuple[int, int]]) -> LocalModule:
     inner, saved = [], 0
     for number, (size, output) in enumerate(stretches, start=1):
         saved += size
-        inner.append(InnerPoint(OperationKey("layer", number), 0, output, saved, is_saved=False))
+        inner.append(InnerPoint(OperationKey("layer", number), 0, output, saved))
     return LocalModule(
         index=index,
         cut=f"m{index}",
@@ -136,7 +136,7 @@ def test_a_chain_of_values_counts_with_all_that_leads_to_each() -> None:
         Save(5, key(3), made_of=(1,), work=5),
         Save(5, key(4), made_of=(0, 2), work=7),
     )
-    part = Stretch(saves, (0, 1, 2, 3), output=5, bypass=0)
+    part = Stretch(saves, (0, 1, 2, 3), output=5, around=(0, 0, 0, 0))
     assert replace(part, made_again=frozenset({2})).work_again == 5
     assert replace(part, made_again=frozenset({0, 1, 2})).work_again == 3 + 7 + 12
     assert replace(part, made_again=frozenset({0, 2, 3})).work_again == 3 + 5 + (7 + 5 + 3)
@@ -145,7 +145,7 @@ def test_a_chain_of_values_counts_with_all_that_leads_to_each() -> None:
 def test_what_was_saved_later_has_gone_by_a_values_turn() -> None:
     """By hand: the first is made of the second, whose turn in the backward comes before."""
     saves = Save(5, key(1), made_of=(1,), work=3), Save(5, key(2), work=4)
-    part = Stretch(saves, (0, 1), output=5, bypass=0, made_again=frozenset({0}))
+    part = Stretch(saves, (0, 1), output=5, around=(0, 0), made_again=frozenset({0}))
     assert part.work_again == 3 + 4
 
 
@@ -173,7 +173,7 @@ def test_a_graph_is_not_kept_where_an_earlier_stretch_would_not_fit_beside_a_lat
 
 def test_what_was_made_elsewhere_or_is_small_stays() -> None:
     def leaner(first: Save) -> Stretch | None:
-        return Stretch((first, Save(100, key(4))), (0, 1), output=1, bypass=0).leaner()
+        return Stretch((first, Save(100, key(4))), (0, 1), output=1, around=(0, 0)).leaner()
 
     assert leaner(Save(90, None)) is None
     assert leaner(Save(3, key(1))) is None
@@ -194,23 +194,40 @@ def test_a_graph_holds_what_is_saved_beside_anchors_and_output() -> None:
     """By hand: 20 of the first stretch, 30 of the second, whose 7 are the module's output."""
     whole = replace(
         module(1, [(25, 5), (37, 7)]),
-        saves=(Save(20, key(1)), Save(5, key(2)), Save(30, key(3)), Save(7, key(4))),
+        saves=(Save(20, key(3)), Save(5, key(1)), Save(30, key(4)), Save(7, key(2))),
+        maker=key(2),
     )
-    anchor = replace(whole.inner[0], is_saved=True)
-    ways = Stretches.at(whole, 0, (anchor,))
+    ways = Stretches.at(whole, 0, whole.inner)
     assert ways.graphs == [20 + 30, 30]
     assert Stretches.at(whole, 0, ()).graphs == [20 + 5 + 30]
     leaner = replace(ways, parts=(ways.parts[0], replace(ways.parts[1], made_again=frozenset({2}))))
     assert leaner.graphs == [20, 0]
 
 
+def test_a_value_as_large_as_the_output_is_not_the_output() -> None:
+    """A transformer's block ends with a sum, which is saved nowhere."""
+    whole = replace(module(1, [(12, 7)]), saves=(Save(5, key(1)), Save(7, key(2))), maker=key(3))
+    assert Stretches.at(whole, 0, ()).graphs == [5 + 7]
+
+
+def test_what_bypasses_a_stretch_counts_where_it_is_as_large_as_the_output() -> None:
+    """By hand: between the points the output's gradient waits for the sum, anchor or not."""
+    inner = module(1, [(7, 7), (7, 7), (7, 7)])
+    points = (replace(inner.inner[0], forks=True), inner.inner[1])
+    whole = replace(inner, inner=points)
+    assert Stretches.at(whole, 0, points[:1]).last == 7 + 7 + (7 + 3 * 7)
+    assert Stretches.at(whole, 0, points[1:]).last == 7 + (7 + 3 * 7) + 7
+    assert Stretches.at(inner, 0, inner.inner[1:]).last == 7 + (7 + 3 * 7)
+
+
 def test_a_backward_with_a_graph_has_its_earlier_stretches_there() -> None:
     """By hand: output and anchor, the first stretch's graph, and three times what goes."""
     whole = replace(
         module(1, [(25, 5), (37, 7)]),
-        saves=(Save(20, key(1)), Save(5, key(2)), Save(30, key(3)), Save(7, key(4))),
+        saves=(Save(20, key(3)), Save(5, key(1)), Save(30, key(4)), Save(7, key(2))),
+        maker=key(2),
     )
-    ways = Stretches.at(whole, 0, (replace(whole.inner[0], is_saved=True),))
+    ways = Stretches.at(whole, 0, whole.inner)
     assert ways.last == 7 + 5 + 3 * 30
     assert ways.with_graph(1, is_last=True) == ways.last
     assert ways.with_graph(0, is_last=True) == ways.last + 20
@@ -225,6 +242,18 @@ def test_what_modules_begin_from_and_gradients_that_wait_are_there_anyway() -> N
     assert peaks.beside(ways, through_second) == 6 + 7, "its input; the gradient at its output"
     assert peaks.of(ways, through_second) == 6 + 7 + ways[1].last
     assert peaks.at_losses(ways)[2] == (6 + 7) + (7 + 8) + 2 * 8
+
+
+def test_a_module_that_waits_for_another_cascade_begins_from_the_output_of_one_that_is_done() -> (
+    None
+):
+    """By hand: the third module is also the fourth's, and the second is done before the first."""
+    cut = Partition(tuple(module(j, [(10, 5 + j)]) for j in (1, 2, 3, 4)))
+    peaks = StepPeaks(cut, Reach((1, 1, 3, 2)), lambda _: 0)
+    ways = [Stretches.at(each, 0, ()) for each in cut]
+    through_first = next(m for m in peaks.moments if m.end == 3 and m.through == 0)
+    assert through_first.alive == (0, 2)
+    assert peaks.beside(ways, through_first) == 7 + 8, "what the third begins from; its output"
 
 
 def test_nothing_is_made_again_where_losses_take_more_anyway() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from naive.rule import random_chain
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from hpff import LocalLearner, models
 from hpff.engine.schedule import Reach
@@ -165,3 +167,56 @@ def test_reach_may_differ_from_module_to_module() -> None:
     assert reach.carried_through == (False, True, True, True)
     assert reach.completion_order() == [1, 4, 3, 2]
     assert Reach.uniform(4, 2).last_use == (2, 3, 4, 4)
+
+
+class _Noting(torch.autograd.Function):
+    """Notes the gradients that pass, without holding them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, act: Callable[[Tensor], None]) -> Tensor:
+        ctx.act = act
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        ctx.act(gradient)
+        return gradient, None
+
+
+class _Noted(nn.Module):
+    """A block whose gradients are noted: at its input, and before its last layer."""
+
+    def __init__(self, begins: Callable[[Tensor], None], inside: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.acts = begins, inside
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(_Noting.apply(x, self.acts[0]))  # type: ignore[no-untyped-call]
+        return torch.tanh(_Noting.apply(x, self.acts[1]))  # type: ignore[no-untyped-call]
+
+
+def test_a_cascades_gradient_goes_when_the_module_below_has_used_it() -> None:
+    passed: list[StorageWeakRef] = []
+    gone: list[bool] = []
+
+    def begins(gradient: Tensor) -> None:
+        passed.append(StorageWeakRef(gradient.untyped_storage()))
+
+    def inside(_: Tensor) -> None:
+        gone.append(passed[-1].expired() if passed else True)
+
+    model = nn.Sequential(*(_Noted(begins, inside) for _ in range(4)), nn.Linear(8, 3))
+    learner = LocalLearner(
+        model,
+        modules=["0", "1", "2", "3"],
+        example=torch.randn(2, 8),
+        num_classes=3,
+        cascade=[1, 1, 1, 4, 2],
+        independent=False,
+    )
+    passed.clear()
+    gone.clear()
+    learner.backward(torch.randn(6, 8), torch.randint(3, (6,)))
+    assert len(gone) == 5
+    assert all(gone)

@@ -248,7 +248,7 @@ def test_an_anchor_that_is_changed_in_place_is_one_no_more() -> None:
         second = torch.tanh(first)
         return (second * second + first.mul_(2)).sum()
 
-    point = InnerPoint(OperationKey("aten.addmm.default", 1), 0, 48, 0, is_saved=False)
+    point = InnerPoint(OperationKey("aten.addmm.default", 1), 0, 48, 0)
     tape = Tape(None, FreedTensors(), Phase(), "blocks", Kept((point,)))
     tape.start()
     loss = forward()

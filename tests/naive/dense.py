@@ -195,17 +195,24 @@ def _local_loss(
     weights = dict(networks[str(j)].network.named_parameters())
     n = learner.partition[j - 1].patches
     outputs_of, loss = METHODS[method]
-    whole: list[Tensor] = []
     (h, w), (top, left) = (s // n for s in x.shape[2:]), (s // n for s in images.shape[2:])
-    for row in range(n):
-        for column in range(n):
-            patch = x[:, :, row * h : (row + 1) * h, column * w : (column + 1) * w]
-            image = images[:, :, row * top : (row + 1) * top, column * left : (column + 1) * left]
-            outputs = outputs_of(patch, image, weights)
-            if not whole:
-                whole = [x.new_zeros(len(x), CLASSES, n * h, n * w)]
-                whole += [torch.zeros_like(out) for out in outputs[1:]]
-            rows, columns = slice(row * h, (row + 1) * h), slice(column * w, (column + 1) * w)
-            whole[0][:, :, rows, columns] = outputs[0]
-            whole[1:] = [a + b / n**2 for a, b in zip(whole[1:], outputs[1:], strict=True)]
+    places = [(row, column) for row in range(n) for column in range(n)]
+    patches = [
+        (
+            x[:, :, row * h : (row + 1) * h, column * w : (column + 1) * w],
+            images[:, :, row * top : (row + 1) * top, column * left : (column + 1) * left],
+        )
+        for row, column in places
+    ]
+    if learner.settings.patch_norm == "together":
+        together = outputs_of(*(torch.cat(each) for each in zip(*patches, strict=True)), weights)
+        of_patches = list(zip(*(out.chunk(n**2) for out in together), strict=True))
+    else:
+        of_patches = [tuple(outputs_of(*patch, weights)) for patch in patches]
+    whole = [x.new_zeros(len(x), CLASSES, n * h, n * w)]
+    whole += [torch.zeros_like(out) for out in of_patches[0][1:]]
+    for (row, column), outputs in zip(places, of_patches, strict=True):
+        rows, columns = slice(row * h, (row + 1) * h), slice(column * w, (column + 1) * w)
+        whole[0][:, :, rows, columns] = outputs[0]
+        whole[1:] = [a + b / n**2 for a, b in zip(whole[1:], outputs[1:], strict=True)]
     return loss(whole, targets, share)

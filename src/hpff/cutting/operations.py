@@ -64,7 +64,6 @@ class Point:
         leaf: which of its outputs the tensor is; operations in place return what they change.
         output_bytes: of the tensor.
         saved: bytes that the forward up to here saves for the backward.
-        is_saved: whether the tensor itself is among them.
         forks: whether several operations read it, so that its gradient is a sum.
         spared: work that leads to this tensor alone and to nothing that is saved: where the
             tensor is kept, no backward needs it again.
@@ -74,7 +73,6 @@ class Point:
     leaf: int
     output_bytes: int
     saved: int
-    is_saved: bool
     forks: bool
     spared: int
 
@@ -235,9 +233,6 @@ class Operations(TorchDispatchMode):
                 change[storage.read] -= storage.size
         candidates = {s.written: s for s in self._all if s.read > s.written}
         needed = 0
-        first_saved: dict[int, int] = {}
-        for save in saves:
-            first_saved.setdefault(save.address, save.time)
         waiting = list(saves)
         before: list[Saved] = []
         saved = 0
@@ -248,11 +243,10 @@ class Operations(TorchDispatchMode):
                 saved += before[-1].size
             found = candidates.get(time)
             if found is not None and needed - found.size <= found.size // _SMALL:
-                is_saved = first_saved.get(found.address, time + 1) <= time
                 forks = found.reads > 1
                 last = self._last_made(before, but=found.address)
                 spared = sum(each.work for each in self._done[last:time])
-                yield Point(time, found.leaf, found.size, saved, is_saved, forks, spared)
+                yield Point(time, found.leaf, found.size, saved, forks, spared)
 
     def _last_made(self, saves: Sequence[Saved], *, but: int) -> int:
         """After how many operations the last of these tensors is there, but for one of them."""

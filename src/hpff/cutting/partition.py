@@ -54,7 +54,6 @@ class InnerPoint:
         leaf: which of its outputs the tensor is.
         output_bytes: of the tensor, on the example.
         saved: bytes that the local module saves for its backward up to here, on the example.
-        is_saved: whether the tensor itself is among them.
         forks: whether several operations read it, so that its gradient is a sum.
         spared: work that no backward needs again if the tensor is kept.
     """
@@ -63,7 +62,6 @@ class InnerPoint:
     leaf: int
     output_bytes: int
     saved: int
-    is_saved: bool
     forks: bool = False
     spared: int = 0
 
@@ -88,6 +86,7 @@ class LocalModule:
         saves: the tensors that these are, in order.
         work: of its forward, on the example: arithmetic, and bytes written.
         output_bytes: of its output, on the example.
+        maker: the operation that makes its output; None for the last module.
         forks: whether several operations read its output.
         patches: n in force at its output (n×n patches, or n pieces of a sequence); 1 where PFF is
             off or does not fit.
@@ -112,6 +111,7 @@ class LocalModule:
     path: Path = ()
     saved: int = 0
     output_bytes: int = 0
+    maker: OperationKey | None = None
     forks: bool = False
     patches: int = 1
     overwritten: bool = False
@@ -329,6 +329,7 @@ def _describe(
                 path=cut.paths[name] if cut and name else (),
                 saved=saved[index + 1] - saved[index],
                 output_bytes=cut.output_bytes if cut else prod(shape) * dtype.itemsize,
+                maker=keys.get(cut.written) if cut else None,
                 forks=bool(cut and cut.forks),
                 overwritten=bool(cut and cut.overwritten),
                 read_later=_is_read_later(cuts[index : index + 2]),
@@ -384,7 +385,6 @@ def _inner_points(
             leaf=point.leaf,
             output_bytes=point.output_bytes,
             saved=point.saved - saved_before,
-            is_saved=point.is_saved,
             forks=point.forks,
             spared=point.spared,
         )

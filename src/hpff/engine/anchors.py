@@ -61,8 +61,10 @@ def kept_inside(
         [_leanest(way, is_last=j not in carried) for way in stretches_of(module, bypass)]
         for j, (module, bypass) in enumerate(zip(cut, bypasses, strict=True))
     ]
-    found = [_leaner(_chosen(leanest, peaks, size), peaks) for size in _FIRST_SIZES]
-    ways = min(found, key=peaks.peak)
+    starts = [_chosen(leanest, peaks, size) for size in _FIRST_SIZES]
+    # As few as can be, and no turns: where values made again do more than anchors.
+    starts.append([min(each, key=lambda way: len(way.anchors)) for each in leanest])
+    ways = min((_leaner(start, peaks) for start in starts), key=peaks.peak)
     return tuple(
         Kept(way.anchors, _graph_that_fits(ways, j, peaks), way.makers_again)
         for j, way in enumerate(ways)

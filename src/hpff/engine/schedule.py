@@ -315,6 +315,7 @@ class Step:
                 self._free_input(module)
             if below is not None:
                 carried = below
+            del below  # or it would stay through the next module
         if first < self._first:
             self._on_crossing(end, carried)
 

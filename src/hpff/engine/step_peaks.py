@@ -77,9 +77,9 @@ class StepPeaks:
         return [needed + sum(ways[j].kept for j in alive) for needed, alive in self._at_losses]
 
     def _there_anyway(self, end: int, alive: Sequence[int]) -> int:
-        """What the first living module begins from, and gradients that wait at others' outputs."""
-        waiting = sum(self._outputs[j] for j in alive if j + 1 < end and self._losses[j])
-        return waiting + (self._outputs[alive[0] - 1] if alive[0] else 0)
+        """What modules begin from where the one before is done, and gradients that wait."""
+        begun = sum(self._outputs[j - 1] for j in alive if j and j - 1 not in alive)
+        return begun + sum(self._outputs[j] for j in alive if j + 1 < end and self._losses[j])
 
 
 def _moments(reach: Reach) -> Iterator[Moment]:

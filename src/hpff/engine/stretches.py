@@ -8,6 +8,7 @@ of what is there then: a ReLU's output of the BatchNorm's input, and that by a c
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,29 +38,30 @@ class Stretch:
         saves: the module's.
         places: of those that neither an anchor nor the module's output holds.
         output: bytes of what it passes on.
-        bypass: bytes of its input's gradient that bypass it, which it is carried along with.
+        around: for each place the bytes of a gradient that waits meanwhile, as it bypasses it.
         made_again: the places of those that do not wait for their use.
     """
 
     saves: tuple[Save, ...]
     places: tuple[int, ...]
     output: int
-    bypass: int
+    around: tuple[int, ...]
     made_again: frozenset[int] = frozenset()
 
     @cached_property
     def worst(self) -> _Moment:
-        """Of its backward, what bypasses it left out.
+        """Of its backward.
 
         What is saved goes in reverse order. There are gradients of the size of what goes: one
-        comes in, and another goes on.
+        comes in, and another goes on; and the one that bypasses it.
         """
         there = 0
         worst = _Moment(-1, -1)
-        for place in self.places:
+        for place, around in zip(self.places, self.around, strict=True):
             size = self.saves[place].size
-            if there + 3 * size > worst.size:
-                worst = _Moment(there + 3 * size, place)
+            needed = there + 3 * size + around
+            if needed > worst.size:
+                worst = _Moment(needed, place)
             there += 0 if place in self.made_again else size
         return max(worst, _Moment(there + 2 * self.output, len(self.saves)), key=itemgetter(0))
 
@@ -112,7 +114,7 @@ class Stretches:
 
     Attributes:
         module: which is cut into stretches.
-        bypass: bytes of its input's gradient where something in it bypasses the rest, or 0.
+        bypass: bytes of its input's gradient where something bypasses what comes first, or 0.
         anchors: where.
         parts: the stretches.
     """
@@ -126,18 +128,12 @@ class Stretches:
     def at(cls, module: LocalModule, bypass: int, anchors: tuple[InnerPoint, ...]) -> Stretches:
         """A module cut at anchors, where all values wait."""
         outputs = [*(anchor.output_bytes for anchor in anchors), module.output_bytes]
-        bypasses = [bypass, *(anchor.output_bytes if anchor.forks else 0 for anchor in anchors)]
-        parts = zip(_places(module, anchors), outputs, bypasses, strict=True)
-        return cls(
-            module,
-            bypass,
-            anchors,
-            # Where nothing changes the size, the bypass has the output's own gradient.
-            tuple(
-                Stretch(module.saves, places, output, 0 if around == output else around)
-                for places, output, around in parts
-            ),
+        around = _around(module, bypass)
+        parts = tuple(
+            Stretch(module.saves, places, output, tuple(around[place] for place in places))
+            for places, output in zip(_places(module, anchors), outputs, strict=True)
         )
+        return cls(module, bypass, anchors, parts)
 
     @cached_property
     def kept(self) -> int:
@@ -194,9 +190,10 @@ class Stretches:
         """
         sizes = self._sizes(is_last=is_last)
         worst = sizes.index(max(sizes))
-        part = self.parts[worst].leaner()
-        if part is None:
+        leaner = self._parts(is_last=is_last)[worst].leaner()
+        if leaner is None:
             return None
+        part = replace(self.parts[worst], made_again=leaner.made_again)
         return replace(self, parts=(*self.parts[:worst], part, *self.parts[worst + 1 :]))
 
     @cached_property
@@ -207,12 +204,37 @@ class Stretches:
     def _sizes(self, *, is_last: bool) -> list[int]:
         """At the worst time of a backward through each stretch."""
         held = self._held if is_last else self._held[-1:] * len(self.parts)
-        # The gradient of the module's own input is not needed in the last.
-        bypasses = [0 if is_last else self.parts[0].bypass, *(p.bypass for p in self.parts[1:])]
         return [
-            self.module.output_bytes + there + around + part.worst.size
-            for there, around, part in zip(held, bypasses, self.parts, strict=True)
+            self.module.output_bytes + there + part.worst.size
+            for there, part in zip(held, self._parts(is_last=is_last), strict=True)
         ]
+
+    def _parts(self, *, is_last: bool) -> tuple[Stretch, ...]:
+        """The stretches: the gradient of the module's own input is not needed in the last."""
+        return self._parts_at_last if is_last else self.parts
+
+    @cached_property
+    def _parts_at_last(self) -> tuple[Stretch, ...]:
+        around = _around(self.module, 0)
+        first = self.parts[0]
+        return (replace(first, around=tuple(around[p] for p in first.places)), *self.parts[1:])
+
+
+def _around(module: LocalModule, bypass: int) -> list[int]:
+    """For each save the bytes of the gradient that bypasses what is done there.
+
+    That is of the last tensor before that is all that comes later needs, if several read it.
+    """
+    around = []
+    points = deque(module.inner)
+    before = 0
+    for save in module.saves:
+        while points and points[0].saved <= before:
+            point = points.popleft()
+            bypass = point.output_bytes if point.forks else 0
+        around.append(bypass)
+        before += save.size
+    return around
 
 
 def _places(module: LocalModule, anchors: Sequence[InnerPoint]) -> Iterator[tuple[int, ...]]:
@@ -220,14 +242,11 @@ def _places(module: LocalModule, anchors: Sequence[InnerPoint]) -> Iterator[tupl
     saves = module.saves
     before = list(accumulate((save.size for save in saves), initial=0))
     bounds = pairwise([0, *(anchor.saved for anchor in anchors), module.saved])
-    ends = [(anchor.output_bytes, anchor.is_saved) for anchor in anchors]
-    ends.append((module.output_bytes, True))
-    for (start, end), (output, is_saved) in zip(bounds, ends, strict=True):
+    ends: list[tuple[int, OperationKey | None]] = [(a.output_bytes, a.operation) for a in anchors]
+    ends.append((module.output_bytes, module.maker))
+    for (start, end), (output, maker) in zip(bounds, ends, strict=True):
         places = [i for i in range(len(saves)) if start <= before[i] < end]
-        own = [place for place in places if saves[place].size == output]
-        if is_saved and own:
-            places.remove(own[-1])
-        yield tuple(places)
+        yield tuple(i for i in places if maker is None or saves[i][:2] != (output, maker))
 
 
 def stretches_of(module: LocalModule, bypass: int) -> list[Stretches]:
