@@ -20,7 +20,7 @@ from hpff.engine.stretches import Stretches, stretches_of
 _SWEEPS = 3
 _MADE_AGAIN = 0.25  # of a forward's work, at most
 _SEARCHED = 1000  # saves of a module, up to which making values again has a say in its anchors
-_WORTH = 0.02  # of the peak, which making values again must take off it
+_WORTH = 0.005  # of the peak, which making values again must take off it
 START = OperationKey("", 0)
 _Size = Callable[[Stretches], int]
 # Turns end where no module alone would change: from many anchors, and from few.
