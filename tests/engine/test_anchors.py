@@ -210,14 +210,14 @@ def test_a_value_as_large_as_the_output_is_not_the_output() -> None:
     assert Stretches.at(whole, 0, ()).graphs == [5 + 7]
 
 
-def test_what_bypasses_a_stretch_counts_but_for_what_is_done_last() -> None:
-    """By hand: at the 20 a sum's gradient waits, at the 7 after them it is the output's own."""
-    inner = module(1, [(7, 7), (20, 7), (7, 7), (1, 7)])
-    first, _, third = inner.inner
-    whole = replace(inner, inner=(replace(first, forks=True), third))
-    assert Stretches.at(whole, 0, whole.inner[:1]).last == 7 + 7 + (3 * 20 + 7)
-    assert Stretches.at(whole, 0, ()).last == 7 + 7 + (3 * 20 + 7)
-    assert Stretches.at(inner, 0, ()).last == 7 + 7 + 3 * 20
+def test_what_bypasses_a_stretch_counts_where_it_is_as_large_as_the_output() -> None:
+    """By hand: between the points the output's gradient waits for the sum, anchor or not."""
+    inner = module(1, [(7, 7), (7, 7), (7, 7)])
+    points = (replace(inner.inner[0], forks=True), inner.inner[1])
+    whole = replace(inner, inner=points)
+    assert Stretches.at(whole, 0, points[:1]).last == 7 + 7 + (7 + 3 * 7)
+    assert Stretches.at(whole, 0, points[1:]).last == 7 + (7 + 3 * 7) + 7
+    assert Stretches.at(inner, 0, inner.inner[1:]).last == 7 + (7 + 3 * 7)
 
 
 def test_a_backward_with_a_graph_has_its_earlier_stretches_there() -> None:

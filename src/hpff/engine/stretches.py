@@ -8,7 +8,7 @@ of what is there then: a ReLU's output of the BatchNorm's input, and that by a c
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -223,23 +223,17 @@ class Stretches:
 def _around(module: LocalModule, bypass: int) -> list[int]:
     """For each save the bytes of the gradient that bypasses what is done there.
 
-    That is of the last tensor before that is all that comes later needs, if several read it. What
-    is done last before the next such tensor has that gradient as its own output's.
+    That is of the last tensor before that is all that comes later needs, if several read it.
     """
-    saves, points = module.saves, module.inner
-    around = [0] * len(saves)
-    before = list(accumulate(save.size for save in saves))
-    ends = [*(point.saved for point in points), module.saved]
-    waiting = [bypass, *(point.output_bytes if point.forks else 0 for point in points)]
-    makers = [*(point.operation for point in points), module.maker]
-    first = 0
-    for end, waits, maker in zip(ends, waiting, makers, strict=True):
-        after = bisect_right(before, end)
-        inside = [p for p in range(first, after) if maker is None or saves[p].maker != maker]
-        last = next((p for p in reversed(inside) if saves[p].size >= waits), after)
-        for place in inside:
-            around[place] = waits if place < last else 0
-        first = after
+    around = []
+    points = deque(module.inner)
+    before = 0
+    for save in module.saves:
+        while points and points[0].saved <= before:
+            point = points.popleft()
+            bypass = point.output_bytes if point.forks else 0
+        around.append(bypass)
+        before += save.size
     return around
 
 
