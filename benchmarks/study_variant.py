@@ -36,7 +36,7 @@ class Variant(Method):
         patches: n, which must divide the sides of maps also as the other method reads them.
         first, last: the modules at which there are patches.
         fuse: "losses": each patch has a loss, and their mean counts; "outputs": the loss of the
-            mean output, which is PFF.
+            mean output, which is PFF with ``patch_norm="together"``.
         slope: losses at module j weigh 1 + slope · (2 (j - 1) / (K - 1) - 1).
     """
 

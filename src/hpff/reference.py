@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -206,17 +207,17 @@ class _Rule:
             for patch, *images in zip(*parts, strict=True)
         ]
         with _without_groups(network):
-            if self._learner.settings.patch_norm == "together":
-                together = network(*(torch.cat(each) for each in zip(*given, strict=True)))
-                batch = len(output)
-                outputs = [
-                    tree_map(lambda out, i=i: out[i * batch : (i + 1) * batch], together)
-                    for i in range(len(given))
-                ]
-            else:
-                outputs = [network(*each) for each in given]
+            outputs = self._of_patches(network, given)
         fused = tree_map(lambda *each: self._fused(each, n), *outputs)
         return self._method.loss(fused, targets, context)
+
+    def _of_patches(self, network: nn.Module, given: Sequence[tuple[Tensor, ...]]) -> list[Any]:
+        """What a network gives for each patch; BatchNorms see one, or all."""
+        if self._learner.settings.patch_norm == "apart":
+            return [network(*patch) for patch in given]
+        together = network(*(torch.cat(each) for each in zip(*given, strict=True)))
+        ends = range(0, len(given[0][0]) * (len(given) + 1), len(given[0][0]))
+        return [tree_map(lambda out, s=slice(*each): out[s], together) for each in pairwise(ends)]
 
     def _fused(self, outputs: Sequence[Tensor], n: int) -> Tensor:
         """The mean over patches; in a dense task, maps side by side."""

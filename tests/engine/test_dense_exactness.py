@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from naive.dense import CLASSES, METHODS, VOID, naive_dense_gradients, segmenter
+from naive.patches import WAYS
 from torch import Tensor, nn
 
 from hpff import LocalLearner, check_gradients, models, reference_gradients
@@ -63,9 +64,7 @@ def make(model: nn.Module, ends: list[int], **kwargs: object) -> LocalLearner:
     k=st.sampled_from([1, 2, 3]),
     independent=st.booleans(),
     patches=st.sampled_from([1, 2]),
-    mode_and_norm=st.sampled_from(
-        [("together", "apart"), ("one-by-one", "apart"), ("together", "together")]
-    ),
+    mode_and_norm=st.sampled_from(WAYS),
     recompute=st.sampled_from(["never", "blocks", "once", "repeatedly"]),
     own=st.booleans(),
     void=st.sampled_from(["none", "some", "an image", "a patch", "all"]),

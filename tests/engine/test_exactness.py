@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive.methods import METHODS
+from naive.patches import WAYS
 from naive.rule import naive_gradients, random_chain
 from torch import Tensor, nn
 
@@ -52,15 +53,7 @@ def gradients(learner: LocalLearner, images: Tensor, targets: Tensor) -> dict[st
     smallest=st.integers(1, 3),
     norm=st.booleans(),
     side=st.sampled_from([4, 6, 7, 12]),
-    mode_and_norm=st.sampled_from(
-        [
-            ("together", "apart"),
-            ("one-by-one", "apart"),
-            ("auto", "apart"),
-            ("together", "together"),
-            ("auto", "together"),
-        ]
-    ),
+    mode_and_norm=st.sampled_from(WAYS),
     weights=st.tuples(st.floats(0.1, 2), st.floats(0.1, 2)),
     auxiliary_weight=st.one_of(st.just("level"), st.floats(0.1, 2)),
 )

@@ -9,15 +9,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive.patches import WAYS
 from torch import Tensor, nn
 
 from hpff import LocalLearner, check_gradients
 from hpff.errors import UserError
 from hpff.features import Maps, Sequences, Tokens
-
-PATCHES = st.sampled_from(
-    [("together", "apart"), ("one-by-one", "apart"), ("together", "together")]
-)
 
 
 class Block(nn.Module):
@@ -69,7 +66,7 @@ class Transformer(nn.Module):
     n=st.integers(1, 3),
     smallest=st.integers(1, 2),
     method=st.sampled_from(["dgl", "predsim", "infopro", "auglocal"]),
-    mode_and_norm=PATCHES,
+    mode_and_norm=st.sampled_from(WAYS),
 )
 def test_tokens_are_exact(
     seed: int,
@@ -142,7 +139,7 @@ class _Mean(nn.Module):
     width=st.sampled_from([3, 7]),
     n=st.integers(1, 3),
     method=st.sampled_from(["dgl", "predsim", "infopro", "auglocal"]),
-    mode_and_norm=PATCHES,
+    mode_and_norm=st.sampled_from(WAYS),
 )
 def test_channels_last_maps_are_exact(
     seed: int, side: int, width: int, n: int, method: str, mode_and_norm: tuple[str, str]
@@ -172,7 +169,7 @@ def test_channels_last_maps_are_exact(
     n=st.integers(1, 4),
     smallest=st.integers(1, 2),
     method=st.sampled_from(["dgl", "predsim"]),
-    mode_and_norm=PATCHES,
+    mode_and_norm=st.sampled_from(WAYS),
     masked=st.booleans(),
 )
 def test_sequences_are_exact(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hpff import LocalLearner
 from naive.methods import _convolution, _norm
+from naive.patches import outputs_of_patches
 
 CLASSES = 3
 VOID = 7
@@ -204,11 +205,7 @@ def _local_loss(
         )
         for row, column in places
     ]
-    if learner.settings.patch_norm == "together":
-        together = outputs_of(*(torch.cat(each) for each in zip(*patches, strict=True)), weights)
-        of_patches = list(zip(*(out.chunk(n**2) for out in together), strict=True))
-    else:
-        of_patches = [tuple(outputs_of(*patch, weights)) for patch in patches]
+    of_patches = outputs_of_patches(outputs_of, patches, weights, learner.settings.patch_norm)
     whole = [x.new_zeros(len(x), CLASSES, n * h, n * w)]
     whole += [torch.zeros_like(out) for out in of_patches[0][1:]]
     for (row, column), outputs in zip(places, of_patches, strict=True):

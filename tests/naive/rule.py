@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hpff import LocalLearner
 from naive.methods import METHODS
+from naive.patches import outputs_of_patches
 
 
 def random_chain(seed: int, depth: int, *, norm: bool, side: int) -> nn.Sequential:
@@ -123,12 +124,8 @@ def _auxiliary_loss(
         for row in range(n)
         for column in range(n)
     ]
-    if learner.settings.patch_norm == "together":
-        together = outputs(*(torch.cat(each) for each in zip(*patches, strict=True)), weights)
-        outputs_of_patches = list(zip(*(out.chunk(n**2) for out in together), strict=True))
-    else:
-        outputs_of_patches = [outputs(*patch, weights) for patch in patches]
-    fused = tuple(sum(each) / n**2 for each in zip(*outputs_of_patches, strict=True))
+    of_patches = outputs_of_patches(outputs, patches, weights, learner.settings.patch_norm)
+    fused = tuple(sum(each) / n**2 for each in zip(*of_patches, strict=True))
     return loss(fused, targets, (j - 1) / max(len(learner.partition) - 2, 1))
 
 

@@ -73,9 +73,9 @@ def kept_inside(
 
 def _leanest(way: Stretches, *, is_last: bool) -> Stretches:
     """A way with values made again while that makes a backward of its module leaner."""
-    found = [way]
     if len(way.module.saves) > _SEARCHED:
         return way
+    found = [way]
     while (leaner := found[-1].leaner(is_last=is_last)) is not None:
         if leaner.work_again > way.module.work * _MADE_AGAIN:
             break
