@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hpff import models
-from hpff.cutting.partition import InnerPoint, partition
+from hpff.cutting.partition import InnerPoint, OperationKey, partition
 from hpff.cutting.trace import trace
 from hpff.torch_support.fake_tensors import FakeTensors, fake_model
 
@@ -172,3 +172,28 @@ def test_what_writes_a_part_of_a_tensor_has_written_so_much() -> None:
 
     (module,) = partition(Filling(), 1, torch.zeros(4, 8))
     assert module.work == 2 * 4 * 8 * 2 + 16 * 4 * (32 + 32 + 4 * 2)
+
+
+def test_the_operation_that_makes_a_modules_output_is_known() -> None:
+    first, last = partition(chain(), ["2"], torch.zeros(2, 3, 16, 16))
+    assert first.maker == OperationKey("aten.relu_.default", 1)
+    assert [save.size for save in first.saves if save.maker == first.maker] == [first.output_bytes]
+    assert last.maker is None
+
+
+def test_what_a_value_is_made_of_lies_in_its_own_module() -> None:
+    """The first's tanh is made of what its output overwrites, which the second saves."""
+
+    class Adding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.layer(x)
+            return x.add_(torch.tanh(x))
+
+    model = nn.Sequential(Adding(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    first, second = partition(model, ["0"], torch.zeros(3, 4))
+    assert [save.made_of for save in first.saves] == [()]
+    assert [save.made_of for save in second.saves] == [(), (0,)]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hpff import LocalLearner, check_gradients, models
+from hpff import LocalLearner, LocalSettings, check_gradients, models
 from hpff.cutting.partition import InnerPoint, LocalModule, OperationKey, Partition, Save
 from hpff.engine import anchors
 from hpff.engine.anchors import START, kept_inside
@@ -159,6 +159,21 @@ def test_anchors_are_chosen_with_what_is_made_again_in_mind(
     with_it_in_mind = peak_of_backprop()
     monkeypatch.setattr(anchors, "_SEARCHED", 0)
     assert with_it_in_mind < 0.98 * peak_of_backprop()
+
+
+def test_few_anchors_are_tried_where_values_made_again_do_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def peak_of_light() -> int:
+        workload = Workload(
+            "torchvision/resnet50", modules=6, balance="memory", image=(3, 224, 224)
+        )
+        light = Strategy(LocalSettings(preset="light", recompute="blocks"))
+        return Rehearsal(Stage(workload), light).peak(128)
+
+    with_few = peak_of_light()
+    monkeypatch.setattr(anchors, "_fewest", lambda options: [each[-1] for each in options])
+    assert with_few < 0.98 * peak_of_light()
 
 
 def test_a_graph_is_not_kept_where_an_earlier_stretch_would_not_fit_beside_a_later() -> None:

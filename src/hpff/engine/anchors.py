@@ -61,9 +61,7 @@ def kept_inside(
         [_leanest(way, is_last=j not in carried) for way in stretches_of(module, bypass)]
         for j, (module, bypass) in enumerate(zip(cut, bypasses, strict=True))
     ]
-    starts = [_chosen(leanest, peaks, size) for size in _FIRST_SIZES]
-    # As few as can be, and no turns: where values made again do more than anchors.
-    starts.append([min(each, key=lambda way: len(way.anchors)) for each in leanest])
+    starts = [*(_chosen(leanest, peaks, size) for size in _FIRST_SIZES), _fewest(leanest)]
     ways = min((_leaner(start, peaks) for start in starts), key=peaks.peak)
     return tuple(
         Kept(way.anchors, _graph_that_fits(ways, j, peaks), way.makers_again)
@@ -110,6 +108,11 @@ def _chosen(
         if chosen == before:
             break
     return chosen
+
+
+def _fewest(options: Sequence[Sequence[Stretches]]) -> list[Stretches]:
+    """Of each module's options that with the fewest anchors: values made again may do more."""
+    return [min(each, key=lambda way: len(way.anchors)) for each in options]
 
 
 def _leaner(ways: Sequence[Stretches], peaks: StepPeaks) -> list[Stretches]:
