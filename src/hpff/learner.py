@@ -21,6 +21,7 @@ from hpff.engine.arguments import (
     check_inputs,
     check_model,
     check_not_wrapped,
+    check_streams,
     check_task,
 )
 from hpff.engine.auxiliary_builder import AuxiliaryBuilder, PatchMode
@@ -107,6 +108,7 @@ class LocalLearner(nn.Module):
         patch_mode: PatchMode = "auto",
         patch_norm: PatchNorm = "apart",
         recompute: Recompute = "never",
+        streams: int = 1,
         criterion: Criterion = F.cross_entropy,
         features: Given = None,
         task: TaskName = "classification",
@@ -139,6 +141,7 @@ class LocalLearner(nn.Module):
             auxiliary_width=auxiliary_width,
             auxiliary_pool=auxiliary_pool,
             recompute=recompute,
+            streams=streams,
         )
         self.model = model
         self.num_classes = num_classes
@@ -185,6 +188,7 @@ class LocalLearner(nn.Module):
         modules = settings.modules if local else 1
         cut = partition(self.model, modules, self.example, balance=settings.balance)
         check_classes(self.task, self.num_classes, cut)
+        check_streams(settings.streams, cut)
         self.reach = reach_of(
             settings.cascade if local else 1,
             cut,
@@ -294,6 +298,7 @@ class LocalLearner(nn.Module):
             recompute=self.settings.recompute,
             kept=self.kept,
             phase=self.phase,
+            streams=self.phase.streams_on(targets.device, self.settings.streams),
         )
         with self.around_step():
             return step.run(inputs, targets, scale, on_module_done or (lambda _: None))

@@ -17,7 +17,7 @@ from hpff.errors import UserError, did_you_mean
 from hpff.methods import Method
 from hpff.presets import PRESETS, PresetName, takes_preset
 from hpff.schema import Component
-from hpff.schema.rules import FactorFromOne, Patches, PositiveFloat, PositiveInt
+from hpff.schema.rules import FactorFromOne, Patches, PositiveFloat, PositiveInt, Streams
 
 # benchmarks/level_weights.md: what it ranks, and what it does not.
 HILO_WEIGHTS = (0.1, 1.0)
@@ -92,6 +92,10 @@ class LocalSettings:
             tensor, bit for bit the same: "once", "blocks" or "repeatedly", from more memory to
             less; see :mod:`hpff.engine.recomputation`. With backprop, which is one module,
             "once" is "never", and "blocks" takes the least. Not with compiled blocks.
+        streams: on a CUDA device, how many streams take the modules' work in turns, so that a
+            module's local work runs beside the forward of those after it: the same numbers in less
+            time and more memory. It pays where kernels are small, and the step is recorded as a
+            CUDA graph; see :mod:`hpff.engine.streams`. 1: one after another, as elsewhere.
         preset: settings found by a study: "light" (the least memory), "balanced" or "accurate"
             (the most memory and time). What is given besides it wins; it is not kept, but
             the settings that it stands for are: see ``hpff.presets``.
@@ -117,6 +121,7 @@ class LocalSettings:
     auxiliary_width: PositiveInt | None = None
     auxiliary_pool: Patches = 1
     recompute: Recompute = "never"
+    streams: Streams = 1
     preset: InitVar[PresetName | None] = None
 
     def __post_init__(self, preset: PresetName | None) -> None:  # `takes_preset` has taken it
@@ -288,6 +293,14 @@ def faults_between(values: schema.Values) -> Iterator[tuple[str, str]]:
             return
     if values["patch_norm"] == "together" and values["patch_mode"] == "one-by-one":
         yield "patch_norm", "is together with patch_mode one-by-one, expected patch_mode together"
+    if values["streams"] > 1 and values["recompute"] == "repeatedly":
+        yield (
+            "streams",
+            (
+                f"is {values['streams']} with recompute repeatedly, which makes a module's output "
+                "again; expected 1, or recompute blocks"
+            ),
+        )
     yield from _faults_of_levels(values)
     yield from _faults_of_lengths(values["modules"], values["cascade"])
 

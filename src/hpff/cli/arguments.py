@@ -95,6 +95,14 @@ Recomputed = Annotated[
         autocompletion=completion.some_of("once", "blocks", "repeatedly"),
     ),
 ]
+StreamsOf = Annotated[
+    int,
+    typer.Option(
+        "--streams",
+        metavar="N",
+        help="CUDA streams that take local modules' work in turns: less time, more memory.",
+    ),
+]
 Light = Annotated[
     bool, typer.Option("--light", help="Narrow auxiliary networks on pooled maps, of any method.")
 ]

@@ -70,6 +70,8 @@ def _caption(made: Plan, unit: Unit) -> str:
         "Checkpointing recomputes as many blocks together as are in brackets, at its best. "
         "Scratch space inside kernels is not counted."
     )
+    if any(row.strategy.settings.streams > 1 for row in made.rows):
+        text += " Backward also holds what streams keep for themselves."
     if made.budget is not None:
         text += f" Largest batch: within {unit.of(made.budget)} {unit.name}."
     return text
@@ -88,7 +90,7 @@ def _cells(row: Row, base: int | None, unit: Unit) -> list[str]:
         unit.of(row.alive_of("parameters", "buffers", "gradients", "optimizer", "inputs")),
         unit.of(row.alive_of("activations", "recomputed")),
         unit.of(row.alive_of("auxiliary")),
-        unit.of(row.alive_of("cotangents", "other")),
+        unit.of(row.alive_of("cotangents", "streams", "other")),
     ]
     if row.largest_batch is not None:
         cells.append(str(row.largest_batch or "none"))

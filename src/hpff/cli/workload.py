@@ -56,6 +56,7 @@ class RowOptions(WorkloadOptions):
     cascade: str
     patches: int
     recompute: str | None
+    streams: int
 
     def workload(self) -> Workload:
         """The workload, with its cut.
@@ -75,7 +76,7 @@ class RowOptions(WorkloadOptions):
         Args:
             first: where nothing was chosen, only what one wants to see first.
         """
-        return [self._as_light(strategy) for strategy in self._chosen(first=first)]
+        return [self._as_asked(strategy) for strategy in self._chosen(first=first)]
 
     def words(self) -> list[str]:
         """The arguments of a command line that say the same."""
@@ -105,14 +106,14 @@ class RowOptions(WorkloadOptions):
             found = Strategy(LocalSettings(**PRESETS[name]))
         else:
             found = Strategy.of(name, _cascade(self.cascade), self.patches)
-        found = self._as_light(found)
+        found = self._as_asked(found)
         return found.with_settings(recompute=ways[0]) if ways else found
 
-    def _as_light(self, strategy: Strategy) -> Strategy:
-        """With light auxiliary networks, if asked for; backprop has none."""
-        if not self.light or strategy.settings.is_backprop:
+    def _as_asked(self, strategy: Strategy) -> Strategy:
+        """With light auxiliary networks and streams, if asked for; backprop has none."""
+        if strategy.settings.is_backprop:
             return strategy
-        return strategy.with_settings(**LIGHT)
+        return strategy.with_settings(streams=self.streams, **(LIGHT if self.light else {}))
 
     def _chosen(self, *, first: bool) -> list[Strategy]:
         k, n = _cascade(self.cascade), self.patches

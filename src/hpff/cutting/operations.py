@@ -55,6 +55,13 @@ class Saved(NamedTuple):
     work: int = 0
 
 
+class Lifetime(NamedTuple):
+    """After how many operations a storage was made, and for the last time read; 0 for never."""
+
+    made: int
+    read: int
+
+
 @dataclass(frozen=True)
 class Point:
     """An operation after which one tensor is all that later operations need of earlier ones.
@@ -135,6 +142,15 @@ class Operations(TorchDispatchMode):
         """After how many operations a tensor that is still there had its content."""
         known = self._known(tensor)
         return known.written if known is not None else 0
+
+    def place(self, tensor: Tensor) -> int | None:
+        """Which of the storages that were made a tensor that is still there has."""
+        known = self._known(tensor)
+        return None if known is None else known.index
+
+    def lifetimes(self) -> Iterator[Lifetime]:
+        """Of all storages that were made, in order."""
+        return (Lifetime(storage.born, storage.read) for storage in self._all)
 
     def forks(self, tensor: Tensor) -> bool:
         """Whether several operations have read a tensor that is still there."""

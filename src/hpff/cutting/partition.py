@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from math import prod
+from operator import itemgetter
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -93,6 +94,7 @@ class LocalModule:
         overwritten: whether the next module modifies the output in place.
         read_later: whether the output's content is read after the next module, which autograd
             does not see.
+        shares: whether something else that it computes is read after it, such as a mask.
         inner: where its forward could be taken up again, in order.
         passing: submodules inside whose output is not read after the module, in order, and where
             in what they return it lies.
@@ -116,6 +118,7 @@ class LocalModule:
     patches: int = 1
     overwritten: bool = False
     read_later: bool = False
+    shares: bool = False
     saves: tuple[Save, ...] = ()
     work: int = 0
     inner: tuple[InnerPoint, ...] = ()
@@ -333,6 +336,7 @@ def _describe(
                 forks=bool(cut and cut.forks),
                 overwritten=bool(cut and cut.overwritten),
                 read_later=_is_read_later(cuts[index : index + 2]),
+                shares=_shares(seen, before, cut),
                 saves=_saves(seen, saved[index], saved[index + 1], keys),
                 work=sum(seen.work[time - 1] for time in keys),
                 inner=_inner_points(seen, before, cut, keys),
@@ -402,6 +406,20 @@ def _passing(
         (s.names[-1], s.paths[s.names[-1]])
         for s in separators
         if start < s.time < end and not s.overwritten and s.read_until <= operations
+    )
+
+
+def _shares(seen: Trace, before: Separator | None, cut: Separator | None) -> bool:
+    """Whether something that is made between two cuts is read after them, but for the output."""
+    if cut is None:
+        return False
+    made = itemgetter(0)
+    first = bisect.bisect_right(seen.lifetimes, before.operations if before else 0, key=made)
+    last = bisect.bisect_right(seen.lifetimes, cut.operations, key=made)
+    return any(
+        seen.lifetimes[place].read > cut.operations
+        for place in range(first, last)
+        if place != cut.place
     )
 
 

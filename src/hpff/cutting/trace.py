@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from hpff.cutting.autograd_graph import Call, Graph, Leak, Returned
-from hpff.cutting.operations import Operations, Point, Saved
+from hpff.cutting.operations import Lifetime, Operations, Point, Saved
 from hpff.errors import UserError
 from hpff.torch_support.autocast import autocast_off
 from hpff.torch_support.model_io import Path, call_model, outputs_of, tensors_in
@@ -45,6 +45,7 @@ class Separator:
         written: after how many of them the tensor has its content.
         read_until: after how many the tensor's content is read for the last time.
         forks: whether several operations read it.
+        place: of the tensor's storage among all lifetimes; None where it was there before.
     """
 
     paths: Mapping[str, Path]
@@ -58,6 +59,7 @@ class Separator:
     written: int
     read_until: int
     forks: bool
+    place: int | None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,6 +87,7 @@ class Trace:
         operations: the names of the operations that it does, in order.
         work: of each.
         points: the operations after which it could be taken up again from one tensor.
+        lifetimes: of the storages that it makes, in order.
     """
 
     separators: tuple[Separator, ...]
@@ -102,6 +105,7 @@ class Trace:
     operations: tuple[str, ...]
     work: tuple[int, ...]
     points: tuple[Point, ...]
+    lifetimes: tuple[Lifetime, ...]
 
     def parameters_between(self, start: int, end: int) -> list[str]:
         """Names of the parameters that are used in the half-open interval (start, end]."""
@@ -200,6 +204,7 @@ def _trace(model: nn.Module, example: Any) -> Trace:
             operations=tuple(watched.operations.names),
             work=tuple(watched.operations.work),
             points=tuple(watched.operations.points(watched.saves)),
+            lifetimes=tuple(watched.operations.lifetimes()),
         )
 
 
@@ -218,6 +223,7 @@ def _separator(at: list[tuple[Call, Returned]], watched: _Watched) -> Separator:
         written=at[0][1].written,
         read_until=watched.operations.last_read(tensor),
         forks=watched.operations.forks(tensor),
+        place=watched.operations.place(tensor),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -117,3 +118,24 @@ def check_not_wrapped(model: nn.Module) -> None:
 
 def _wrapper(module: nn.Module, kinds: tuple[type, ...]) -> str:
     return next(kind.__name__ for kind in kinds if isinstance(module, kind))
+
+
+def check_streams(streams: int, partition: Partition) -> None:
+    """Raise UserError where modules share more than the outputs at the cuts.
+
+    What the first module computes may be read anywhere.
+    """
+    if streams == 1:
+        return
+    found = next((m for m in partition[1:] if m.read_later or m.shares), None)
+    if found is not None:
+        raise UserError(
+            f"streams: is {streams}, but modules after the next read what module {found.index} "
+            "computes, or the next reads more than its output; expected 1, or other cuts"
+        )
+    names = Counter(name for module in partition for name in module.parameter_names)
+    shared = next((name for name, count in names.items() if count > 1), None)
+    if shared is not None:
+        raise UserError(
+            f"streams: is {streams}, but several modules use the parameter {shared!r}; expected 1"
+        )

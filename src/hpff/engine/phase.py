@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from hpff.engine.local_loss import LocalLoss, Work
+from hpff.engine.streams import Streams, streams_on
 
 
 @dataclass
@@ -24,6 +26,7 @@ class Phase:
         module: j, from 1; 0 outside a step.
         instead: called in place of the work that takes a local loss's gradients, and gives the one
             at the module's output; it may do the work, or what comes to the same.
+        streams_on: gives the streams that a step launches its work on, so many on a device.
     """
 
     doing: Literal["", "forward", "auxiliary", "carry", "complete"] = ""
@@ -31,6 +34,9 @@ class Phase:
     recomputing: bool = False
     instead: Callable[[LocalLoss, Work], Tensor] | None = field(
         default=None, repr=False, compare=False
+    )
+    streams_on: Callable[[torch.device, int], Streams] = field(
+        default=streams_on, repr=False, compare=False
     )
 
     def set(self, doing: Literal["", "forward", "auxiliary", "carry", "complete"], j: int) -> None:

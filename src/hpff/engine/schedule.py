@@ -31,6 +31,7 @@ from hpff.engine.local_loss import Work
 from hpff.engine.phase import Phase
 from hpff.engine.reach import Reach
 from hpff.engine.recomputation import FreedTensors, Tape
+from hpff.engine.streams import Streams
 from hpff.errors import UserError
 from hpff.torch_support.autocast import autocast_off, let_go_of_casts
 
@@ -55,17 +56,23 @@ class _Cotangent(torch.autograd.Function):
 class _LiveModule:
     """The graph of one module, for as long as a loss can still reach it.
 
-    With a tape the graph has no content: that is recomputed in each backward.
+    With a tape the graph has no content: that is recomputed in each backward. The input's memory
+    is of the module ``input_home``, that of the output's cotangent of ``cotangent_home``.
     """
 
     index: int
     input: Tensor
+    input_home: int
     output: Tensor
     features: Tensor
     parameters: Sequence[Tensor]
     tape: Tape | None
     own_head: Tensor | None = None
     cotangents: dict[Place, Tensor] = field(default_factory=dict)
+    cotangent_home: int = 0
+
+    def __post_init__(self) -> None:
+        self.cotangent_home = self.index
 
     def add(self, where: Place, cotangent: Tensor) -> None:
         if where == "features" and self.features is self.output:
@@ -151,6 +158,7 @@ class Step:
         on_done: called with j when all the gradients of module j are final.
         phase: kept up to date.
         freed: takes each module's input when the module is done; see ``holds``.
+        streams: told what is launched.
         holds: the modules whose outputs the model reads again later, which keep their content.
         around: ``around(level, j, features, work)`` gives what ``work()`` would.
         first: the first module that is given here; those before are at work elsewhere.
@@ -169,6 +177,7 @@ class Step:
         on_done: Callable[[int], None],
         phase: Phase,
         freed: FreedTensors,
+        streams: Streams,
         holds: Collection[int] = (),
         around: Callable[[Level, int, Tensor, Work], Tensor] = lambda *given: given[-1](),
         first: int = 1,
@@ -182,6 +191,7 @@ class Step:
         self._on_done = on_done
         self._phase = phase
         self._freed = freed
+        self._streams = streams
         self._holds = holds
         self._around = around
         self._first = first
@@ -189,6 +199,7 @@ class Step:
         phase.set("forward", first)
         self._live: dict[int, _LiveModule] = {}
         self._newest = first - 1
+        self._home = 0  # of the newest output's memory
 
     def boundary(
         self, start: Tensor, output: Tensor, features: Tensor, tape: Tape | None = None
@@ -206,6 +217,7 @@ class Step:
         """
         module = self._enter(start, output, features, tape)
         j = module.index
+        self._streams.ready()
         if self._reach.lengths[j - 1] > 1:
             cotangent = self._cotangent("cascade", module, features)
             module.add("features", cotangent)
@@ -222,6 +234,7 @@ class Step:
         elif tape is not None:
             tape.rest()
         self._phase.set("forward", j + 1)
+        self._streams.forward(j + 1)
         return output.detach().requires_grad_(self._reach.carried_through[j])
 
     def finish(
@@ -269,8 +282,11 @@ class Step:
         self, start: Tensor, output: Tensor, features: Tensor, tape: Tape | None
     ) -> _LiveModule:
         self._newest += 1
+        self._streams.check(output)
         parameters = self._parameters[self._newest - 1]
-        module = _LiveModule(self._newest, start, output, features, parameters, tape)
+        module = _LiveModule(self._newest, start, self._home, output, features, parameters, tape)
+        if not self._streams.is_view(output, start):
+            self._home = self._newest
         let_go_of_casts()
         if tape is not None:
             tape.keep(output)
@@ -298,11 +314,13 @@ class Step:
     def _carry_down(self, end: int, carried: Tensor) -> None:
         """Carry a cascade's cotangent down through the modules below the one where it ends."""
         first = end - self._reach.lengths[end - 1] + 1
+        home = end  # of the memory that carries it
         for j in range(min(end - 1, self._newest), max(first, self._first) - 1, -1):
             module = self._live[j]
+            self._streams.follow(j)
             final = self._reach.last_use[j - 1] == end
             only_this = not module.cotangents
-            module.add("output", carried)
+            self._hand_over(carried, home, module)
             if final and (only_this or j == first):
                 del carried
                 below = self._complete(module, with_input=j > first)
@@ -314,10 +332,20 @@ class Step:
             if final:
                 self._free_input(module)
             if below is not None:
-                carried = below
+                carried, home = below, j
             del below  # or it would stay through the next module
+        self._streams.back_to(end)
         if first < self._first:
             self._on_crossing(end, carried)
+
+    def _hand_over(self, carried: Tensor, home: int, module: _LiveModule) -> None:
+        """Give a module a cotangent whose memory is of the module ``home``."""
+        present = module.cotangents.get("output")
+        self._streams.lend(carried, home)
+        if present is not None:
+            self._streams.lend(present, module.cotangent_home)
+        module.add("output", carried)
+        module.cotangent_home = home if present is None else module.index
 
     def _complete(self, module: _LiveModule, *, with_input: bool = False) -> Tensor | None:
         del self._live[module.index]
@@ -328,5 +356,7 @@ class Step:
 
     def _free_input(self, module: _LiveModule) -> None:
         """Free what a module that is done began from: the model's frames may still hold it."""
-        if module.index > 1 and module.index - 1 not in self._holds:
-            self._freed.add(module.input)
+        if module.index > 1:
+            self._streams.lend(module.input, module.input_home)
+            if module.index - 1 not in self._holds:
+                self._freed.add(module.input)

@@ -24,6 +24,7 @@ from hpff.engine.reach import Reach
 from hpff.engine.recomputation import FreedTensors, Recompute, Tape
 from hpff.engine.schedule import Step
 from hpff.engine.stepping import Stepping
+from hpff.engine.streams import Streams
 from hpff.errors import UserError
 from hpff.features import mask_of
 from hpff.methods import Method
@@ -76,6 +77,7 @@ class HookedStep:
         recompute: what is recomputed instead of kept.
         kept: what modules keep for recomputation by blocks; empty otherwise.
         phase: kept up to date.
+        streams: what the work is launched on; None for the one that is there.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class HookedStep:
         recompute: Recompute,
         kept: Sequence[Kept],
         phase: Phase,
+        streams: Streams | None = None,
     ) -> None:
         self._model = model
         self._networks = networks
@@ -97,6 +100,7 @@ class HookedStep:
         self._phase = phase
         self._recompute = recompute
         self._kept = kept
+        self._streams = streams or Streams()
         self._losses: dict[tuple[Level, int], Tensor] = {}
         self._start = torch.empty(0)
         self._next = 0
@@ -149,6 +153,7 @@ class HookedStep:
                 for module in (own if self._kept else ())
                 for name, path in module.passing
             ]
+            self._streams.begin()
             try:
                 reused = self._compiled and any(self._reach.carried_through)
                 compiling = _compiling_for_reuse() if reused else nullcontext()
@@ -156,6 +161,7 @@ class HookedStep:
                 with modes_restored(), hooks[0], hooks[1], compiling, torch.enable_grad():
                     self._forward(inputs)
             finally:
+                self._streams.end()
                 # This object and its step refer to each other: let go of the last tensors.
                 del self._step, self._start, self._image, self._tape
                 self._phase.set("", 0)
@@ -176,6 +182,7 @@ class HookedStep:
             on_done=self._done,
             phase=self._phase,
             freed=self._freed,
+            streams=self._streams,
             holds={module.index for module in self._partition if module.read_later},
             around=self._around,
             **part,

@@ -41,6 +41,7 @@ _OFF = {
     "cascade_budget": 1.0,
     "cascade_stride": 1,
     "patch_norm": "apart",
+    "streams": 1,
     "label_smoothing": 0.0,
 }
 _LOCAL = ("method", "modules", "balance", "cascade", "independent", "patches", "smallest_patch")

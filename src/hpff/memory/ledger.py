@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
@@ -22,6 +23,7 @@ What = Literal[
     "recomputed",
     "auxiliary",
     "cotangents",
+    "streams",
     "other",
 ]
 
@@ -33,7 +35,7 @@ class Owner(NamedTuple):
         what: "activations" (the forward's), "recomputed" (the same, made again in a backward),
             "auxiliary" (an auxiliary network's forward and backward; at the last module the
             loss), "cotangents" (what a backward hands from layer to layer, and its temporaries),
-            or what the other words say.
+            "streams" (what streams have held and keep for themselves), or what the other words say.
         module: j, from 1; 0 where no module owns it alone.
     """
 
@@ -71,8 +73,14 @@ class Piece(NamedTuple):
 class Ledger(AllocationCounter):
     """An allocation counter that knows whose each storage is.
 
+    PyTorch's allocator keeps what a stream lets go of for that stream. Where several are planned,
+    the peak is therefore the sum of all streams' own.
+
     Args:
         phase: kept up to date by the step that is watched.
+
+    Attributes:
+        stream: the stream that is planned for what is made now; 0 is the one that is there.
     """
 
     def __init__(self, phase: Phase) -> None:
@@ -84,6 +92,9 @@ class Ledger(AllocationCounter):
         self._events: list[int] = []  # a birth's place, or its complement for the death
         self._first = self._end = 0
         self._peak_event = 0
+        self.stream = 0
+        self._made_on: list[int] = []  # by birth
+        self._kept_apart = 0
         self.peak_phase = Phase()
 
     @contextmanager
@@ -133,9 +144,7 @@ class Ledger(AllocationCounter):
             self.current += size if event >= 0 else -size
             self._events.append(start + event if event >= 0 else event - start)
             if event >= 0:
-                self._births.append((owners[place], size))
-                if self.current > self.peak:
-                    self._note_peak()
+                self._add_birth(owners[place], size)
         for place, tensor in there.items():
             storage = tensor.untyped_storage()
             self._living[storage._cdata] = start + place
@@ -157,9 +166,7 @@ class Ledger(AllocationCounter):
                 size = sizes[event - before]
                 self.current += size
                 self._events.append(start + event)
-                self._births.append((owner, size))
-                if self.current > self.peak:
-                    self._note_peak()
+                self._add_birth(owner, size)
             else:
                 self._events.append(event - start)
                 self.current -= self._births[start + ~event][1]
@@ -171,6 +178,9 @@ class Ledger(AllocationCounter):
         self._note_peak()
         yield
         self._end = len(self._events)
+        if any(self._made_on):
+            self._kept_apart = sum(self._peaks_of_streams()) - self.peak
+            self.peak += self._kept_apart
 
     def curve(self) -> list[int]:
         """Bytes alive: at first, after each birth, and after each run of deaths, to the end."""
@@ -192,12 +202,28 @@ class Ledger(AllocationCounter):
         for event in self._events[: self._peak_event]:
             owner, size = self._births[event if event >= 0 else ~event]
             alive[owner] = alive.get(owner, 0) + (size if event >= 0 else -size)
+        alive[Owner("streams")] = self._kept_apart
         return {owner: size for owner, size in alive.items() if size}
+
+    def _peaks_of_streams(self) -> Iterator[int]:
+        """Of each stream, the most bytes that were alive at once of what was made on it."""
+        alive, most = Counter[int](), Counter[int]()
+        for place, event in enumerate(self._events[: self._end]):
+            birth = event if event >= 0 else ~event
+            stream, size = self._made_on[birth], self._births[birth][1]
+            alive[stream] += size if event >= 0 else -size
+            if place >= self._first:
+                most[stream] = max(most[stream], alive[stream])
+        return iter(max(most[stream], alive[stream]) for stream in alive)
 
     def _born(self, key: int, size: int) -> None:
         self._living[key] = len(self._births)
         self._events.append(len(self._births))
-        self._births.append((self._owner or self._guess(), size))
+        self._add_birth(self._owner or self._guess(), size)
+
+    def _add_birth(self, owner: Owner, size: int) -> None:
+        self._births.append((owner, size))
+        self._made_on.append(self.stream)
         if self.current > self.peak:
             self._note_peak()
 
@@ -221,3 +247,31 @@ class Ledger(AllocationCounter):
         if in_backward and torch.is_grad_enabled():
             return Owner("recomputed", module)
         return Owner("cotangents" if doing else "other", module)
+
+
+class PlannedStreams:
+    """Streams that are only planned: a ledger is told where work would be launched.
+
+    What :class:`~hpff.engine.streams.SeveralStreams` is made of.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def current(self) -> int:
+        return self._ledger.stream
+
+    def switch(self, stream: int) -> None:
+        self._ledger.stream = stream
+
+    def create(self, number: int) -> list[int]:
+        return list(range(1, number + 1))
+
+    def mark(self, stream: int) -> None:
+        """Nothing is waited for."""
+
+    def wait(self, stream: int, mark: None) -> None:
+        """Nothing is waited for."""
+
+    def holds(self, tensor: Tensor) -> bool:
+        return True

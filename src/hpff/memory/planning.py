@@ -241,8 +241,9 @@ def peak_by_batch(rehearsal: Rehearsal, batch: int, curve: Sequence[int]) -> _Pe
         np.array(c, dtype=np.float64)
         for c in (curve, rehearsal.run(2 * batch).curve(), rehearsal.run(3 * batch).curve())
     )
-    if not len(first) == len(second) == len(third):
-        return rehearsal.peak  # the model does not run alike with every batch
+    alike = len(first) == len(second) == len(third)
+    if not alike or rehearsal.strategy.settings.streams > 1:
+        return rehearsal.peak  # the model does not run alike, or the curve says too little
     slope, bend = second - first, (third - 2 * second + first) / 2
 
     def peak(other: int) -> float:

@@ -160,7 +160,9 @@ class Strategy:
         usual = "never" if preset is None else PRESETS[preset]["recompute"]
         recompute = self.settings.recompute
         name = preset or self.settings.label()
-        return name + ("" if recompute == usual else f" recompute={recompute}")
+        streams = self.settings.streams
+        name += "" if recompute == usual else f" recompute={recompute}"
+        return name + ("" if streams == 1 else f" streams={streams}")
 
     @property
     def is_plain_backprop(self) -> bool:

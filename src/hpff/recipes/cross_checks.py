@@ -234,6 +234,14 @@ def _compiled_blocks_keep_their_graphs(values: Values) -> Fault:
     )
 
 
+def _streams_are_of_one_process(values: Values) -> Fault:
+    if values["streams"] == 1 or values["parallel"] == "none":
+        return None
+    return "streams", (
+        f"is {values['streams']} with parallel {values['parallel']}, expected 1, or parallel=none"
+    )
+
+
 def _ranks_classify(values: Values) -> Fault:
     if values["parallel"] == "none":
         return None
@@ -264,6 +272,7 @@ _CHECKS: tuple[Callable[[Values], Fault], ...] = (
     _modules_can_be_shared_out,
     _statistics_can_be_synchronized,
     _graph_can_be_recorded,
+    _streams_are_of_one_process,
     _compiled_blocks_keep_their_graphs,
     _is_for_the_task,
     _ranks_classify,

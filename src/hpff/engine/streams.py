@@ -1,0 +1,210 @@
+"""Several modules' work at the same time, on CUDA streams.
+
+On one stream kernels run one after another, and small ones leave most of a GPU idle. But module
+j + 1 needs nothing of module j's local work, only its output. So each module's work is put on a
+stream of its own, and the next module's forward waits for the output alone. The same kernels
+run on the same values: results are the same, bit for bit.
+
+PyTorch's allocator hands memory that is let go of to the next work of the stream that it was made
+on, which may be ahead of another stream that still reads it. What a stream reads of another's is
+therefore kept until the stream that made it has waited for the reader: it is lent.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hpff.errors import UserError
+
+
+class Streams:
+    """All work on the stream that is there: nothing is to be done for it.
+
+    A step tells what it is about to do; module 0 stands for what was there before the step.
+    """
+
+    def begin(self) -> None:
+        """A step begins."""
+
+    def end(self) -> None:
+        """The step is over, or has failed: what comes next waits for all of it."""
+
+    def ready(self) -> None:
+        """What the next module's forward needs has been launched."""
+
+    def forward(self, j: int) -> None:
+        """Module j's forward comes next."""
+
+    def follow(self, j: int) -> None:
+        """Work of module j comes next, and needs what was launched last."""
+
+    def back_to(self, j: int) -> None:
+        """Work of module j comes next, and needs nothing that was launched last."""
+
+    def lend(self, tensor: Tensor, home: int) -> None:
+        """What is launched from now on, until another module's turn, reads what ``home`` made."""
+
+    def is_view(self, tensor: Tensor, of: Tensor) -> bool:
+        """Whether both have the same memory, where that matters."""
+        return False
+
+    def check(self, tensor: Tensor) -> None:
+        """Raise UserError if a tensor lies on another device."""
+
+
+class Machine(Protocol):
+    """What streams are made of."""
+
+    def current(self) -> Any:
+        """The stream that work is launched on."""
+
+    def switch(self, stream: Any) -> None:
+        """Launch what comes next on this stream."""
+
+    def create(self, number: int) -> list[Any]:
+        """So many streams; the same ones whenever asked."""
+
+    def mark(self, stream: Any) -> Any:
+        """The moment when all that was launched on the stream so far is done."""
+
+    def wait(self, stream: Any, mark: Any) -> None:
+        """What is launched on the stream from now on begins after that moment."""
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies where these streams work."""
+
+
+@dataclass
+class _Loan:
+    tensor: Tensor
+    home: Any
+    returned: Any = None
+
+
+class SeveralStreams(Streams):
+    """Module 1 on the stream that is there, the others on ``number`` streams in turns.
+
+    That module 1 has a stream of its own lets all others read what it computes, such as a mask:
+    nothing else is launched there before the end of the step.
+    """
+
+    def __init__(self, number: int, machine: Machine) -> None:
+        self._machine = machine
+        self._others = machine.create(number)
+        self._main: Any = None
+        self._ready: Any = None
+        self._used: list[Any] = []
+        self._borrowed: list[_Loan] = []  # by what is being launched
+        self._lent: list[_Loan] = []
+
+    def begin(self) -> None:
+        self._main = self._machine.current()
+
+    def end(self) -> None:
+        self._settle()
+        for stream in self._used:
+            self._machine.wait(self._main, self._machine.mark(stream))
+        self._machine.switch(self._main)
+        self._used, self._lent, self._ready = [], [], None
+
+    def ready(self) -> None:
+        self._ready = self._machine.mark(self._machine.current())
+
+    def forward(self, j: int) -> None:
+        self._switch(self._of(j), self._ready)
+        here = self._machine.current()
+        due = [loan for loan in self._lent if loan.home is here]
+        for loan in due:
+            self._machine.wait(here, loan.returned)
+        self._lent = [loan for loan in self._lent if loan.home is not here]
+
+    def follow(self, j: int) -> None:
+        if self._of(j) is not self._machine.current():
+            self._switch(self._of(j), self._machine.mark(self._machine.current()))
+
+    def back_to(self, j: int) -> None:
+        self._switch(self._of(j), None)
+
+    def lend(self, tensor: Tensor, home: int) -> None:
+        # A cotangent may be a view of the one above it, which is still lent.
+        same = (x.home for x in (*self._borrowed, *self._lent) if self.is_view(tensor, x.tensor))
+        owner = next(same, self._of(home))
+        if owner is not self._machine.current():
+            # An alias: the tensor itself may be freed by way of its content.
+            self._borrowed.append(_Loan(tensor.detach(), owner))
+
+    def is_view(self, tensor: Tensor, of: Tensor) -> bool:
+        one, other = tensor.untyped_storage(), of.untyped_storage()
+        return bool(one._cdata == other._cdata)
+
+    def check(self, tensor: Tensor) -> None:
+        if not self._machine.holds(tensor):
+            raise UserError(
+                f"streams: a module's output lies on {tensor.device}, and others on another "
+                "device; use streams=1"
+            )
+
+    def _of(self, j: int) -> Any:
+        return self._main if j <= 1 else self._others[(j - 2) % len(self._others)]
+
+    def _switch(self, stream: Any, after: Any) -> None:
+        self._settle()
+        if after is not None:
+            self._machine.wait(stream, after)
+        if stream is not self._main and stream not in self._used:
+            self._used.append(stream)
+        self._machine.switch(stream)
+
+    def _settle(self) -> None:
+        """What was borrowed is read by all that has been launched so far, and by no more."""
+        if self._borrowed:
+            returned = self._machine.mark(self._machine.current())
+            for loan in self._borrowed:
+                loan.returned = returned
+            self._lent += self._borrowed
+            self._borrowed = []
+
+
+class _Cuda:
+    """A CUDA device's streams."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def current(self) -> Any:
+        return torch.cuda.current_stream(self._device)
+
+    def switch(self, stream: Any) -> None:
+        torch.cuda.set_stream(stream)
+
+    def create(self, number: int) -> list[Any]:
+        return _created(self._device, number)
+
+    def mark(self, stream: Any) -> Any:
+        return stream.record_event()
+
+    def wait(self, stream: Any, mark: Any) -> None:
+        stream.wait_event(mark)
+
+    def holds(self, tensor: Tensor) -> bool:
+        return tensor.device == self._device
+
+
+@functools.cache
+def _created(device: torch.device, number: int) -> list[Any]:
+    return [torch.cuda.Stream(device) for _ in range(number)]
+
+
+def streams_on(device: torch.device, number: int) -> Streams:
+    """The streams of a device, ``number`` beside the one that is there; one where 1 is asked for.
+
+    Devices other than CUDA's have one.
+    """
+    if number == 1 or device.type != "cuda":
+        return Streams()
+    return SeveralStreams(number, _Cuda(device))

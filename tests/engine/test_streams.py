@@ -1,0 +1,321 @@
+"""Modules' work on several streams: ordered as its reads and writes need, on simulated streams."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import hpff
+from hpff import LocalLearner
+from hpff.engine import schedule
+from hpff.engine.phase import Phase
+from hpff.engine.streams import SeveralStreams
+from hpff.errors import UserError
+
+Clock = Counter["Stream"]
+
+
+class Stream:
+    """A stream that knows what of other streams is done before what comes next on it."""
+
+    def __init__(self) -> None:
+        self.clock: Clock = Counter()
+
+
+class Device:
+    """A device of simulated streams (a `Machine`)."""
+
+    def __init__(self) -> None:
+        self.main = Stream()
+        self._current = self.main
+        self._created: list[Stream] = []
+
+    def current(self) -> Stream:
+        return self._current
+
+    def switch(self, stream: Stream) -> None:
+        self._current = stream
+
+    def create(self, number: int) -> list[Stream]:
+        self._created += [Stream() for _ in range(number - len(self._created))]
+        return self._created[:number]
+
+    def mark(self, stream: Stream) -> Clock:
+        return Counter(stream.clock)
+
+    def wait(self, stream: Stream, mark: Clock) -> None:
+        stream.clock |= mark
+
+    def holds(self, tensor: Tensor) -> bool:
+        return tensor.device.type == "cpu"
+
+
+class Memory:
+    """What is known of a storage: who made it, wrote to it last and has used it since."""
+
+    def __init__(self, home: Stream) -> None:
+        self.home = home
+        self.written: Clock = Counter()
+        self.used: Clock = Counter()
+
+
+class Races(TorchDispatchMode):
+    """Checks that work on a device's streams could run at any time that their waits allow."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.device = device
+        self.streams = Counter[Stream]()
+        self.found: list[str] = []
+        self._known: dict[int, tuple[Any, Memory]] = {}
+        self._let_go: dict[Stream, list[Memory]] = defaultdict(list)  # given back to it
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        here = self.device.current()
+        here.clock[here] += 1
+        self.streams[here] += 1
+        name, changes = str(func), func._schema.is_mutable
+        if not changes and any(returned.alias_info for returned in func._schema.returns):
+            return output  # a view: nothing is read
+        for tensor in self._tensors((args, kwargs)):
+            if memory := self._memory(tensor):
+                self._after(here, memory.written, f"{name} reads what is yet to be written")
+                memory.used[here] = here.clock[here]
+        for tensor in self._tensors(output):
+            memory = self._memory(tensor)
+            if memory is None:
+                memory = self._born(tensor, here, name)
+            elif not changes:
+                continue
+            self._after(here, memory.used, f"{name} overwrites what is yet to be read")
+            memory.written, memory.used = (Counter({here: here.clock[here]}) for _ in range(2))
+        return output
+
+    def _tensors(self, tree: Any) -> Iterator[Tensor]:
+        return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+
+    def _memory(self, tensor: Tensor) -> Memory | None:
+        known = self._known.get(tensor.untyped_storage()._cdata)
+        return known[1] if known else None
+
+    def _born(self, tensor: Tensor, here: Stream, name: str) -> Memory:
+        for memory in self._let_go.pop(here, []):
+            self._after(here, memory.used, f"{name} is given memory that is yet to be read")
+        storage = tensor.untyped_storage()
+        key, memory = storage._cdata, Memory(here)
+
+        def forget(_: Any) -> None:
+            del self._known[key]
+            self._let_go[memory.home].append(memory)
+
+        self._known[key] = weakref.ref(storage, forget), memory
+        return memory
+
+    def _after(self, stream: Stream, clock: Clock, fault: str) -> None:
+        if any(stream.clock[other] < time for other, time in clock.items()):
+            self.found.append(fault)
+
+
+@contextmanager
+def simulated(patch: pytest.MonkeyPatch) -> Iterator[Races]:
+    """Learners that are made inside work on a simulated device's streams, and are watched."""
+    device = Device()
+
+    def streams_on(_: torch.device, number: int) -> Any:
+        return SeveralStreams(number, device)
+
+    with patch.context() as context, Races(device) as races:
+        context.setattr("hpff.learner.Phase", lambda: Phase(streams_on=streams_on))
+        yield races
+
+
+def network(blocks: int = 7, reshaped: bool = False) -> nn.Sequential:
+    parts: list[nn.Module] = [
+        nn.Sequential(nn.Conv2d(3 if j == 0 else 4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        for j in range(blocks)
+    ]
+    if reshaped:  # modules that give out their own input's memory
+        parts[3] = nn.Unflatten(1, (2, 2))
+        parts[4] = nn.Flatten(1, 2)
+    return nn.Sequential(*parts, nn.Sequential(nn.Flatten(), nn.Linear(4 * 8 * 8, 5)))
+
+
+def gradients(learner: LocalLearner, steps: int = 2) -> list[Tensor]:
+    """Those of some steps, each taken from the weights of the one before by plain SGD."""
+    generator = torch.Generator().manual_seed(3)
+    found: list[Tensor] = []
+    for _ in range(steps):
+        images = torch.randn(4, 3, 8, 8, generator=generator)
+        learner.backward(images, torch.tensor([0, 1, 2, 4]))
+        for parameter in learner.parameters():
+            if parameter.grad is not None:
+                found.append(parameter.grad.clone())
+                parameter.data.sub_(parameter.grad, alpha=0.1)
+        learner.zero_grad()
+    return found
+
+
+def learner_with(streams: int, reshaped: bool = False, **given: Any) -> LocalLearner:
+    torch.manual_seed(0)
+    example = torch.zeros(2, 3, 8, 8)
+    model = network(reshaped=reshaped)
+    return LocalLearner(model, example=example, num_classes=5, streams=streams, **given)
+
+
+DEEP = (1, 2, 1, 4, 2, 6, 1, 3)
+WAYS = st.fixed_dictionaries(
+    {
+        "method": st.sampled_from(["dgl", "auglocal", "man", "predsim", "infopro"]),
+        "cascade": st.sampled_from([1, 2, 3, 5, DEEP]),
+        "independent": st.booleans(),
+        "patches": st.sampled_from([1, 2]),
+        "recompute": st.sampled_from(["never", "once", "blocks"]),
+    }
+).filter(lambda way: way["independent"] or way["cascade"] != 1)
+
+
+@settings(max_examples=12, deadline=None)
+@given(streams=st.integers(2, 6), way=WAYS)
+@example(2, {"method": "dgl", "cascade": DEEP, "independent": False, "recompute": "blocks"})
+@example(3, {"method": "dgl", "cascade": 3, "reshaped": True})
+@example(4, {"method": "dgl", "cascade": 1, "reshaped": True})
+def test_what_a_stream_reads_is_there_and_stays(streams: int, way: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch, simulated(patch) as races:
+        several = gradients(learner_with(streams, **way))
+    assert races.found == []
+    assert len(races.streams) == streams + 1
+    one = gradients(learner_with(1, **way))
+    assert len(several) == len(one)
+    assert all(map(torch.equal, several, one))
+
+
+@pytest.mark.parametrize("streams", [2, 4])
+def test_a_backward_is_launched_where_its_forward_was(
+    monkeypatch: pytest.MonkeyPatch, streams: int
+) -> None:
+    """As autograd runs each backward on its forward's stream, whatever stream is there."""
+    launched: dict[int, set[Any]] = {}
+    enter, vjp = schedule.Step._enter, schedule._LiveModule._vjp
+
+    def entered(step: Any, *given: Any) -> Any:
+        module = enter(step, *given)
+        launched[module.index] = {races.device.current()}
+        return module
+
+    def differentiated(module: Any, *given: Any, **named: Any) -> None:
+        launched[module.index].add(races.device.current())
+        vjp(module, *given, **named)
+
+    monkeypatch.setattr(schedule.Step, "_enter", entered)
+    monkeypatch.setattr(schedule._LiveModule, "_vjp", differentiated)
+    with simulated(monkeypatch) as races:
+        gradients(learner_with(streams, cascade=3), steps=1)
+    assert [len(launched[j]) for j in range(1, 9)] == [1] * 8
+    assert len(set.union(*launched.values())) == streams + 1
+
+
+def test_a_forward_does_not_wait_for_the_local_work_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unfinished: list[int] = []
+    ready, forward = SeveralStreams.ready, SeveralStreams.forward
+
+    def began(streams: Any, j: int) -> None:
+        before = streams._machine.current()
+        forward(streams, j)
+        here = streams._machine.current()
+        unfinished.append(before.clock[before] - here.clock[before])
+
+    monkeypatch.setattr(SeveralStreams, "forward", began)
+    with simulated(monkeypatch):
+        gradients(learner_with(4, cascade=2), steps=1)
+    assert len(unfinished) == 7
+    assert min(unfinished) > 20
+    assert ready is SeveralStreams.ready
+
+
+@pytest.mark.parametrize("forgotten", ["lend", "ready", "follow"])
+def test_a_race_is_noticed(monkeypatch: pytest.MonkeyPatch, forgotten: str) -> None:
+    """The check of this file finds what each part of the streams is there for."""
+
+    def wrong(streams: Any, j: int) -> None:
+        streams._switch(streams._of(j), None)
+
+    instead = {"lend": lambda *_: None, "ready": lambda *_: None, "follow": wrong}
+    monkeypatch.setattr(SeveralStreams, forgotten, instead[forgotten])
+    with simulated(monkeypatch) as races:
+        gradients(learner_with(3, cascade=2))
+    assert races.found
+
+
+def test_a_step_that_fails_ends_on_the_stream_that_was_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with simulated(monkeypatch) as races:
+        learner = learner_with(3)
+        block = learner.model.get_submodule("4")
+        handle = block.register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            gradients(learner)
+        assert races.device.current() is races.device.main
+        handle.remove()
+        learner.zero_grad()
+        gradients(learner)
+    assert races.found == []
+
+
+class Masked(nn.Module):
+    """A mask that the first block, or a later one, makes is read by all after it."""
+
+    def __init__(self, made_in: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+        self.head = nn.Linear(6, 5)
+        self.made_in = made_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.ones(())
+        for number, block in enumerate(self.blocks, start=1):
+            if number == self.made_in:
+                mask = (x.detach() > 0).float()
+            x = block(x) * mask if number > self.made_in else block(x)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def test_what_the_first_module_makes_may_be_read_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    with simulated(monkeypatch) as races:
+        learner = LocalLearner(
+            Masked(1), modules=4, example=torch.randn(2, 6), num_classes=5, streams=2, patches=1
+        )
+        for _ in range(2):
+            learner.backward(torch.randn(4, 6), torch.tensor([0, 1, 2, 3]))
+    assert races.found == []
+
+
+def test_what_is_refused() -> None:
+    example = torch.randn(2, 6)
+    with pytest.raises(UserError, match="next read what module 2 computes"):
+        LocalLearner(Masked(2), modules=4, example=example, num_classes=5, streams=2)
+    tied = Masked(9)
+    tied.blocks[3] = tied.blocks[1]
+    with pytest.raises(UserError, match=r"several modules use the parameter 'blocks.1.bias'"):
+        LocalLearner(
+            tied, modules=["blocks.0", "blocks.2"], example=example, num_classes=5, streams=2
+        )
+    with pytest.raises(UserError, match="streams: is 2 with recompute repeatedly"):
+        hpff.LocalSettings(streams=2, recompute="repeatedly")
+    with pytest.raises(UserError, match="streams: is 0, expected"):
+        hpff.LocalSettings(streams=0)
