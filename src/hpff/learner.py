@@ -281,7 +281,8 @@ class LocalLearner(nn.Module):
             scale: factor of every gradient (1/steps for accumulation, a loss scaler's scale).
             on_module_done: called with j = 1..K as soon as the gradients of module j (those of
                 ``module_parameters[j - 1]``) are final. It may use them up, for example by an
-                optimizer step, and free them.
+                optimizer step, and free them. With several streams it is called on the module's,
+                and must leave other modules' tensors alone.
 
         Raises:
             UserError: the model did not run through its cuts as it did on the example; the inputs

@@ -6,6 +6,8 @@ import weakref
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,40 +24,43 @@ from hpff.engine import schedule
 from hpff.engine.phase import Phase
 from hpff.engine.streams import SeveralStreams
 from hpff.errors import UserError
+from hpff.memory import Strategy, Workload
+from hpff.memory.rehearsal import Rehearsal
 
 Clock = Counter["Stream"]
 
 
+@dataclass(frozen=True)
 class Stream:
     """A stream that knows what of other streams is done before what comes next on it."""
 
-    def __init__(self) -> None:
-        self.clock: Clock = Counter()
+    number: int
+    clock: Clock = field(default_factory=Counter, compare=False)
 
 
 class Device:
     """A device of simulated streams (a `Machine`)."""
 
     def __init__(self) -> None:
-        self.main = Stream()
+        self.main = Stream(0)
         self._current = self.main
         self._created: list[Stream] = []
 
     def current(self) -> Stream:
-        return self._current
+        return replace(self._current)  # PyTorch gives another object each time, too
 
     def switch(self, stream: Stream) -> None:
         self._current = stream
 
     def create(self, number: int) -> list[Stream]:
-        self._created += [Stream() for _ in range(number - len(self._created))]
+        self._created += [Stream(n) for n in range(len(self._created) + 1, number + 1)]
         return self._created[:number]
 
     def mark(self, stream: Stream) -> Clock:
         return Counter(stream.clock)
 
     def wait(self, stream: Stream, mark: Clock) -> None:
-        stream.clock |= mark
+        stream.clock.update(mark - stream.clock)
 
     def holds(self, tensor: Tensor) -> bool:
         return tensor.device.type == "cpu"
@@ -78,6 +83,8 @@ class Races(TorchDispatchMode):
         self.device = device
         self.streams = Counter[Stream]()
         self.found: list[str] = []
+        self.most = Counter[Stream]()  # bytes alive at once of what was made there
+        self._alive = Counter[Stream]()
         self._known: dict[int, tuple[Any, Memory]] = {}
         self._let_go: dict[Stream, list[Memory]] = defaultdict(list)  # given back to it
 
@@ -114,9 +121,12 @@ class Races(TorchDispatchMode):
         for memory in self._let_go.pop(here, []):
             self._after(here, memory.used, f"{name} is given memory that is yet to be read")
         storage = tensor.untyped_storage()
-        key, memory = storage._cdata, Memory(here)
+        key, size, memory = storage._cdata, storage.nbytes(), Memory(here)
+        self._alive[here] += size
+        self.most[here] = max(self.most[here], self._alive[here])
 
         def forget(_: Any) -> None:
+            self._alive[here] -= size
             del self._known[key]
             self._let_go[memory.home].append(memory)
 
@@ -269,7 +279,7 @@ def test_a_step_that_fails_ends_on_the_stream_that_was_there(
         handle = block.register_forward_pre_hook(lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             gradients(learner)
-        assert races.device.current() is races.device.main
+        assert races.device.current() == races.device.main
         handle.remove()
         learner.zero_grad()
         gradients(learner)
@@ -319,3 +329,33 @@ def test_what_is_refused() -> None:
         hpff.LocalSettings(streams=2, recompute="repeatedly")
     with pytest.raises(UserError, match="streams: is 0, expected"):
         hpff.LocalSettings(streams=0)
+
+
+@pytest.mark.parametrize(("streams", "cascade"), [(2, 1), (3, 2), (4, 3)])
+def test_a_plan_counts_what_each_stream_holds(
+    monkeypatch: pytest.MonkeyPatch, streams: int, cascade: int
+) -> None:
+    given = {"streams": streams, "cascade": cascade, "patches": 2}
+    workload = Workload(network, 8, image=(3, 8, 8), num_classes=5, optimizer="plain-sgd")
+    planned = Rehearsal(workload, Strategy.of("dgl", **given)).run(4)
+    alone = Rehearsal(workload, Strategy.of("dgl", **{**given, "streams": 1})).run(4)
+    with simulated(monkeypatch) as races:
+        gradients(learner_with(**given), steps=1)
+    others = [races.most[stream] for stream in races.device.create(streams)]
+    peaks = planned.peaks_of_streams()
+    assert [peaks[number] for number in range(1, streams + 1)] == others
+    assert planned.peak == sum(peaks.values()) == sum(planned.at_peak().values())
+    assert planned.peak > alone.peak
+
+
+def test_what_streams_hold_does_not_grow_with_depth() -> None:
+    strategy = Strategy.of("dgl", 2, streams=3)
+    held = []
+    for blocks in (12, 24):
+        made = partial(network, blocks)
+        workload = Workload(made, image=(3, 8, 8), num_classes=5, optimizer="plain-sgd")
+        peaks = Rehearsal(workload, strategy).run(256).peaks_of_streams()
+        held.append([peaks[number] for number in (1, 2, 3)])
+    output = 256 * 4 * 8 * 8 * 4
+    assert all(deep - shallow < output / 2 for shallow, deep in zip(*held, strict=True))
+    assert min(held[0]) > 3 * output

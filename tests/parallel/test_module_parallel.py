@@ -187,6 +187,11 @@ def test_a_method_that_follows_other_ranks_blocks_is_refused() -> None:
         ModuleParallel(cases.learner_of(Case({"method": "man"})))
 
 
+def test_several_streams_are_refused() -> None:
+    with pytest.raises(UserError, match="streams: is 2, expected 1 where several processes train"):
+        ModuleParallel(cases.learner_of(Case({"streams": 2})))
+
+
 def test_without_processes_it_says_how_to_start_them() -> None:
     with pytest.raises(UserError, match=r"call torch\.distributed\.init_process_group first"):
         ModuleParallel(cases.learner_of(Case()))

@@ -210,6 +210,15 @@ def test_differences_name_the_keys() -> None:
 def test_a_run_goes_on_with_a_graph_or_without() -> None:
     recipe = recipes.parse(SMALL, "small")
     assert recipes.differences(recipe, dataclasses.replace(recipe, cuda_graph=True)) == []
+    local = dataclasses.replace(recipe.local, streams=3)
+    assert recipes.differences(recipe, dataclasses.replace(recipe, local=local)) == []
+
+
+@pytest.mark.parametrize("parallel", ["data", "modules"])
+def test_several_streams_are_for_one_process(parallel: str) -> None:
+    several = {"parallel": parallel, "ranks": 2, "streams": 2, "step_per_module": True}
+    with pytest.raises(UserError, match=f"streams: is 2 with parallel {parallel}, expected 1"):
+        recipes.parse({**SMALL, **several}, "small")
 
 
 def test_headers_give_the_command() -> None:

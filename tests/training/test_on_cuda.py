@@ -59,6 +59,19 @@ def test_a_run_that_replays_goes_on(
     torch.testing.assert_close(cut, whole, rtol=1e-3, atol=1e-4)
 
 
+@needs_cuda
+@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_several_streams_give_the_weights_of_one(
+    tmp_path: Path, make_recipe: Any, silent: Any, exact: None, method: str, cuda_graph: bool
+) -> None:
+    common = {"method": method, "device": "cuda", "subset": 256, "cuda_graph": cuda_graph}
+    one = weights(tmp_path / "one", make_recipe(**common), silent())
+    several = weights(tmp_path / "several", make_recipe(**common, streams=4), silent())
+    apart = 0.01 if method == "infopro" else 1e-4
+    torch.testing.assert_close(several, one, rtol=1e-3, atol=apart)
+
+
 def test_a_graph_on_the_cpu_is_refused(make_recipe: Any) -> None:
     if torch.cuda.is_available():
         pytest.skip("auto finds a CUDA device")

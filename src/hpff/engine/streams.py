@@ -61,7 +61,7 @@ class Machine(Protocol):
     """What streams are made of."""
 
     def current(self) -> Any:
-        """The stream that work is launched on."""
+        """The stream that work is launched on; equal to itself, but another object each time."""
 
     def switch(self, stream: Any) -> None:
         """Launch what comes next on this stream."""
@@ -118,13 +118,13 @@ class SeveralStreams(Streams):
     def forward(self, j: int) -> None:
         self._switch(self._of(j), self._ready)
         here = self._machine.current()
-        due = [loan for loan in self._lent if loan.home is here]
+        due = [loan for loan in self._lent if loan.home == here]
         for loan in due:
             self._machine.wait(here, loan.returned)
-        self._lent = [loan for loan in self._lent if loan.home is not here]
+        self._lent = [loan for loan in self._lent if loan.home != here]
 
     def follow(self, j: int) -> None:
-        if self._of(j) is not self._machine.current():
+        if self._of(j) != self._machine.current():
             self._switch(self._of(j), self._machine.mark(self._machine.current()))
 
     def back_to(self, j: int) -> None:
@@ -134,7 +134,7 @@ class SeveralStreams(Streams):
         # A cotangent may be a view of the one above it, which is still lent.
         same = (x.home for x in (*self._borrowed, *self._lent) if self.is_view(tensor, x.tensor))
         owner = next(same, self._of(home))
-        if owner is not self._machine.current():
+        if owner != self._machine.current():
             # An alias: the tensor itself may be freed by way of its content.
             self._borrowed.append(_Loan(tensor.detach(), owner))
 
@@ -156,7 +156,7 @@ class SeveralStreams(Streams):
         self._settle()
         if after is not None:
             self._machine.wait(stream, after)
-        if stream is not self._main and stream not in self._used:
+        if stream != self._main and stream not in self._used:
             self._used.append(stream)
         self._machine.switch(stream)
 

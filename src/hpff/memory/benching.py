@@ -222,11 +222,15 @@ class _Racer:
             if self._compiled:
                 return None
             return count(self._step, len(images), self._workload.image).peak
+        several = self.strategy.settings.streams > 1  # each keeps what it lets go of
+        now = torch.cuda.memory_reserved if several else torch.cuda.memory_allocated
+        most = torch.cuda.max_memory_reserved if several else torch.cuda.max_memory_allocated
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        before = now()
         self._step.fill_gradients(images, self._targets)
         self._step.finish()
         own = [tensor for _, tensor in self._step.standing()]
         held = sum(tensor.nbytes for tensor in (images, self._targets, *own))
-        return torch.cuda.max_memory_allocated() - before + held
+        return most() - before + held

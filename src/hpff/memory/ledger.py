@@ -179,7 +179,7 @@ class Ledger(AllocationCounter):
         yield
         self._end = len(self._events)
         if any(self._made_on):
-            self._kept_apart = sum(self._peaks_of_streams()) - self.peak
+            self._kept_apart = sum(self.peaks_of_streams().values()) - self.peak
             self.peak += self._kept_apart
 
     def curve(self) -> list[int]:
@@ -205,7 +205,7 @@ class Ledger(AllocationCounter):
         alive[Owner("streams")] = self._kept_apart
         return {owner: size for owner, size in alive.items() if size}
 
-    def _peaks_of_streams(self) -> Iterator[int]:
+    def peaks_of_streams(self) -> dict[int, int]:
         """Of each stream, the most bytes that were alive at once of what was made on it."""
         alive, most = Counter[int](), Counter[int]()
         for place, event in enumerate(self._events[: self._end]):
@@ -214,7 +214,7 @@ class Ledger(AllocationCounter):
             alive[stream] += size if event >= 0 else -size
             if place >= self._first:
                 most[stream] = max(most[stream], alive[stream])
-        return iter(max(most[stream], alive[stream]) for stream in alive)
+        return {stream: max(most[stream], alive[stream]) for stream in alive}
 
     def _born(self, key: int, size: int) -> None:
         self._living[key] = len(self._births)

@@ -21,6 +21,7 @@ from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.parallel.agreement import check_same, described
 from hpff.parallel.batch_statistics import batch_statistics
+from hpff.parallel.groups import check_one_stream
 from hpff.parallel.messages import as_bytes
 
 BatchNormStatistics = Literal["own", "synchronized"]
@@ -74,7 +75,7 @@ class DataParallel:
 
     Raises:
         UserError: there is no process group; the ranks have different learners; statistics are to
-            be synchronized in compiled blocks.
+            be synchronized in compiled blocks; modules work on several streams.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class DataParallel:
                 "there is no process group: call torch.distributed.init_process_group first, in "
                 "processes started by torchrun, or let `hpff train RECIPE parallel=data` start them"
             )
+        check_one_stream(learner)
         check_same("learners", f"{described(learner)} {batch_norm}", group)
         everything = enumerate(learner.module_parameters, start=1)
         own = {j: each for j, each in everything if modules is None or j in modules}

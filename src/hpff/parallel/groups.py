@@ -67,8 +67,10 @@ def check_shareable(learner: LocalLearner) -> None:
     """Refuse a learner whose modules cannot be on several ranks.
 
     Raises:
-        UserError: the task is a segmentation; the method follows the next blocks.
+        UserError: the task is a segmentation; the method follows the next blocks; its modules are
+            to work on several streams.
     """
+    check_one_stream(learner)
     if learner.task != "classification":
         raise UserError(
             "ModuleParallel is for classification so far: an auxiliary head of a segmentation "
@@ -80,6 +82,13 @@ def check_shareable(learner: LocalLearner) -> None:
             f"{name_of(method)}'s networks follow the model's next blocks, of which some are on "
             "another rank; use parallel=data, or another method"
         )
+
+
+def check_one_stream(learner: LocalLearner) -> None:
+    """Refuse a learner whose modules work on several streams, which no message waits for."""
+    streams = learner.settings.streams
+    if streams > 1:
+        raise UserError(f"streams: is {streams}, expected 1 where several processes train")
 
 
 def check_enough(ranks: int, learner: LocalLearner) -> None:

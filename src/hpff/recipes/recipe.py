@@ -28,7 +28,7 @@ from hpff.settings import LocalSettings
 
 _HOW_IT_RUNS = (
     *("parallel", "ranks", "replicas", "rank_timeout", "sync_batch_norm"),  # over processes
-    "cuda_graph",
+    *("cuda_graph", "streams"),
 )
 
 
