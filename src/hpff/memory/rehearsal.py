@@ -156,7 +156,8 @@ def count(
     ledger = Ledger(step.phase)
     step.phase.instead = None if known is None else Repeats(ledger, known)
     step.take_step = take_whole_step if known is None else OptimizerRepeats(ledger)
-    step.phase.streams_on = partial(_planned_streams, ledger)
+    if FakeTensors.active() is not None:
+        step.phase.streams_on = partial(_planned_streams, ledger)
     device = next(step.model.parameters()).device
     with ledger, gradients_noted(step.trained, ledger):
         for what, tensor in step.standing():
