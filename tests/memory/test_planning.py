@@ -126,6 +126,20 @@ def test_presets_are_rows_of_their_own() -> None:
     assert str(found[2].with_settings(cascade=5)) == "auglocal+cl recompute=blocks"
 
 
+def test_labels_are_rows_of_their_own() -> None:
+    """Those of `hpff compare`; a method's name alone stands for two rows."""
+    given = ["dgl+hilo", "predsim+pff", "dgl"]
+    found = memory.default_strategies(given, cascade=3, patches=4, recompute=["once"])
+    labels = ["bp", "bp+checkpointing"]
+    for name in ("dgl+hilo", "predsim+pff4"):
+        labels += [name, f"{name} recompute=once"]
+    labels += ["dgl", "dgl+hpff4", "dgl+hpff4 recompute=once"]
+    assert [str(strategy) for strategy in found] == labels
+    assert found[2].settings == LocalSettings(cascade=3, patches=1)
+    with pytest.raises(UserError, match=r"dgl\+hopff: unknown label"):
+        memory.default_strategies(["dgl+hopff"])
+
+
 def test_a_way_that_cannot_be_is_a_row_that_says_why() -> None:
     def vectors() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(48, 9), nn.ReLU(), nn.Linear(9, 10))

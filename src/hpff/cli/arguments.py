@@ -74,7 +74,8 @@ MethodNames = Annotated[
     str | None,
     typer.Option(
         metavar="NAMES",
-        help="Such as dgl,infopro, or all; a plan is of dgl by default.",
+        help="Such as dgl,infopro (alone and with HPFF), dgl+hilo, a preset, or all; a plan is of "
+        "dgl by default.",
         autocompletion=completion.methods,
     ),
 ]

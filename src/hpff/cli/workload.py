@@ -105,7 +105,8 @@ class RowOptions(WorkloadOptions):
         if name in PRESETS:
             found = Strategy(LocalSettings(**PRESETS[name]))
         else:
-            found = Strategy.of(name, _cascade(self.cascade), self.patches)
+            make = Strategy.labeled if "+" in name else Strategy.of
+            found = make(name, _cascade(self.cascade), self.patches)
         found = self._as_asked(found)
         return found.with_settings(recompute=ways[0]) if ways else found
 

@@ -164,7 +164,8 @@ def default_strategies(
     """Backprop, with and without checkpointing, and each method alone and with HPFF.
 
     Args:
-        methods: names, of presets too; by default all methods that are known.
+        methods: names, of presets too, and labels such as "dgl+hilo" (see
+            :meth:`hpff.LocalSettings.with_label`); by default all methods that are known.
         cascade: k of HPFF.
         patches: n of HPFF.
         recompute: ways to recompute; each method with HPFF gets one more strategy for each, and
@@ -181,14 +182,15 @@ def default_strategies(
         if method in PRESETS:
             strategies.append(Strategy(LocalSettings(**PRESETS[method])))
             continue
-        known_methods.create(method)
-        if method != "bp":
-            hpff = Strategy.of(method, cascade, patches)
-            strategies += [
-                Strategy.of(method),
-                hpff,
-                *(hpff.with_settings(recompute=each) for each in recompute),
-            ]
+        if "+" in method:
+            labeled = Strategy.labeled(method, cascade, patches)
+        else:
+            known_methods.create(method)
+            if method == BASELINE:
+                continue
+            labeled = Strategy.of(method, cascade, patches)
+            strategies.append(Strategy.of(method))
+        strategies += [labeled, *(labeled.with_settings(recompute=each) for each in recompute)]
     return list({str(strategy): strategy for strategy in strategies}.values())
 
 

@@ -149,6 +149,11 @@ class Strategy:
         local = LocalSettings(method=method, cascade=cascade, patches=patches, **settings)  # type: ignore[arg-type]
         return cls(local, segment)
 
+    @classmethod
+    def labeled(cls, label: str, cascade: Cascade, patches: int) -> Strategy:
+        """A strategy by its label, such as "dgl+hilo", with k and n where the label has them."""
+        return cls(LocalSettings.from_label(label, cascade=cascade, patches=patches))
+
     def with_settings(self, **settings: Any) -> Strategy:
         """The same but for some settings of local learning."""
         return replace(self, settings=replace(self.settings, **settings))
