@@ -40,7 +40,11 @@ DGL, HPFF = Strategy.of("dgl"), Strategy.of("dgl", 2, 2)
 LEAN = Strategy.of("dgl", 2, 2, recompute="blocks", **LIGHT)
 ACCURATE = Strategy(LocalSettings(preset="accurate"))
 QUICK = (DGL, HPFF, ACCURATE.with_settings(recompute="never"))  # No recomputation.
-STREAMED = (DGL.with_settings(streams=4), HPFF.with_settings(streams=4))
+STREAMED = (
+    DGL.with_settings(streams=4),
+    HPFF.with_settings(streams=4),
+    ACCURATE.with_settings(recompute="never", streams=2),
+)
 CIFAR = (Strategy.of(), *QUICK, HPFF.with_settings(recompute="once"), ACCURATE, *STREAMED)
 RENTED = (HPFF, Strategy.of("dgl", 2, 2, **LIGHT), LEAN)
 

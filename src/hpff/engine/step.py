@@ -24,7 +24,7 @@ from hpff.engine.reach import Reach
 from hpff.engine.recomputation import FreedTensors, Recompute, Tape
 from hpff.engine.schedule import Step
 from hpff.engine.stepping import Stepping
-from hpff.engine.streams import Streams
+from hpff.engine.streams import Streams, turns_of
 from hpff.errors import UserError
 from hpff.features import mask_of
 from hpff.methods import Method
@@ -153,7 +153,8 @@ class HookedStep:
                 for module in (own if self._kept else ())
                 for name, path in module.passing
             ]
-            self._streams.begin()
+            independent = self._networks.weights.independent > 0
+            self._streams.begin(turns_of(self._reach, independent=independent))
             try:
                 reused = self._compiled and any(self._reach.carried_through)
                 compiling = _compiling_for_reuse() if reused else nullcontext()

@@ -1,9 +1,9 @@
 """Several modules' work at the same time, on CUDA streams.
 
 On one stream kernels run one after another, and small ones leave most of a GPU idle. But module
-j + 1 needs nothing of module j's local work, only its output. So each module's work is put on a
-stream of its own, and the next module's forward waits for the output alone. The same kernels
-run on the same values: results are the same, bit for bit.
+j + 1 needs nothing of module j's local work, only its output. So after each local loss the work of
+the next modules is put on another stream, and their forward waits for the output alone. The same
+kernels run on the same values: results are the same, bit for bit.
 
 PyTorch's allocator hands memory that is let go of to the next work of the stream that it was made
 on, which may be ahead of another stream that still reads it. What a stream reads of another's is
@@ -13,12 +13,15 @@ therefore kept until the stream that made it has waited for the reader: it is le
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from hpff.engine.reach import Reach
 from hpff.errors import UserError
 
 
@@ -28,8 +31,8 @@ class Streams:
     A step tells what it is about to do; module 0 stands for what was there before the step.
     """
 
-    def begin(self) -> None:
-        """A step begins."""
+    def begin(self, turns: Sequence[int]) -> None:
+        """A step begins, in which module j works in the turn ``turns[j]``; see `turns_of`."""
 
     def end(self) -> None:
         """The step is over, or has failed: what comes next waits for all of it."""
@@ -55,6 +58,16 @@ class Streams:
 
     def check(self, tensor: Tensor) -> None:
         """Raise UserError if a tensor lies on another device."""
+
+
+def turns_of(reach: Reach, *, independent: bool) -> tuple[int, ...]:
+    """For each module, from 0 for what was there before, the turn in which it works.
+
+    A turn ends with a module at whose output there is a loss: before it, nothing could run
+    beside the forward of the modules after it.
+    """
+    losses = [0, *(independent or length > 1 for length in reach.lengths[:-1])]
+    return (0, *accumulate(map(int, losses)))
 
 
 class Machine(Protocol):
@@ -87,23 +100,25 @@ class _Loan:
 
 
 class SeveralStreams(Streams):
-    """Module 1 on the stream that is there, the others on ``number`` streams in turns.
+    """The first turn on the stream that is there, the others on ``number`` streams in rotation.
 
-    That module 1 has a stream of its own lets all others read what it computes, such as a mask:
-    nothing else is launched there before the end of the step.
+    That module 1 is on none of them lets all others read what it computes, such as a mask: nothing
+    of theirs is launched there before the end of the step.
     """
 
     def __init__(self, number: int, machine: Machine) -> None:
         self._machine = machine
         self._others = machine.create(number)
         self._main: Any = None
+        self._turns: Sequence[int] = ()
         self._ready: Any = None
         self._used: list[Any] = []
         self._borrowed: list[_Loan] = []  # by what is being launched
         self._lent: list[_Loan] = []
 
-    def begin(self) -> None:
+    def begin(self, turns: Sequence[int]) -> None:
         self._main = self._machine.current()
+        self._turns = turns
 
     def end(self) -> None:
         self._settle()
@@ -150,7 +165,8 @@ class SeveralStreams(Streams):
             )
 
     def _of(self, j: int) -> Any:
-        return self._main if j <= 1 else self._others[(j - 2) % len(self._others)]
+        turn = self._turns[j]
+        return self._others[(turn - 1) % len(self._others)] if turn else self._main
 
     def _switch(self, stream: Any, after: Any) -> None:
         self._settle()
