@@ -188,7 +188,6 @@ class LocalLearner(nn.Module):
         modules = settings.modules if local else 1
         cut = partition(self.model, modules, self.example, balance=settings.balance)
         check_classes(self.task, self.num_classes, cut)
-        check_streams(settings.streams, cut)
         self.reach = reach_of(
             settings.cascade if local else 1,
             cut,
@@ -215,6 +214,7 @@ class LocalLearner(nn.Module):
         )
         weights = settings.level_weights(cascades=max(self.reach.lengths) > 1)
         self.auxiliary_networks = builder.build(cut, self.reach, weights)
+        check_streams(settings.streams, self.model, self.auxiliary_networks)
         self.independent_auxiliary = self.auxiliary_networks.independent
         self.cascade_auxiliary = self.auxiliary_networks.cascade
         self.kept: Sequence[Kept] = ()

@@ -27,6 +27,7 @@ from hpff.engine.streams import SeveralStreams, turns_of
 from hpff.errors import UserError
 from hpff.memory import Strategy, Workload
 from hpff.memory.rehearsal import Rehearsal
+from hpff.methods.dgl import DGL
 
 Clock = Counter["Stream"]
 
@@ -192,9 +193,17 @@ WAYS = st.fixed_dictionaries(
         "cascade": st.sampled_from([1, 2, 3, 5, DEEP]),
         "independent": st.booleans(),
         "patches": st.sampled_from([1, 2]),
+        "patch_mode": st.sampled_from(["auto", "one-by-one"]),
+        "auxiliary_pool": st.sampled_from([1, 2]),
+        "auxiliary_width": st.sampled_from([None, 3]),
         "recompute": st.sampled_from(["never", "once", "blocks"]),
     }
-).filter(lambda way: way["independent"] or way["cascade"] != 1)
+).filter(
+    lambda way: (
+        (way["independent"] or way["cascade"] != 1)
+        and (way["method"] != "man" or way["auxiliary_width"] is None)  # refused
+    )
+)
 
 
 @settings(max_examples=12, deadline=None)
@@ -324,6 +333,16 @@ def test_what_the_first_module_makes_may_be_read_anywhere(monkeypatch: pytest.Mo
     assert races.found == []
 
 
+class OneHead(DGL):
+    """A method whose modules all have the same auxiliary network."""
+
+    shared: nn.Module | None = None
+
+    def auxiliary(self, context: Any) -> nn.Module:
+        self.shared = self.shared or super().auxiliary(context)
+        return self.shared
+
+
 def test_what_is_refused() -> None:
     example = torch.randn(2, 6)
     with pytest.raises(UserError, match="next read what module 2 computes"):
@@ -334,6 +353,8 @@ def test_what_is_refused() -> None:
         LocalLearner(
             tied, modules=["blocks.0", "blocks.2"], example=example, num_classes=5, streams=2
         )
+    with pytest.raises(UserError, match="several modules use the parameter of auxiliary networks"):
+        learner_with(2, method=OneHead())
     with pytest.raises(UserError, match="streams: is 2 with recompute repeatedly"):
         hpff.LocalSettings(streams=2, recompute="repeatedly")
     with pytest.raises(UserError, match="streams: is 0, expected"):

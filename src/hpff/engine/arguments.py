@@ -12,6 +12,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from hpff.cutting.partition import Partition
 from hpff.cutting.trace import is_compiled
+from hpff.engine.auxiliary_networks import AuxiliaryNetworks
 from hpff.errors import UserError, shown
 from hpff.methods.tasks import TaskName, check_task_name
 from hpff.torch_support.model_io import tensors_in
@@ -120,22 +121,28 @@ def _wrapper(module: nn.Module, kinds: tuple[type, ...]) -> str:
     return next(kind.__name__ for kind in kinds if isinstance(module, kind))
 
 
-def check_streams(streams: int, partition: Partition) -> None:
+def check_streams(streams: int, model: nn.Module, networks: AuxiliaryNetworks) -> None:
     """Raise UserError where modules share more than the outputs at the cuts.
 
     What the first module computes may be read anywhere.
     """
     if streams == 1:
         return
+    partition = networks.partition
     found = next((m for m in partition[1:] if m.read_later or m.shares), None)
     if found is not None:
         raise UserError(
             f"streams: is {streams}, but modules after the next read what module {found.index} "
             "computes, or the next reads more than its output; expected 1, or other cuts"
         )
-    names = Counter(name for module in partition for name in module.parameter_names)
-    shared = next((name for name, count in names.items() if count > 1), None)
+    names = dict(model.named_parameters())
+    users = Counter(names[name] for module in partition for name in module.parameter_names)
+    for module in partition:
+        own = (p for network in networks.at_module(module.index) for p in network.parameters())
+        users.update(set(own))
+    shared = next((parameter for parameter, count in users.items() if count > 1), None)
     if shared is not None:
+        name = next((repr(n) for n, p in names.items() if p is shared), "of auxiliary networks")
         raise UserError(
-            f"streams: is {streams}, but several modules use the parameter {shared!r}; expected 1"
+            f"streams: is {streams}, but several modules use the parameter {name}; expected 1"
         )
