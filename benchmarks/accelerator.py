@@ -43,7 +43,7 @@ QUICK = (DGL, HPFF, ACCURATE.with_settings(recompute="never"))  # No recomputati
 STREAMED = (
     DGL.with_settings(streams=4),
     HPFF.with_settings(streams=4),
-    ACCURATE.with_settings(recompute="never", streams=2),
+    ACCURATE.with_settings(recompute="never", streams=3),
 )
 CIFAR = (Strategy.of(), *QUICK, HPFF.with_settings(recompute="once"), ACCURATE, *STREAMED)
 RENTED = (HPFF, Strategy.of("dgl", 2, 2, **LIGHT), LEAN)

@@ -1,13 +1,13 @@
 """How short a step could be on several streams, and what it takes: no device is needed.
 
-    python benchmarks/streams.py [--network resnet32] [--modules 16] [--batch 1024] [--write]
+    python benchmarks/streams.py [--networks resnet32,resnet110] [--batch 1024] [--write]
 
 Every operation of a real step on the CPU is put on the stream where it would be launched, and lasts
 there as long as its bytes take a device (2 TB/s in bf16, and 4 microseconds for each kernel). The
 streams wait for each other as they would. "shortest" is the time to the end of the last one over
 backprop's: what streams could reach if kernels never hindered each other. Kernels do, so that a
 device is slower; the column says how many streams are worth having. Beside it the planned peak.
-With --write the table is put into benchmarks/streams.md.
+With --write the tables are put into benchmarks/streams.md.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from hpff.settings import LocalSettings
 
 HERE = Path(__file__).parent
 NUMBERS = (1, 2, 3, 4, 6, 8)
+NETWORKS = {"resnet32": 16, "resnet110": 55}  # in so many modules
 SETTINGS = {
     "dgl": LocalSettings.from_label("dgl"),
     "dgl+hpff": LocalSettings.from_label("dgl+hpff"),
@@ -110,7 +111,8 @@ def seconds(network: str, settings: LocalSettings, streams: int, batch: int) -> 
     return device.main.done
 
 
-def table(network: str, modules: int, batch: int) -> str:
+def table(network: str, batch: int) -> str:
+    modules = NETWORKS[network]
     workload = Workload(network, modules, precision="bf16")
     base = seconds(network, LocalSettings.from_label("bp"), 1, batch)
     head = [f"{word}, {number}" for word in ("shortest", "GiB") for number in NUMBERS]
@@ -132,12 +134,11 @@ def table(network: str, modules: int, batch: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="resnet32")
-    parser.add_argument("--modules", type=int, default=16)
+    parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--write", action="store_true", help="write benchmarks/streams.md")
     given = parser.parse_args()
-    made = table(given.network, given.modules, given.batch)
+    made = "\n\n".join(table(name, given.batch) for name in given.networks.split(","))
     print(made)
     if given.write:
         about = ", ".join(f"{key} {value}" for key, value in machine.describe().items())
