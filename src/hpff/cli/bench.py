@@ -74,6 +74,8 @@ def _caption(made: Bench, rounds: int) -> str:
         "counted": "every tensor counted, in a step of its own",
         "allocator": "the allocator's in an eager step, less what the other methods hold",
     }[made.peak_source]
+    if made.peak_source == "allocator" and any(r.strategy.settings.streams > 1 for r in made.rows):
+        source += "; with several streams what it has reserved"
     compiled = "backprop compiled whole, local methods by parts" if made.compiled else "eager"
     compiled += ", replayed as CUDA graphs" if made.cuda_graph else ""
     return (
