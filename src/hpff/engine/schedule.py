@@ -56,23 +56,20 @@ class _Cotangent(torch.autograd.Function):
 class _LiveModule:
     """The graph of one module, for as long as a loss can still reach it.
 
-    With a tape the graph has no content: that is recomputed in each backward. The input's memory
-    is of the module ``input_home``, that of the output's cotangent of ``cotangent_home``.
+    With a tape the graph has no content: that is recomputed in each backward. The streams
+    ``input_home`` and ``cotangent_home`` are those whose memory input and output's cotangent have.
     """
 
     index: int
     input: Tensor
-    input_home: int
+    input_home: Any
     output: Tensor
     features: Tensor
     parameters: Sequence[Tensor]
     tape: Tape | None
+    cotangent_home: Any
     own_head: Tensor | None = None
     cotangents: dict[Place, Tensor] = field(default_factory=dict)
-    cotangent_home: int = 0
-
-    def __post_init__(self) -> None:
-        self.cotangent_home = self.index
 
     def add(self, where: Place, cotangent: Tensor) -> None:
         if where == "features" and self.features is self.output:
@@ -199,7 +196,7 @@ class Step:
         phase.set("forward", first)
         self._live: dict[int, _LiveModule] = {}
         self._newest = first - 1
-        self._home = 0  # of the newest output's memory
+        self._home: Any = None  # the stream whose memory the newest output has
 
     def boundary(
         self, start: Tensor, output: Tensor, features: Tensor, tape: Tape | None = None
@@ -284,9 +281,11 @@ class Step:
         self._newest += 1
         self._streams.check(output)
         parameters = self._parameters[self._newest - 1]
-        module = _LiveModule(self._newest, start, self._home, output, features, parameters, tape)
-        if not self._streams.is_view(output, start):
-            self._home = self._newest
+        here = self._streams.home(features)
+        module = _LiveModule(
+            self._newest, start, self._home, output, features, parameters, tape, here
+        )
+        self._home = self._streams.home(output, start, self._home)
         let_go_of_casts()
         if tape is not None:
             tape.keep(output)
@@ -314,7 +313,7 @@ class Step:
     def _carry_down(self, end: int, carried: Tensor) -> None:
         """Carry a cascade's cotangent down through the modules below the one where it ends."""
         first = end - self._reach.lengths[end - 1] + 1
-        home = end  # of the memory that carries it
+        home = self._streams.home(carried)
         for j in range(min(end - 1, self._newest), max(first, self._first) - 1, -1):
             module = self._live[j]
             self._streams.follow(j)
@@ -332,20 +331,20 @@ class Step:
             if final:
                 self._free_input(module)
             if below is not None:
-                carried, home = below, j
+                carried, home = below, self._streams.home(below)
             del below  # or it would stay through the next module
         self._streams.back_to(end)
         if first < self._first:
             self._on_crossing(end, carried)
 
-    def _hand_over(self, carried: Tensor, home: int, module: _LiveModule) -> None:
-        """Give a module a cotangent whose memory is of the module ``home``."""
+    def _hand_over(self, carried: Tensor, home: Any, module: _LiveModule) -> None:
+        """Give a module a cotangent that has the memory of the stream ``home``."""
         present = module.cotangents.get("output")
         self._streams.lend(carried, home)
         if present is not None:
             self._streams.lend(present, module.cotangent_home)
         module.add("output", carried)
-        module.cotangent_home = home if present is None else module.index
+        module.cotangent_home = self._streams.home(module.cotangents["output"], carried, home)
 
     def _complete(self, module: _LiveModule, *, with_input: bool = False) -> Tensor | None:
         del self._live[module.index]

@@ -7,7 +7,8 @@ kernels run on the same values: results are the same, bit for bit.
 
 PyTorch's allocator hands memory that is let go of to the next work of the stream that it was made
 on, which may be ahead of another stream that still reads it. What a stream reads of another's is
-therefore kept until the stream that made it has waited for the reader: it is lent.
+therefore kept until the stream that made it has waited for the reader: it is lent. (It does so at
+a forward, after which comes all that is launched later, on whatever stream.)
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ class Streams:
     def back_to(self, j: int) -> None:
         """Work of module j comes next, and needs nothing that was launched last."""
 
-    def lend(self, tensor: Tensor, home: int) -> None:
-        """What is launched from now on, until another module's turn, reads what ``home`` made."""
+    def home(self, tensor: Tensor, source: Tensor | None = None, of_source: Any = None) -> Any:
+        """The stream whose memory a tensor has that was just made: from ``source``, perhaps."""
+        return None
 
-    def is_view(self, tensor: Tensor, of: Tensor) -> bool:
-        """Whether both have the same memory, where that matters."""
-        return False
+    def lend(self, tensor: Tensor, home: Any) -> None:
+        """What is launched from now on, until another module's turn, reads ``home``'s memory."""
 
     def check(self, tensor: Tensor) -> None:
         """Raise UserError if a tensor lies on another device."""
@@ -145,17 +146,17 @@ class SeveralStreams(Streams):
     def back_to(self, j: int) -> None:
         self._switch(self._of(j), None)
 
-    def lend(self, tensor: Tensor, home: int) -> None:
-        # A cotangent may be a view of the one above it, which is still lent.
-        same = (x.home for x in (*self._borrowed, *self._lent) if self.is_view(tensor, x.tensor))
-        owner = next(same, self._of(home))
-        if owner != self._machine.current():
-            # An alias: the tensor itself may be freed by way of its content.
-            self._borrowed.append(_Loan(tensor.detach(), owner))
+    def home(self, tensor: Tensor, source: Tensor | None = None, of_source: Any = None) -> Any:
+        if source is not None and _share_memory(tensor, source):
+            return of_source
+        # A gradient may be the one that it was made from, which is lent to this module.
+        lent = (loan.home for loan in self._borrowed if _share_memory(tensor, loan.tensor))
+        return next(lent, self._machine.current())
 
-    def is_view(self, tensor: Tensor, of: Tensor) -> bool:
-        one, other = tensor.untyped_storage(), of.untyped_storage()
-        return bool(one._cdata == other._cdata)
+    def lend(self, tensor: Tensor, home: Any) -> None:
+        if home != self._machine.current():
+            # An alias: the tensor itself may be freed by way of its content.
+            self._borrowed.append(_Loan(tensor.detach(), home))
 
     def check(self, tensor: Tensor) -> None:
         if not self._machine.holds(tensor):
@@ -209,6 +210,10 @@ class _Cuda:
 
     def holds(self, tensor: Tensor) -> bool:
         return tensor.device == self._device
+
+
+def _share_memory(one: Tensor, other: Tensor) -> bool:
+    return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
 
 
 @functools.cache
