@@ -60,7 +60,7 @@ class Device:
     def switch(self, stream: Stream) -> None:
         self._current = stream
 
-    def create(self, number: int) -> list[Stream]:
+    def create(self, number: int, beside: Stream) -> list[Stream]:
         return [Stream() for _ in range(number)]
 
     def mark(self, stream: Stream) -> float:
@@ -71,6 +71,9 @@ class Device:
 
     def holds(self, tensor: Tensor) -> bool:
         return True
+
+    def leave(self) -> None:
+        """Nothing else was changed."""
 
 
 class Clock(TorchDispatchMode):

@@ -247,6 +247,12 @@ class LocalLearner(nn.Module):
         """
         if self.settings.recompute != "never":
             raise UserError("compiled blocks cannot be recomputed; use recompute='never'")
+        mode = options.get("mode")
+        if self.settings.streams > 1 and mode in ("reduce-overhead", "max-autotune"):
+            raise UserError(
+                f"mode {mode!r} records graphs that share memory, which several streams must not; "
+                "use cuda_graph or hpff.Replayed, or streams=1"
+            )
         if not self.method.local:
             self.model.compile(**options)
             return

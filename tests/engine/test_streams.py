@@ -25,7 +25,7 @@ from hpff.engine.phase import Phase
 from hpff.engine.reach import Reach
 from hpff.engine.streams import SeveralStreams, turns_of
 from hpff.errors import UserError
-from hpff.memory import Strategy, Workload
+from hpff.memory import Strategy, Workload, plan
 from hpff.memory.rehearsal import Rehearsal
 from hpff.methods.dgl import DGL
 
@@ -45,6 +45,8 @@ class Device:
 
     def __init__(self) -> None:
         self.main = Stream(0)
+        self.left = 0
+        self.elsewhere = self.broken = False
         self._current = self.main
         self._created: list[Stream] = []
 
@@ -54,18 +56,24 @@ class Device:
     def switch(self, stream: Stream) -> None:
         self._current = stream
 
-    def create(self, number: int) -> list[Stream]:
+    def create(self, number: int, beside: Stream) -> list[Stream]:
+        assert beside == self.main
         self._created += [Stream(n) for n in range(len(self._created) + 1, number + 1)]
         return self._created[:number]
 
     def mark(self, stream: Stream) -> Clock:
+        if self.broken:
+            raise RuntimeError("the recording has failed")
         return Counter(stream.clock)
 
     def wait(self, stream: Stream, mark: Clock) -> None:
         stream.clock.update(mark - stream.clock)
 
     def holds(self, tensor: Tensor) -> bool:
-        return tensor.device.type == "cpu"
+        return tensor.device.type == "cpu" and not self.elsewhere
+
+    def leave(self) -> None:
+        self.left += 1
 
 
 class Memory:
@@ -242,14 +250,17 @@ def test_modules_work_in_turns_that_end_with_a_loss() -> None:
 class Dropped(nn.Module):
     """Runs on the example, and then gives its input back, as stochastic depth may."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, viewed: bool = True) -> None:
         super().__init__()
         self.block = nn.Conv2d(4, 4, 3, padding=1)
         self.runs = 0
+        self.viewed = viewed
 
     def forward(self, x: Tensor) -> Tensor:
         self.runs += 1
-        output: Tensor = self.block(x) if self.runs == 1 else x.view_as(x)
+        if self.runs > 1:
+            return x.view_as(x) if self.viewed else x
+        output: Tensor = self.block(x)
         return output
 
 
@@ -348,7 +359,23 @@ def test_a_step_that_fails_ends_on_the_stream_that_was_there(
         handle.remove()
         learner.zero_grad()
         gradients(learner)
-    assert races.found == []
+        assert races.found == []
+
+        def breaks(*_: Any) -> None:
+            races.device.broken = True
+
+        block.register_forward_pre_hook(breaks)
+        with pytest.raises(RuntimeError, match="the recording has failed"):
+            gradients(learner)
+        assert races.device.current() == races.device.main
+        assert races.device.left == 4
+
+
+def test_modules_on_several_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with simulated(monkeypatch) as races:
+        races.device.elsewhere = True
+        with pytest.raises(UserError, match="lies on cpu, and others on another device; use"):
+            gradients(learner_with(2))
 
 
 class Masked(nn.Module):
@@ -390,6 +417,30 @@ class OneHead(DGL):
         return self.shared
 
 
+class Skipping(Masked):
+    """The second block's output is read by the last one, too, without a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__(9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        second = x = self.blocks[1](self.blocks[0](x))
+        x = self.blocks[3](self.blocks[2](x)) + second.detach()
+        logits: Tensor = self.head(x)
+        return logits
+
+
+class Tempered(nn.Module):
+    """A criterion with a learned temperature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits / self.temperature, targets)
+
+
 def test_what_is_refused() -> None:
     example = torch.randn(2, 6)
     with pytest.raises(UserError, match="next read what module 2 computes"):
@@ -400,8 +451,15 @@ def test_what_is_refused() -> None:
         LocalLearner(
             tied, modules=["blocks.0", "blocks.2"], example=example, num_classes=5, streams=2
         )
+    with pytest.raises(UserError, match="next read what module 2 computes"):
+        LocalLearner(Skipping(), modules=4, example=example, num_classes=5, streams=2)
     with pytest.raises(UserError, match="several modules use the parameter of auxiliary networks"):
         learner_with(2, method=OneHead())
+    with pytest.raises(UserError, match="the criterion learns, and all modules use it"):
+        learner_with(2, criterion=Tempered())
+    assert learner_with(2, criterion=nn.CrossEntropyLoss(weight=torch.ones(5)))
+    with pytest.raises(UserError, match=r"mode 'reduce-overhead' .* use cuda_graph"):
+        learner_with(2).compile(mode="reduce-overhead")
     with pytest.raises(UserError, match="streams: is 2 with recompute repeatedly"):
         hpff.LocalSettings(streams=2, recompute="repeatedly")
     with pytest.raises(UserError, match="streams: is 0, expected"):
@@ -418,11 +476,34 @@ def test_a_plan_counts_what_each_stream_holds(
     alone = Rehearsal(workload, Strategy.of("dgl", **{**given, "streams": 1})).run(4)
     with simulated(monkeypatch) as races:
         gradients(learner_with(**given), steps=1)
-    others = [races.most[stream] for stream in races.device.create(streams)]
+    others = [races.most[stream] for stream in races.device.create(streams, races.device.main)]
     peaks = planned.peaks_of_streams()
     assert [peaks[number] for number in range(1, streams + 1)] == others
     assert planned.peak == sum(peaks.values()) == sum(planned.at_peak().values())
     assert planned.peak > alone.peak
+
+
+def test_the_largest_batch_is_one_whose_streams_fit() -> None:
+    workload = Workload(network, 8, image=(3, 8, 8), num_classes=5)
+    strategy, budget = Strategy.of("dgl", 2, streams=3), 1 << 20
+    row = plan(workload, batch=16, budget=budget, strategies=[strategy]).rows[0]
+    assert row.largest_batch is not None
+    peak = Rehearsal(workload, strategy).peak
+    assert peak(row.largest_batch) <= budget < peak(row.largest_batch + 1)
+
+
+@pytest.mark.parametrize("cascade", [1, 2])
+@pytest.mark.parametrize("recompute", ["never", "blocks"])
+def test_a_block_may_give_out_its_very_input(cascade: int, recompute: Any) -> None:
+    """With one stream, where the input's content is taken as soon as its module is done."""
+    model = network(6)
+    model[3] = Dropped(viewed=False)
+    given = {"patches": 1, "independent": True, "cascade": cascade, "recompute": recompute}
+    modules = [str(number) for number in range(6)]
+    example = torch.zeros(2, 3, 8, 8)
+    learner = LocalLearner(model, modules=modules, example=example, num_classes=5, **given)
+    losses = learner.backward(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
+    assert torch.stack(losses.independent).isfinite().all()
 
 
 def test_what_streams_hold_does_not_grow_with_depth() -> None:

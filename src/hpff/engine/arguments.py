@@ -128,6 +128,11 @@ def check_streams(streams: int, model: nn.Module, networks: AuxiliaryNetworks) -
     """
     if streams == 1:
         return
+    criterion = networks.criterion
+    if isinstance(criterion, nn.Module) and any(p.requires_grad for p in criterion.parameters()):
+        raise UserError(
+            f"streams: is {streams}, but the criterion learns, and all modules use it; expected 1"
+        )
     partition = networks.partition
     found = next((m for m in partition[1:] if m.read_later or m.shares), None)
     if found is not None:

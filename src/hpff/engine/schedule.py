@@ -214,7 +214,6 @@ class Step:
         """
         module = self._enter(start, output, features, tape)
         j = module.index
-        self._streams.ready()
         if self._reach.lengths[j - 1] > 1:
             cotangent = self._cotangent("cascade", module, features)
             module.add("features", cotangent)
@@ -227,12 +226,14 @@ class Step:
         if self._reach.last_use[j - 1] == j:
             with module.output_away():
                 self._complete(module)
-            self._free_input(module)
         elif tape is not None:
             tape.rest()
+        following = output.detach().requires_grad_(self._reach.carried_through[j])
+        if j not in self._live:
+            self._free_input(module)  # which the output may be, where a block is dropped
         self._phase.set("forward", j + 1)
         self._streams.forward(j + 1)
-        return output.detach().requires_grad_(self._reach.carried_through[j])
+        return following
 
     def finish(
         self,

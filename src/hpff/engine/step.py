@@ -218,6 +218,7 @@ class HookedStep:
         self._next += 1
         self._busy = True
         self._stop_recording()
+        self._streams.ready()
         self._free_passed(module.index, last_only=True)
         if self._compiled and self._reach.carried_through[module.index - 1]:
             _refuse_donation(output)

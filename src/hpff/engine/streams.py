@@ -14,6 +14,7 @@ a forward, after which comes all that is launched later, on whatever stream.)
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -80,8 +81,8 @@ class Machine(Protocol):
     def switch(self, stream: Any) -> None:
         """Launch what comes next on this stream."""
 
-    def create(self, number: int) -> list[Any]:
-        """So many streams; the same ones whenever asked."""
+    def create(self, number: int, beside: Any) -> list[Any]:
+        """So many streams, for steps that begin on the stream ``beside``; the same each time."""
 
     def mark(self, stream: Any) -> Any:
         """The moment when all that was launched on the stream so far is done."""
@@ -91,6 +92,9 @@ class Machine(Protocol):
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor lies where these streams work."""
+
+    def leave(self) -> None:
+        """The step is over: nothing but the current stream may be another than before."""
 
 
 @dataclass
@@ -109,7 +113,8 @@ class SeveralStreams(Streams):
 
     def __init__(self, number: int, machine: Machine) -> None:
         self._machine = machine
-        self._others = machine.create(number)
+        self._number = number
+        self._others: list[Any] = []
         self._main: Any = None
         self._turns: Sequence[int] = ()
         self._ready: Any = None
@@ -119,14 +124,20 @@ class SeveralStreams(Streams):
 
     def begin(self, turns: Sequence[int]) -> None:
         self._main = self._machine.current()
+        self._others = self._machine.create(self._number, self._main)
         self._turns = turns
 
     def end(self) -> None:
-        self._settle()
-        for stream in self._used:
-            self._machine.wait(self._main, self._machine.mark(stream))
-        self._machine.switch(self._main)
-        self._used, self._lent, self._ready = [], [], None
+        try:
+            self._settle()
+            for loan in self._lent:  # what goes now may be taken from its stream at any time
+                self._machine.wait(loan.home, loan.returned)
+            for stream in self._used:
+                self._machine.wait(self._main, self._machine.mark(stream))
+        finally:  # a recording that has failed refuses marks, and must end where it began
+            self._machine.switch(self._main)
+            self._machine.leave()
+            self._used, self._borrowed, self._lent, self._ready = [], [], [], None
 
     def ready(self) -> None:
         self._ready = self._machine.mark(self._machine.current())
@@ -192,15 +203,16 @@ class _Cuda:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._outer = torch.cuda.current_device()
 
     def current(self) -> Any:
         return torch.cuda.current_stream(self._device)
 
     def switch(self, stream: Any) -> None:
-        torch.cuda.set_stream(stream)
+        torch.cuda.set_stream(stream)  # and its device
 
-    def create(self, number: int) -> list[Any]:
-        return _created(self._device, number)
+    def create(self, number: int, beside: Any) -> list[Any]:
+        return _created(self._device, number, beside.stream_id, threading.get_ident())
 
     def mark(self, stream: Any) -> Any:
         return stream.record_event()
@@ -211,14 +223,22 @@ class _Cuda:
     def holds(self, tensor: Tensor) -> bool:
         return tensor.device == self._device
 
+    def leave(self) -> None:
+        torch.cuda.set_device(self._outer)
+
 
 def _share_memory(one: Tensor, other: Tensor) -> bool:
     return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
 
 
-@functools.cache
-def _created(device: torch.device, number: int) -> list[Any]:
-    return [torch.cuda.Stream(device) for _ in range(number)]
+@functools.lru_cache(maxsize=64)
+def _created(device: torch.device, number: int, beside: int, thread: int) -> list[Any]:
+    made: list[Any] = []
+    while len(made) < number:  # PyTorch has 32, and gives them out again
+        stream = torch.cuda.Stream(device)
+        if stream.stream_id != beside and stream not in made:
+            made.append(stream)
+    return made
 
 
 def streams_on(device: torch.device, number: int) -> Streams:

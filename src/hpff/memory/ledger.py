@@ -264,7 +264,7 @@ class PlannedStreams:
     def switch(self, stream: int) -> None:
         self._ledger.stream = stream
 
-    def create(self, number: int) -> list[int]:
+    def create(self, number: int, beside: int) -> list[int]:
         return list(range(1, number + 1))
 
     def mark(self, stream: int) -> None:
@@ -275,3 +275,6 @@ class PlannedStreams:
 
     def holds(self, tensor: Tensor) -> bool:
         return True
+
+    def leave(self) -> None:
+        """Nothing else was changed."""
