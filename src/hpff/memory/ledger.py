@@ -247,34 +247,3 @@ class Ledger(AllocationCounter):
         if in_backward and torch.is_grad_enabled():
             return Owner("recomputed", module)
         return Owner("cotangents" if doing else "other", module)
-
-
-class PlannedStreams:
-    """Streams that are only planned: a ledger is told where work would be launched.
-
-    What :class:`~hpff.engine.streams.SeveralStreams` is made of.
-    """
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-
-    def current(self) -> int:
-        return self._ledger.stream
-
-    def switch(self, stream: int) -> None:
-        self._ledger.stream = stream
-
-    def create(self, number: int, beside: int) -> list[int]:
-        return list(range(1, number + 1))
-
-    def mark(self, stream: int) -> None:
-        """Nothing is waited for."""
-
-    def wait(self, stream: int, mark: None) -> None:
-        """Nothing is waited for."""
-
-    def holds(self, tensor: Tensor) -> bool:
-        return True
-
-    def leave(self) -> None:
-        """Nothing else was changed."""

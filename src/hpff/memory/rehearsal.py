@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from hpff.cutting.balance import Balance
 from hpff.cutting.partition import Partition
 from hpff.cutting.trace import Traces, traces_kept
-from hpff.engine.streams import SeveralStreams, Streams, streams_on
+from hpff.engine.streams import streams_on
 from hpff.errors import UserError
 from hpff.memory.arithmetic import ArithmeticCounter
 from hpff.memory.checkpointing import Block, block_bytes, chain, likely_lengths, segments_of
 from hpff.memory.counting import AllocationCounter
-from hpff.memory.ledger import Ledger, PlannedStreams
+from hpff.memory.ledger import Ledger
 from hpff.memory.optimizer_repeats import OptimizerRepeats, fill_states
+from hpff.memory.planned_streams import planned_streams
 from hpff.memory.repeats import Known, Repeats
 from hpff.memory.steps import Strategy, TrainingStep, Workload, take_whole_step
 from hpff.torch_support.fake_tensors import FakeTensors, fake_model
@@ -157,7 +158,7 @@ def count(
     step.phase.instead = None if known is None else Repeats(ledger, known)
     step.take_step = take_whole_step if known is None else OptimizerRepeats(ledger)
     if FakeTensors.active() is not None:
-        step.phase.streams_on = partial(_planned_streams, ledger)
+        step.phase.streams_on = partial(planned_streams, ledger)
     device = next(step.model.parameters()).device
     with ledger, gradients_noted(step.trained, ledger):
         for what, tensor in step.standing():
@@ -175,10 +176,6 @@ def count(
     step.phase.instead, step.take_step = None, take_whole_step
     step.phase.streams_on = streams_on
     return ledger
-
-
-def _planned_streams(ledger: Ledger, _: torch.device, number: int) -> Streams:
-    return Streams() if number == 1 else SeveralStreams(number, PlannedStreams(ledger))
 
 
 @contextlib.contextmanager
