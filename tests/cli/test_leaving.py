@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,11 +18,12 @@ from platforms import posix_only
 
 from hpff.cli import main
 from hpff.cli.leaving import LeftError, advice, interrupts_first, is_helper, resumable
+from hpff.cli.signals import terminable
 from hpff.errors import AgreedError
 
 pytestmark = posix_only
 
-EPOCHS = 8
+EPOCHS = 24
 
 
 def left(process: Any, begun: Path) -> str:
@@ -133,3 +135,45 @@ def test_a_command_in_which_it_arises_was_interrupted(
     monkeypatch.setattr("hpff.cli.plan.plan", lambda *_, **__: broken_off_with_a_lock())
     assert main(["plan", "resnet20"]) == 130
     assert capsys.readouterr().err == "hpff: interrupted; the same command starts anew\n"
+
+
+class Dropping:
+    """Gets a signal while it is destructed, where Python drops what is raised."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self._number)
+        time.sleep(0)
+
+
+def go_on_after(dropping: Dropping, seconds: float = 30) -> None:
+    del dropping
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_gets_through_a_destructor(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with terminable() as ended_by:
+        with pytest.raises(KeyboardInterrupt):
+            go_on_after(Dropping(number))
+        assert ended_by == ([signal.SIGTERM] if number == signal.SIGTERM else [])
+    assert capsys.readouterr().err == ""
+
+
+def test_other_errors_of_destructors_are_shown_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Faulty:
+        def __del__(self) -> None:
+            raise ValueError
+
+    shown: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda fault: shown.append(fault.exc_type))
+    with terminable():
+        Faulty()
+    Faulty()
+    assert shown == [ValueError, ValueError]

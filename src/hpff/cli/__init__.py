@@ -12,7 +12,8 @@ import typer
 
 from hpff.cli.app import app
 from hpff.cli.leaving import LeftError, advice, interrupts_first, is_follower, is_helper
-from hpff.cli.process import lead_nowhere, steady_streams, terminable
+from hpff.cli.process import lead_nowhere, steady_streams
+from hpff.cli.signals import terminable
 from hpff.errors import AgreedError, UserError, one_line
 
 # Typer does not export the base of its usage errors.

@@ -1,15 +1,13 @@
-"""What surrounds a command: its streams, which may be closed, and the wish to end it."""
+"""What surrounds a command: its streams, which may be closed, and its garbage."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, cast
 
 
@@ -60,35 +58,6 @@ def lead_nowhere(stream: Any) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-
-
-@contextmanager
-def terminable() -> Iterator[list[int]]:
-    """Within, SIGTERM ends the command as Ctrl-C does; the list then holds the signal's number.
-
-    A second one ends the process at once. Processes that were forked from this one die of it as
-    they would without us.
-    """
-    received: list[int] = []
-    owner = os.getpid()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        if os.getpid() != owner:
-            os.kill(os.getpid(), number)
-            return
-        received.append(number)
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # Only the main thread may.
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _open_closed() -> None:
