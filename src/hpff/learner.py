@@ -108,6 +108,7 @@ class LocalLearner(nn.Module):
         patch_mode: PatchMode = "auto",
         patch_norm: PatchNorm = "apart",
         recompute: Recompute = "never",
+        recompute_budget: float = 1.0,
         streams: int = 1,
         criterion: Criterion = F.cross_entropy,
         features: Given = None,
@@ -141,6 +142,7 @@ class LocalLearner(nn.Module):
             auxiliary_width=auxiliary_width,
             auxiliary_pool=auxiliary_pool,
             recompute=recompute,
+            recompute_budget=recompute_budget,
             streams=streams,
         )
         self.model = model
@@ -223,6 +225,7 @@ class LocalLearner(nn.Module):
                 self.partition,
                 self.reach,
                 lambda j: self.auxiliary_networks.bytes_at(j, self.example),
+                settings.recompute_budget,
             )
 
     @property

@@ -92,6 +92,8 @@ class LocalSettings:
             tensor, bit for bit the same: "once", "blocks" or "repeatedly", from more memory to
             less; see :mod:`hpff.engine.recomputation`. With backprop, which is one module,
             "once" is "never", and "blocks" takes the least. Not with compiled blocks.
+        recompute_budget: of "blocks": how many times the least memory of a step may be used, to
+            recompute less; parameters, their gradients and the optimizer's states are left out.
         streams: on a CUDA device, how many streams take the modules' work in turns, so that a
             module's local work runs beside the forward of those after it: the same numbers in less
             time and more memory. It pays where kernels are small, and the step is recorded as a
@@ -121,6 +123,7 @@ class LocalSettings:
     auxiliary_width: PositiveInt | None = None
     auxiliary_pool: Patches = 1
     recompute: Recompute = "never"
+    recompute_budget: FactorFromOne = 1.0
     streams: Streams = 1
     preset: InitVar[PresetName | None] = None
 
@@ -283,6 +286,14 @@ def _parsed(label: str) -> tuple[str, _Parts, int]:
 
 def faults_between(values: schema.Values) -> Iterator[tuple[str, str]]:
     """What valid values get wrong together: key and text; KeyError where one is missing."""
+    if values["recompute_budget"] > 1 and values["recompute"] != "blocks":
+        yield (
+            "recompute_budget",
+            (
+                f"is {values['recompute_budget']:g} with recompute {values['recompute']}, expected "
+                "1, or recompute blocks"
+            ),
+        )
     method = values["method"]
     if isinstance(method, Component):
         try:

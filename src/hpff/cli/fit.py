@@ -129,7 +129,9 @@ def _lines(given: FitOptions, choice: Choice) -> Iterator[str]:
 def _written(choice: Choice) -> dict[str, Any]:
     """What differs from the defaults, and what a recipe has other defaults of."""
     settings = choice.strategy.settings
-    recompute = {"recompute": settings.recompute}
+    recompute: dict[str, Any] = {"recompute": settings.recompute}
+    if settings.recompute_budget != 1:
+        recompute["recompute_budget"] = settings.recompute_budget
     if settings.is_backprop:
         return {"method": settings.method_name, **recompute}
     if choice.preset:

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 from hpff.cutting.partition import InnerPoint, OperationKey, Partition
 from hpff.engine.reach import Reach
+from hpff.engine.room import with_room
 from hpff.engine.step_peaks import Moment, StepPeaks
 from hpff.engine.stretches import Stretches, stretches_of
 
 _SWEEPS = 3
 _MADE_AGAIN = 0.25  # of a forward's work, at most
 _SEARCHED = 1000  # saves of a module, up to which making values again has a say in its anchors
+_HEADS = 6  # of a module's options that are tried before a graph that is kept
 _WORTH = 0.005  # of the peak, which making values again must take off it
 START = OperationKey("", 0)
 _Size = Callable[[Stretches], int]
@@ -45,7 +47,7 @@ class Kept:
 
 
 def kept_inside(
-    cut: Partition, reach: Reach, auxiliary_bytes: Callable[[int], int]
+    cut: Partition, reach: Reach, auxiliary_bytes: Callable[[int], int], budget: float = 1.0
 ) -> tuple[Kept, ...]:
     """For each module what to keep inside it, by bytes on the example.
 
@@ -53,6 +55,7 @@ def kept_inside(
         cut: the modules.
         reach: how far the cascades go.
         auxiliary_bytes: what the losses at module j take; 0 where there are none.
+        budget: how many times the least that a step can take it may take, to recompute less.
     """
     peaks = StepPeaks(cut, reach, auxiliary_bytes)
     carried = {moment.through for moment in peaks.moments if not moment.is_last}
@@ -63,10 +66,45 @@ def kept_inside(
     ]
     starts = [*(_chosen(leanest, peaks, size) for size in _FIRST_SIZES), _fewest(leanest)]
     ways = min((_leaner(start, peaks) for start in starts), key=peaks.peak)
+    if budget == 1:
+        limit = peaks.peak(ways)
+        return tuple(_kept(ways, j, peaks, limit) for j in range(len(cut)))
+    limit = int(budget * peaks.peak(ways))
+    ways = _leaner(ways, peaks, enough=limit)
     return tuple(
-        Kept(way.anchors, _graph_that_fits(ways, j, peaks), way.makers_again)
-        for j, way in enumerate(ways)
+        _kept_with_room(ways, j, peaks, limit, options) or _kept(ways, j, peaks, limit)
+        for j, options in enumerate(leanest)
     )
+
+
+def _kept(ways: Sequence[Stretches], j: int, peaks: StepPeaks, limit: int) -> Kept:
+    """What module j (from 0) keeps, where a step may take so much."""
+    first = _first(j, peaks)
+    start = None if first is None else _graph_that_fits(ways, first, peaks, limit)
+    return Kept(ways[j].anchors, start, ways[j].makers_again)
+
+
+def _kept_with_room(
+    ways: Sequence[Stretches], j: int, peaks: StepPeaks, limit: int, options: Sequence[Stretches]
+) -> Kept | None:
+    """What module j keeps to work the least; None where it has several backwards, or none."""
+    first = _first(j, peaks)
+    if first is None or not first.is_last:
+        return None
+    way = ways[j]
+    heads = [way, *options[:: max(1, len(options) // _HEADS)], options[-1]]
+    in_backward = limit - peaks.beside(ways, first)
+    between = limit - peaks.at_losses(ways)[j] + way.kept
+    roomy = with_room(heads, in_backward, between)
+    if roomy is None:
+        return None
+    start = roomy.anchors[-1].operation if roomy.anchors else START
+    return Kept(roomy.anchors, start, roomy.makers_again)
+
+
+def _first(j: int, peaks: StepPeaks) -> Moment | None:
+    """The backward through module j that comes right after its forward."""
+    return next((m for m in peaks.moments if m.is_first and m.through == j), None)
 
 
 def _leanest(way: Stretches, *, is_last: bool) -> Stretches:
@@ -115,8 +153,11 @@ def _fewest(options: Sequence[Sequence[Stretches]]) -> list[Stretches]:
     return [min(each, key=lambda way: len(way.anchors)) for each in options]
 
 
-def _leaner(ways: Sequence[Stretches], peaks: StepPeaks) -> list[Stretches]:
-    """With values made again where backwards take the most, as few as give most of the gain."""
+def _leaner(ways: Sequence[Stretches], peaks: StepPeaks, enough: int = 0) -> list[Stretches]:
+    """With values made again where backwards take the most, as few as give most of the gain.
+
+    Or as few as come to what is enough.
+    """
     now = [way.all_waiting() for way in ways]
     room = sum(way.module.work for way in now) * _MADE_AGAIN
     at_losses = max(peaks.at_losses(now))
@@ -132,20 +173,18 @@ def _leaner(ways: Sequence[Stretches], peaks: StepPeaks) -> list[Stretches]:
         now[worst.through] = leaner
         found.append((peaks.peak(now), list(now)))
     least = min(peak for peak, _ in found)
-    return next(each for peak, each in found if peak <= least * (1 + _WORTH))
+    return next(each for peak, each in found if peak <= max(enough, least * (1 + _WORTH)))
 
 
-def _graph_that_fits(ways: Sequence[Stretches], j: int, peaks: StepPeaks) -> OperationKey | None:
-    """After what module j (from 0) keeps everything for its first backward, at the same peak."""
-    at_once = (moment for moment in peaks.moments if moment.is_first and moment.through == j)
-    first: Moment | None = next(at_once, None)
-    if first is None:
-        return None
-    way, peak = ways[j], peaks.peak(ways)
-    losses, beside = peaks.at_losses(ways)[j], peaks.beside(ways, first)
+def _graph_that_fits(
+    ways: Sequence[Stretches], first: Moment, peaks: StepPeaks, limit: int
+) -> OperationKey | None:
+    """After what a module keeps everything for its first backward, within a limit."""
+    way = ways[first.through]
+    losses, beside = peaks.at_losses(ways)[first.through], peaks.beside(ways, first)
     starts = [START, *(anchor.operation for anchor in way.anchors)]
     for place, (start, graph) in enumerate(zip(starts, way.graphs, strict=True)):
         in_backward = beside + way.with_graph(place, is_last=first.is_last)
-        if max(losses + graph, in_backward) <= peak:
+        if max(losses + graph, in_backward) <= limit:
             return start
     return None

@@ -75,21 +75,33 @@ class Stretch:
         """What making values again takes."""
         return sum(self._work_of(place) for place in self.made_again)
 
-    def leaner(self) -> Stretch | None:
-        """The same with one more value made again, the best of those there at the worst time."""
+    def leaner(self, by: int = 1, before: int | None = None) -> Stretch | None:
+        """The same with more values made again, of those there at the worst time the best.
+
+        Args:
+            by: bytes that they need not exceed by more than one value; a part of it may be made
+                again, as values that are made of each other are not at once.
+            before: of all up to this place, in place of those there at the worst time.
+        """
+        before = self.worst.place if before is None else before
         least = max((self.saves[place].size for place in self.places), default=0) / _SMALL
         could_go = [
             place
             for place in self.places
-            if place < self.worst.place
+            if place < before
             and place not in self.made_again
             and self.saves[place].maker is not None
             and self.saves[place].size > least
         ]
-        if not could_go:
-            return None
-        best = max(could_go, key=self._worth)
-        return replace(self, made_again=self.made_again | {best})
+        gone: set[int] = set()
+        around: set[int] = set()  # those and what they are made of
+        for place in sorted(could_go, key=self._worth, reverse=True):
+            made_of = self.saves[place].made_of
+            if by > 0 and place not in around and gone.isdisjoint(made_of):
+                gone.add(place)
+                around.update((place, *made_of))
+                by -= self.saves[place].size
+        return replace(self, made_again=self.made_again | gone) if gone else None
 
     def _worth(self, place: int) -> float:
         """Bytes for work."""
@@ -182,19 +194,39 @@ class Stretches:
         """The same with nothing made again."""
         return Stretches.at(self.module, self.bypass, self.anchors)
 
-    def leaner(self, *, is_last: bool) -> Stretches | None:
-        """The same with one more value made again, the best of those there at the worst time.
+    @property
+    def work_before_last(self) -> int:
+        """What running the stretches before the last once more takes."""
+        places = (place for part in self.parts[:-1] for place in part.places)
+        return sum(self.module.saves[place].work for place in places)
+
+    @property
+    def work_in_all(self) -> int:
+        """What a backward takes for which the graph of the last stretch was kept."""
+        return self.work_before_last + self.work_again
+
+    def leaner(self, *, is_last: bool, by: int = 1) -> Stretches | None:
+        """The same with more values made again, the best of those there at the worst time.
 
         Args:
             is_last: of the module's last backward; otherwise of one before.
+            by: bytes, as for a stretch.
         """
         sizes = self._sizes(is_last=is_last)
         worst = sizes.index(max(sizes))
-        leaner = self._parts(is_last=is_last)[worst].leaner()
+        return self._with_part(worst, self._parts(is_last=is_last)[worst].leaner(by))
+
+    def with_leaner_graph(self, by: int) -> Stretches | None:
+        """The same with more values of the last stretch made again, as many as come to so much."""
+        last = self.parts[-1]
+        return self._with_part(-1, last.leaner(by, before=len(last.saves)))
+
+    def _with_part(self, place: int, leaner: Stretch | None) -> Stretches | None:
         if leaner is None:
             return None
-        part = replace(self.parts[worst], made_again=leaner.made_again)
-        return replace(self, parts=(*self.parts[:worst], part, *self.parts[worst + 1 :]))
+        parts = list(self.parts)
+        parts[place] = replace(parts[place], made_again=leaner.made_again)
+        return replace(self, parts=tuple(parts))
 
     @cached_property
     def _held(self) -> list[int]:

@@ -41,6 +41,7 @@ _OFF = {
     "cascade_budget": 1.0,
     "cascade_stride": 1,
     "patch_norm": "apart",
+    "recompute_budget": 1.0,
     "streams": 1,
     "label_smoothing": 0.0,
 }

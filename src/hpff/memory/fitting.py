@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,12 @@ _COUNTS = (2, 4, 8, 16)
 _WAYS: tuple[tuple[Recompute, ...], ...] = (("never",), ("once", "blocks"), ("repeatedly",))
 NEAREST: tuple[PresetName, ...] = ("accurate", "balanced", "light")
 """Presets by their errors in benchmarks/study.md, the one nearest to backprop's first."""
-MOST_WORK = 4 + (1 + len(NEAREST)) * sum(map(len, _WAYS)) * (len(_COUNTS) + 1)
+_ROOM_TRIALS = 5
+MOST_WORK = (
+    4
+    + _ROOM_TRIALS
+    + (1 + len(NEAREST)) * (sum(map(len, _WAYS)) * (len(_COUNTS) + 1) + _ROOM_TRIALS)
+)
 """How often ``observe`` is called at most."""
 
 
@@ -64,7 +70,8 @@ class Fit:
     """What was tried for a workload, and what is best.
 
     Attributes:
-        baselines: backprop, with checkpointing where the model allows it, and recomputed by blocks.
+        baselines: backprop, with checkpointing where the model allows it, and recomputed by blocks;
+            where backprop does not fit and that does, also with more of the budget used.
         tried: local learning, in the order in which it was tried.
         largest_batch: of the leanest way that was tried; where nothing fits.
     """
@@ -117,7 +124,7 @@ def fit(
     Where backprop does not fit, presets are tried in turns until one does; then HPFF. For each way
     of recomputation, from the one that computes least, the number of modules grows until the step
     fits; cuts share out the memory of activations. A way that computes more is tried only where the
-    ones before do not fit.
+    ones before do not fit. What is recomputed by blocks may use the budget to recompute less.
 
     Args:
         workload: its modules and balance are not used.
@@ -178,7 +185,10 @@ class _Search:
             ways.append(best_checkpointing(self._stage, self._batch)[0])
         self._observe("backprop by blocks")
         ways.append(Rehearsal(self._stage, RECOMPUTED))
-        return tuple(self._choice(way.strategy, 1, *way.cost(self._batch)) for way in ways)
+        found = [self._choice(way.strategy, 1, *way.cost(self._batch)) for way in ways]
+        if found[-1].fits and not found[0].fits:
+            found += self._with_room(found[-1])
+        return tuple(found)
 
     def by_ways(self, strategy: Strategy, *, is_offered: bool = False) -> list[Choice]:
         """With one way of recomputation after another, until the step fits.
@@ -193,9 +203,31 @@ class _Search:
             for way in ways:
                 with contextlib.suppress(*refused):
                     tried.extend(self._until_it_fits(strategy.with_settings(recompute=way)))
-            if any(choice.fits for choice in tried):
-                break
+            quickest = _quickest(choice for choice in tried if choice.fits)
+            if quickest is not None:
+                return [*tried, *self._with_room(quickest)]
         return tried
+
+    def _with_room(self, choice: Choice) -> list[Choice]:
+        """What fits recomputed by blocks, with as much of the budget used as spares arithmetic."""
+        if choice.strategy.settings.recompute != "blocks":
+            return []
+        used, over = [(1.0, choice.peak)], None
+        found: list[Choice] = []
+        factor = 2.0
+        for _ in range(_ROOM_TRIALS):
+            strategy = choice.strategy.with_settings(recompute_budget=factor)
+            tried = self._rehearsed(strategy, choice.modules)
+            if tried.fits:
+                found.append(tried)
+                used.append((factor, tried.peak))
+            else:
+                over = factor, tried.peak
+            factor = _next_factor(used, over, self._budget)
+            if factor <= used[-1][0]:
+                break
+        best = _quickest(found)
+        return [best] if best is not None and best.operations < choice.operations else []
 
     def _until_it_fits(self, strategy: Strategy) -> Iterator[Choice]:
         """More and more modules, until the step fits."""
@@ -206,12 +238,15 @@ class _Search:
         for count in (*(c for c in _COUNTS if c < self._blocks), self._blocks):
             if count < fewest:
                 continue
-            self._observe(f"{strategy}, {count} modules")
-            rehearsal = Rehearsal(self._stage.with_cut(count, "memory"), strategy)
-            choice = self._choice(strategy, count, *rehearsal.cost(self._batch))
+            choice = self._rehearsed(strategy, count)
             yield choice
             if choice.fits:
                 break
+
+    def _rehearsed(self, strategy: Strategy, modules: int) -> Choice:
+        self._observe(f"{strategy}, {modules} modules")
+        rehearsal = Rehearsal(self._stage.with_cut(modules, "memory"), strategy)
+        return self._choice(strategy, modules, *rehearsal.cost(self._batch))
 
     def largest_batch(self, tried: Sequence[Choice]) -> int:
         """That of the leanest choice."""
@@ -223,3 +258,23 @@ class _Search:
 
     def _choice(self, strategy: Strategy, modules: int, peak: int, arithmetic: int) -> Choice:
         return Choice(strategy, modules, peak, arithmetic / self._base, peak <= self._budget)
+
+
+def _next_factor(
+    used: Sequence[tuple[float, int]], over: tuple[float, int] | None, budget: int
+) -> float:
+    """Which budget of recomputation to try next, to two digits; what fits already if none is left.
+
+    Args:
+        used: those that fit, and their peaks, in order.
+        over: the least that does not, and its peak.
+        budget: bytes.
+    """
+    low, low_peak = used[-1]
+    high, high_peak = over or used[-2]
+    if high_peak == low_peak:
+        return low
+    guess = low + (high - low) * (budget - low_peak) / (high_peak - low_peak)
+    if over is not None:
+        guess = min(guess, (low + 3 * high) / 4)
+    return math.floor(100 * min(guess, 4 * low)) / 100

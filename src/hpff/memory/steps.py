@@ -167,6 +167,8 @@ class Strategy:
         name = preset or self.settings.label()
         streams = self.settings.streams
         name += "" if recompute == usual else f" recompute={recompute}"
+        room = self.settings.recompute_budget
+        name += "" if room == 1 else f" budget={room:g}"
         return name + ("" if streams == 1 else f" streams={streams}")
 
     @property
