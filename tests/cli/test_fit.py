@@ -65,6 +65,10 @@ def test_the_lines_that_fit_prints_can_be_pasted(own: tuple[str, ...], hpff: Hpf
     assert "Backprop fits, recomputed by blocks" in answer.out
     assert pasted(answer.out) == ["bp"]
     assert "recompute='blocks'" in answer.out
+    assert "recompute_budget" not in answer.out
+    answer = hpff("fit", *own, "--budget", f"{1.3 * least_of_backprop(hpff, *own):.0f}B")
+    assert pasted(answer.out)[0] == "bp"
+    assert "recompute_budget=1." in answer.out
 
 
 @pytest.mark.long

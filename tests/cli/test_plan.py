@@ -65,6 +65,10 @@ def test_plan_shows_first_what_one_wants_first_and_all_methods_where_asked(hpff:
         "dgl+hpff recompute=blocks",
         "dgl+hpff recompute=once",
     ]
+    roomy = labels("--recompute-budget", "1.5")
+    assert [label for label in roomy if "budget" in label] == [
+        f"{label} budget=1.5" for label in lean
+    ]
     assert {*always, "infopro+hpff", "predsim", "auglocal"} <= set(labels("--methods", "all"))
 
 
@@ -94,6 +98,11 @@ def test_plan_shows_first_what_one_wants_first_and_all_methods_where_asked(hpff:
         (["resnet20", "--cascade", "most"], ["--cascade: is 'most'", "or auto"]),
         (["resnet20", "--recompute", "yes"], ["--recompute: is 'yes'", "once"]),
         (["resnet20", "--recompute", "once,once"], ["--recompute: is 'once,once'"]),
+        (["resnet20", "--recompute-budget", "0.5"], ["recompute_budget: is 0.5", "at least 1"]),
+        (
+            ["resnet20", "--recompute", "once", "--recompute-budget", "2"],
+            ["--recompute-budget: is 2, but no row", "give --recompute blocks"],
+        ),
         (["resnet20", "--patches", "0"], ["patches: is 0"]),
         (["resnet20", "--optimizer", "lion"], ["optimizer is 'lion'", "adamw"]),
         (["resnet20", "--precision", "fp16"], ["precision is 'fp16'", "bf16"]),

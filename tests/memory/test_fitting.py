@@ -55,6 +55,19 @@ def test_nearest_to_backprop_is_backprop_itself_as_long_as_a_way_to_do_it_fits()
         assert not any(choice.preset for choice in found.tried), "none is tried"
 
 
+def test_room_that_the_leanest_way_leaves_is_used_to_recompute_less() -> None:
+    plain, _, by_blocks = fit(SMALL, batch=64, budget=2**40).baselines
+    between = (plain.peak + by_blocks.peak) // 2
+    found = fit(SMALL, batch=64, budget=between)
+    assert [choice.fits for choice in found.baselines[2:]] == [True, True]
+    roomy = found.baselines[3]
+    assert by_blocks.peak < roomy.peak <= between
+    assert plain.operations <= roomy.operations < by_blocks.operations
+    assert roomy.strategy.settings.recompute_budget > 1
+    assert roomy.peak == Rehearsal(SMALL, roomy.strategy).peak(64)
+    assert len(fit(SMALL, batch=64, budget=by_blocks.peak).baselines) == 3, "there is none left"
+
+
 def test_otherwise_it_is_the_first_preset_that_fits() -> None:
     leanest = min(choice.peak for choice in fit(SMALL, batch=64, budget=2**40).baselines)
     found = fit(SMALL, batch=64, budget=leanest - 1)

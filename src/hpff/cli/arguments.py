@@ -96,6 +96,14 @@ Recomputed = Annotated[
         autocompletion=completion.some_of("once", "blocks", "repeatedly"),
     ),
 ]
+RecomputeBudget = Annotated[
+    float,
+    typer.Option(
+        "--recompute-budget",
+        metavar="X",
+        help="Rows by blocks may take X times the least memory, to recompute less.",
+    ),
+]
 StreamsOf = Annotated[
     int,
     typer.Option(

@@ -56,6 +56,7 @@ class RowOptions(WorkloadOptions):
     cascade: str
     patches: int
     recompute: str | None
+    recompute_budget: float
     streams: int
 
     def workload(self) -> Workload:
@@ -76,7 +77,9 @@ class RowOptions(WorkloadOptions):
         Args:
             first: where nothing was chosen, only what one wants to see first.
         """
-        return [self._as_asked(strategy) for strategy in self._chosen(first=first)]
+        found = [self._as_asked(strategy) for strategy in self._chosen(first=first)]
+        self._check_budget(found)
+        return found
 
     def words(self) -> list[str]:
         """The arguments of a command line that say the same."""
@@ -107,14 +110,25 @@ class RowOptions(WorkloadOptions):
         else:
             make = Strategy.labeled if "+" in name else Strategy.of
             found = make(name, _cascade(self.cascade), self.patches)
-        found = self._as_asked(found)
-        return found.with_settings(recompute=ways[0]) if ways else found
+        found = self._as_asked(found.with_settings(recompute=ways[0]) if ways else found)
+        self._check_budget([found])
+        return found
 
     def _as_asked(self, strategy: Strategy) -> Strategy:
-        """With light auxiliary networks and streams, if asked for; backprop has none."""
+        """With a budget for blocks, light auxiliary networks and streams, if asked for."""
+        if strategy.settings.recompute == "blocks":
+            strategy = strategy.with_settings(recompute_budget=self.recompute_budget)
         if strategy.settings.is_backprop:
             return strategy
         return strategy.with_settings(streams=self.streams, **(LIGHT if self.light else {}))
+
+    def _check_budget(self, found: Sequence[Strategy]) -> None:
+        by_blocks = any(strategy.settings.recompute == "blocks" for strategy in found)
+        if self.recompute_budget != 1 and not by_blocks:
+            raise UserError(
+                f"--recompute-budget: is {self.recompute_budget:g}, but no row is recomputed by "
+                "blocks; give --recompute blocks"
+            )
 
     def _chosen(self, *, first: bool) -> list[Strategy]:
         k, n = _cascade(self.cascade), self.patches

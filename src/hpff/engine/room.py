@@ -15,15 +15,18 @@ from hpff.engine.stretches import Stretches
 def with_room(ways: Sequence[Stretches], in_backward: int, between: int) -> Stretches | None:
     """A way to cut a module whose last stretch's graph is kept, with the least work.
 
+    None where that takes as much as without a graph, or none fits.
+
     Args:
-        ways: whose anchors are tried before the last stretch.
+        ways: whose anchors are tried before the last stretch; the first is what it must better.
         in_backward: bytes that its backward may take.
         between: bytes that it may keep between forward and backward.
     """
-    best = None
+    best, least = None, ways[0].work_without_graph
     for begun in _beginnings(ways):
-        if best is None or begun.work_in_all < best.work_in_all:
-            best = _made_to_fit(begun, in_backward, between, best) or best
+        found = _made_to_fit(begun, in_backward, between, least)
+        if found is not None:
+            best, least = found, found.work_in_all
     return best
 
 
@@ -37,15 +40,13 @@ def _beginnings(ways: Sequence[Stretches]) -> Iterator[Stretches]:
             yield Stretches.at(module, bypass, (*head, point))
 
 
-def _made_to_fit(
-    way: Stretches, in_backward: int, between: int, best: Stretches | None
-) -> Stretches | None:
+def _made_to_fit(way: Stretches, in_backward: int, between: int, work: int) -> Stretches | None:
     """The same with as many values made again as it takes, those first that give most for work.
 
-    None where that does not do, or takes no less work than the best.
+    None where that does not do, or takes no less than so much work.
     """
     found: Stretches | None = way
-    while found is not None and (best is None or found.work_in_all < best.work_in_all):
+    while found is not None and found.work_in_all < work:
         if found.last > in_backward:
             found = found.leaner(is_last=True, by=found.last - in_backward)
         elif found.kept + found.parts[-1].graph > between:

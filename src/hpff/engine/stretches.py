@@ -195,15 +195,18 @@ class Stretches:
         return Stretches.at(self.module, self.bypass, self.anchors)
 
     @property
-    def work_before_last(self) -> int:
-        """What running the stretches before the last once more takes."""
-        places = (place for part in self.parts[:-1] for place in part.places)
-        return sum(self.module.saves[place].work for place in places)
+    def work_without_graph(self) -> int:
+        """What a backward takes for which all is recomputed."""
+        return self._work(self.parts) + self.work_again
 
     @property
     def work_in_all(self) -> int:
         """What a backward takes for which the graph of the last stretch was kept."""
-        return self.work_before_last + self.work_again
+        return self._work(self.parts[:-1]) + self.work_again
+
+    def _work(self, parts: Sequence[Stretch]) -> int:
+        """What running stretches once more takes."""
+        return sum(self.module.saves[place].work for part in parts for place in part.places)
 
     def leaner(self, *, is_last: bool, by: int = 1) -> Stretches | None:
         """The same with more values made again, the best of those there at the worst time.
