@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 
 from hpff import LocalLearner, LocalSettings, check_gradients, models
 from hpff.cutting.partition import LocalModule, partition
-from hpff.engine.room import with_room
+from hpff.engine.room import Room, with_room
 from hpff.engine.stretches import Stretches, stretches_of
 from hpff.errors import UserError
 from hpff.memory import Strategy, Workload
 from hpff.memory.rehearsal import Rehearsal, Stage
+from hpff.settings import LIGHT
 
 IMAGES = 4, 3, 32, 32
 
@@ -32,69 +34,96 @@ def whole(name: str) -> LocalModule:
 @given(
     name=st.sampled_from(["resnet20", "mobilenet_v2"]),
     in_backward=st.floats(0, 1.2),
+    in_carry=st.floats(0, 1.2),
     between=st.floats(0, 1.2),
+    is_carried=st.booleans(),
 )
 def test_what_is_chosen_fits_and_works_no_more_than_recomputing_all(
-    name: str, in_backward: float, between: float
+    name: str, in_backward: float, in_carry: float, between: float, *, is_carried: bool
 ) -> None:
     module = whole(name)
-    all_kept = Stretches.at(module, 0, ())
-    room = int(in_backward * all_kept.last), int(between * (all_kept.kept + all_kept.graphs[0]))
+    all_kept = replace(Stretches.at(module, 0, ()), keeps_last=True)
+    room = Room(
+        last=int(in_backward * all_kept.last),
+        carry=int(in_carry * all_kept.carry) if is_carried else None,
+        between=int(between * all_kept.kept),
+    )
     ways = stretches_of(module, 0)[::4]
-    found = with_room(ways, *room)
+    found = with_room(ways, room, ways[0].work)
     if found is None:
         return
-    assert found.last <= room[0]
-    assert found.kept + found.parts[-1].graph <= room[1]
-    assert found.work_in_all < ways[0].work_without_graph
-    if in_backward >= 1 <= between:
-        assert (found.anchors, found.work_in_all) == ((), 0)
+    assert found.last <= room.last
+    assert room.carry is None or found.carry <= room.carry
+    assert found.kept <= room.between
+    assert found.work < ways[0].work
+    if min(in_backward, between, in_carry if is_carried else 1) >= 1:
+        assert (found.anchors, found.work) == ((), 0)
 
 
 def test_more_room_is_never_more_work() -> None:
     module = whole("resnet20")
     ways = stretches_of(module, 0)[::4]
     rooms = [int(part * Stretches.at(module, 0, ()).last) for part in (0.35, 0.4, 0.6, 0.8, 1)]
-    works = [way.work_in_all for room in rooms if (way := with_room(ways, room, room))]
+    works = [
+        way.work for room in rooms if (way := with_room(ways, Room(room, None, room), ways[0].work))
+    ]
     assert len(works) == 5
     assert works == sorted(works, reverse=True)
     assert works[0] > works[-1] == 0
 
 
-def cost(budget: float, **settings: Any) -> tuple[int, int]:
-    strategy = Strategy.of("bp", recompute="blocks", recompute_budget=budget, **settings)
-    return Rehearsal(STAGE, strategy).cost(32)
-
-
 STAGE = Stage(Workload("torchvision/resnet50", image=(3, 64, 64)))
+BATCH = 32
 
 
-def test_a_step_takes_about_the_budget_and_computes_less_and_less() -> None:
-    plain = Rehearsal(STAGE, Strategy.of())
-    peak, arithmetic = plain.cost(32)
-    standing = sum(t.nbytes for _, t in plain.step.standing())
-    costs = [cost(budget) for budget in (1, 1.5, 2, 3, 100)]
+@pytest.mark.parametrize(
+    ("strategy", "modules"),
+    [
+        (Strategy.of("bp"), 1),
+        (Strategy.of("dgl", **LIGHT), 4),
+        (Strategy.of("dgl", 2, 2, **LIGHT), 4),
+        (Strategy.of("dgl", 3, independent=False, **LIGHT), 6),
+        (Strategy(LocalSettings(preset="accurate", recompute="never")), 8),
+    ],
+    ids=["bp", "dgl", "dgl+hpff", "dgl+cl", "accurate"],
+)
+def test_a_step_takes_about_the_budget_and_computes_less_and_less(
+    strategy: Strategy, modules: int
+) -> None:
+    stage = STAGE.with_cut(modules, "memory")
+    budgets = 1, 1.5, 2, 3, 100
+    costs, standing = [], 0
+    for budget in budgets:
+        way = strategy.with_settings(recompute="blocks", recompute_budget=budget)
+        rehearsal = Rehearsal(stage, way)
+        standing = sum(t.nbytes for _, t in rehearsal.step.standing())
+        costs.append(rehearsal.cost(BATCH))
     least = costs[0][0] - standing
-    for budget, (needed, _) in zip((1, 1.5, 2, 3), costs, strict=False):
+    for budget, (needed, _) in zip(budgets, costs, strict=True):
         assert needed - standing < 1.15 * budget * least
     needed, computed = zip(*costs, strict=True)
     assert list(needed) == sorted(needed)
     assert list(computed) == sorted(computed, reverse=True)
-    assert computed[-1] == arithmetic, "nothing is recomputed"
+    peak, arithmetic = Rehearsal(stage, strategy).cost(BATCH)
+    assert computed[-1] == arithmetic < computed[0], "nothing is recomputed"
     assert needed[-1] < 1.001 * peak
 
 
 @pytest.mark.parametrize("budget", [1.2, 1.7, 2.5, 100.0])
 @pytest.mark.parametrize(
     "settings",
-    [{"method": "bp"}, {"modules": 3, "cascade": 1}, {"modules": 4}, {"preset": "accurate"}],
-    ids=["bp", "dgl", "dgl+hpff", "accurate"],
+    [
+        {"method": "bp"},
+        {"modules": 3, "cascade": 1},
+        {"modules": 4},
+        {"modules": 5, "cascade": 3},
+        {"modules": 10, "preset": "accurate"},
+    ],
+    ids=["bp", "dgl", "dgl+hpff", "k=3", "accurate"],
 )
 def test_gradients_are_those_of_the_least_to_the_bit(
     settings: dict[str, Any], budget: float
 ) -> None:
-    if "preset" in settings:
-        settings = {**settings, "modules": 10}
     torch.manual_seed(0)
     model = models.create("resnet20", num_classes=10)
     images, targets = torch.randn(IMAGES), torch.randint(10, (4,))
@@ -111,7 +140,8 @@ def test_gradients_are_those_of_the_least_to_the_bit(
 
 
 @pytest.mark.parametrize("method", ["bp", "dgl"])
-def test_gradients_are_the_references(method: str) -> None:
+@pytest.mark.parametrize("budget", [1.3, 2.0])
+def test_gradients_are_the_references(method: str, budget: float) -> None:
     images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
     learner = LocalLearner(
         models.create("resnet20", width=8).double(),
@@ -120,7 +150,7 @@ def test_gradients_are_the_references(method: str) -> None:
         num_classes=10,
         method=method,
         recompute="blocks",
-        recompute_budget=1.5,
+        recompute_budget=budget,
     )
     assert not check_gradients(learner, images, torch.arange(4))
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hpff.cutting.partition import InnerPoint, OperationKey, Partition
 from hpff.engine.reach import Reach
 from hpff.engine.room import with_room
-from hpff.engine.step_peaks import Moment, StepPeaks
+from hpff.engine.step_peaks import StepPeaks
 from hpff.engine.stretches import Stretches, stretches_of
 
 _SWEEPS = 3
@@ -39,11 +39,13 @@ class Kept:
             ``START`` for all of it, None for nothing.
         made_again: no result of these operations waits in a backward for its use: it is made
             again when its turn comes.
+        waits: whether what it keeps until its next backward stays until its last.
     """
 
     anchors: tuple[InnerPoint, ...] = ()
     graph_after: OperationKey | None = None
     made_again: frozenset[OperationKey] = frozenset()
+    waits: bool = False
 
 
 def kept_inside(
@@ -66,45 +68,45 @@ def kept_inside(
     ]
     starts = [*(_chosen(leanest, peaks, size) for size in _FIRST_SIZES), _fewest(leanest)]
     ways = min((_leaner(start, peaks) for start in starts), key=peaks.peak)
-    if budget == 1:
-        limit = peaks.peak(ways)
-        return tuple(_kept(ways, j, peaks, limit) for j in range(len(cut)))
     limit = int(budget * peaks.peak(ways))
-    ways = _leaner(ways, peaks, enough=limit)
-    return tuple(
-        _kept_with_room(ways, j, peaks, limit, options) or _kept(ways, j, peaks, limit)
-        for j, options in enumerate(leanest)
-    )
+    if budget > 1:
+        ways = _with_room(ways, peaks, limit, leanest)
+    return tuple(_kept(ways, j, peaks, limit) for j in range(len(cut)))
 
 
 def _kept(ways: Sequence[Stretches], j: int, peaks: StepPeaks, limit: int) -> Kept:
     """What module j (from 0) keeps, where a step may take so much."""
-    first = _first(j, peaks)
-    start = None if first is None else _graph_that_fits(ways, first, peaks, limit)
-    return Kept(ways[j].anchors, start, ways[j].makers_again)
-
-
-def _kept_with_room(
-    ways: Sequence[Stretches], j: int, peaks: StepPeaks, limit: int, options: Sequence[Stretches]
-) -> Kept | None:
-    """What module j keeps to work the least; None where it has several backwards, or none."""
-    first = _first(j, peaks)
-    if first is None or not first.is_last:
-        return None
     way = ways[j]
-    heads = [way, *options[:: max(1, len(options) // _HEADS)], options[-1]]
-    in_backward = limit - peaks.beside(ways, first)
-    between = limit - peaks.at_losses(ways)[j] + way.kept
-    roomy = with_room(heads, in_backward, between)
-    if roomy is None:
-        return None
-    start = roomy.anchors[-1].operation if roomy.anchors else START
-    return Kept(roomy.anchors, start, roomy.makers_again)
+    if way.keeps_last:
+        start = way.anchors[-1].operation if way.anchors else START
+        return Kept(way.anchors, start, way.makers_again, waits=not peaks.is_at_once(j))
+    return Kept(way.anchors, _graph_that_fits(ways, j, peaks, limit), way.makers_again)
 
 
-def _first(j: int, peaks: StepPeaks) -> Moment | None:
-    """The backward through module j that comes right after its forward."""
-    return next((m for m in peaks.moments if m.is_first and m.through == j), None)
+def _with_room(
+    ways: Sequence[Stretches],
+    peaks: StepPeaks,
+    limit: int,
+    options: Sequence[Sequence[Stretches]],
+) -> list[Stretches]:
+    """The same with graphs that stay to the end, and fewer values made again, within a limit.
+
+    Of a cascade the last modules come first, whose graphs wait the least.
+    """
+    found = list(ways)
+    for j in reversed(range(len(found))):
+        backwards = sum(moment.through == j for moment in peaks.moments)
+        if backwards:
+            heads = [found[j], *options[j][:: max(1, len(options[j]) // _HEADS)], options[j][-1]]
+            least = float(found[j].work)
+            if _graph_that_fits(found, j, peaks, limit) == START:  # one backward runs none of it
+                least -= (found[j].work - found[j].work_again) / backwards
+            found[j] = with_room(heads, peaks.room(found, j, limit), least) or found[j]
+    for j, way in enumerate(found):
+        found[j] = way if way.keeps_last else way.all_waiting()
+        if peaks.peak(found) > limit:
+            found[j] = way
+    return found
 
 
 def _leanest(way: Stretches, *, is_last: bool) -> Stretches:
@@ -153,11 +155,8 @@ def _fewest(options: Sequence[Sequence[Stretches]]) -> list[Stretches]:
     return [min(each, key=lambda way: len(way.anchors)) for each in options]
 
 
-def _leaner(ways: Sequence[Stretches], peaks: StepPeaks, enough: int = 0) -> list[Stretches]:
-    """With values made again where backwards take the most, as few as give most of the gain.
-
-    Or as few as come to what is enough.
-    """
+def _leaner(ways: Sequence[Stretches], peaks: StepPeaks) -> list[Stretches]:
+    """With values made again where backwards take the most, as few as give most of the gain."""
     now = [way.all_waiting() for way in ways]
     room = sum(way.module.work for way in now) * _MADE_AGAIN
     at_losses = max(peaks.at_losses(now))
@@ -173,15 +172,18 @@ def _leaner(ways: Sequence[Stretches], peaks: StepPeaks, enough: int = 0) -> lis
         now[worst.through] = leaner
         found.append((peaks.peak(now), list(now)))
     least = min(peak for peak, _ in found)
-    return next(each for peak, each in found if peak <= max(enough, least * (1 + _WORTH)))
+    return next(each for peak, each in found if peak <= least * (1 + _WORTH))
 
 
 def _graph_that_fits(
-    ways: Sequence[Stretches], first: Moment, peaks: StepPeaks, limit: int
+    ways: Sequence[Stretches], j: int, peaks: StepPeaks, limit: int
 ) -> OperationKey | None:
-    """After what a module keeps everything for its first backward, within a limit."""
-    way = ways[first.through]
-    losses, beside = peaks.at_losses(ways)[first.through], peaks.beside(ways, first)
+    """After what module j (from 0) keeps everything for a backward that comes at once."""
+    first = next((m for m in peaks.moments if m.is_first and m.through == j), None)
+    if first is None:
+        return None
+    way = ways[j]
+    losses, beside = peaks.at_losses(ways)[j], peaks.beside(ways, first)
     starts = [START, *(anchor.operation for anchor in way.anchors)]
     for place, (start, graph) in enumerate(zip(starts, way.graphs, strict=True)):
         in_backward = beside + way.with_graph(place, is_last=first.is_last)

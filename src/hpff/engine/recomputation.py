@@ -116,6 +116,7 @@ class Tape(TorchDispatchMode):
         self._keeps_until_backward = recompute == "once" or kept.graph_after == START
         self._keeps_dear_only = recompute == "repeatedly"
         self._made_again = kept.made_again
+        self._waits = kept.waits
         self._named = {key.name for key in (*self._points, *self._made_again)}
         self._small = 0 if start is None else start.nbytes // _SMALL
         self._live: dict[int, tuple[weakref.ref[Any], int]] = {}  # by a storage's address
@@ -127,6 +128,7 @@ class Tape(TorchDispatchMode):
         self._uses: Counter[Value] = Counter()  # by a backward
         self._kept: dict[Value, Tensor] = {}
         self._anchors: dict[Value, Tensor] = {}
+        self._waiting: dict[Value, Tensor] = {}  # until the last backward has used it
         self._demand = _Demand()
         self._is_last = False
 
@@ -157,7 +159,7 @@ class Tape(TorchDispatchMode):
             self._demand = _Demand()
 
     def rest(self) -> None:
-        """No backward comes for a while: let go of everything that can be recomputed."""
+        """No backward comes for a while: let go of what can be recomputed, and is not to wait."""
         self._demand = _Demand()
 
     def keep(self, tensor: Tensor) -> None:
@@ -260,7 +262,8 @@ class Tape(TorchDispatchMode):
             return tensor.detach()  # the tensor itself could make a cycle through the graph
         self._uses[view.value] += 1
         if self._keeps_until_backward and view.value not in self._fleeting:
-            self._demand.present[view.value] = whole_of(tensor)
+            there = self._waiting if self._waits else self._demand.present
+            there[view.value] = whole_of(tensor)
         return view
 
     def _unpack(self, packed: Tensor | View) -> Tensor:
@@ -275,6 +278,8 @@ class Tape(TorchDispatchMode):
             demand.present[value] = whole
         else:
             demand.present.pop(value, None)
+            if self._is_last:
+                self._waiting.pop(value, None)
         return packed.of(whole)
 
     def _let_go_of_anchors_after(self, value: Value) -> None:
@@ -287,7 +292,7 @@ class Tape(TorchDispatchMode):
 
     def _there(self, value: Value) -> Tensor | None:
         """A value that need not be recomputed now."""
-        for held in (self._demand.present, self._anchors, self._kept):
+        for held in (self._demand.present, self._anchors, self._waiting, self._kept):
             if value in held:
                 return held[value]
         return None
@@ -376,6 +381,7 @@ class Tape(TorchDispatchMode):
             self._versions[node] = version + 1
             self._demand.present.pop(Value(node, version), None)
             self._anchors.pop(Value(node, version), None)
+            self._waiting.pop(Value(node, version), None)
             yield Value(node, version), Value(node, version + 1)
 
 

@@ -1,56 +1,74 @@
 """What to keep where a step may take more than the least: what spares the most work.
 
-A module whose one backward comes right after its forward keeps its graph from some point on. Before
-it are anchors, as few as take the least; after it values that are cheap to make are made again, so
-that the graph may begin earlier. Of all beginnings the one is taken that leads to the least work.
+A module keeps its graph from some point on to its last backward, while others are at work too.
+Before that point are anchors; after it values that are cheap to make are made again, so that the
+graph may begin earlier. Of all beginnings the one is taken that leads to the least work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from hpff.engine.stretches import Stretches
 
 
-def with_room(ways: Sequence[Stretches], in_backward: int, between: int) -> Stretches | None:
+class Room(NamedTuple):
+    """Bytes that a module may take, by its own graph and what is made for its backwards.
+
+    Attributes:
+        last: in its last backward.
+        carry: in the others; None where there are none.
+        between: while other modules are at work, or losses.
+    """
+
+    last: int
+    carry: int | None
+    between: int
+
+
+def with_room(ways: Sequence[Stretches], room: Room, least: float) -> Stretches | None:
     """A way to cut a module whose last stretch's graph is kept, with the least work.
 
-    None where that takes as much as without a graph, or none fits.
+    None where none fits that takes less than so much work in a backward.
 
     Args:
-        ways: whose anchors are tried before the last stretch; the first is what it must better.
-        in_backward: bytes that its backward may take.
-        between: bytes that it may keep between forward and backward.
+        ways: whose anchors are tried before the last stretch.
+        room: for the module.
+        least: work.
     """
-    best, least = None, ways[0].work_without_graph
+    best = None
     for begun in _beginnings(ways):
-        found = _made_to_fit(begun, in_backward, between, least)
+        found = _made_to_fit(begun, room, least)
         if found is not None:
-            best, least = found, found.work_in_all
+            best, least = found, found.work
     return best
 
 
 def _beginnings(ways: Sequence[Stretches]) -> Iterator[Stretches]:
     """With a last stretch from each point on, the longest first, where all values wait."""
     module, bypass = ways[0].module, ways[0].bypass
-    yield Stretches.at(module, bypass, ())
+    yield replace(Stretches.at(module, bypass, ()), keeps_last=True)
     for point in module.inner:
         heads = (tuple(a for a in way.anchors if a.saved < point.saved) for way in ways)
         for head in dict.fromkeys(heads):
-            yield Stretches.at(module, bypass, (*head, point))
+            yield replace(Stretches.at(module, bypass, (*head, point)), keeps_last=True)
 
 
-def _made_to_fit(way: Stretches, in_backward: int, between: int, work: int) -> Stretches | None:
+def _made_to_fit(way: Stretches, room: Room, work: float) -> Stretches | None:
     """The same with as many values made again as it takes, those first that give most for work.
 
     None where that does not do, or takes no less than so much work.
     """
     found: Stretches | None = way
-    while found is not None and found.work_in_all < work:
-        if found.last > in_backward:
-            found = found.leaner(is_last=True, by=found.last - in_backward)
-        elif found.kept + found.parts[-1].graph > between:
-            found = found.with_leaner_graph(found.kept + found.parts[-1].graph - between)
+    while found is not None and found.work < work:
+        if found.last > room.last:
+            found = found.leaner(is_last=True, by=found.last - room.last)
+        elif room.carry is not None and found.carry > room.carry:
+            found = found.with_leaner_graph(found.carry - room.carry)
+        elif found.kept > room.between:
+            found = found.with_leaner_graph(found.kept - room.between)
         else:
             return found
     return None

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from hpff.cutting.partition import Partition
 from hpff.engine.reach import Reach
+from hpff.engine.room import Room
 from hpff.engine.stretches import Stretches
 
 
@@ -71,6 +72,24 @@ class StepPeaks:
         """What is there of the other modules while a backward goes through one."""
         others = sum(ways[j].kept for j in moment.alive if j != moment.through)
         return others + self._anyway[moment]
+
+    def is_at_once(self, j: int) -> bool:
+        """Whether module j (from 0) has one backward, right after its forward."""
+        return [m.is_first for m in self.moments if m.through == j] == [True]
+
+    def room(self, ways: Sequence[Stretches], j: int, limit: int) -> Room:
+        """What module j (from 0) may take where a step may take so much."""
+        beside = {m: self.beside(ways, m) for m in self.moments if m.through == j}
+        carries = [size for moment, size in beside.items() if not moment.is_last]
+        lasts = [size for moment, size in beside.items() if moment.is_last]
+        losses = zip(self.at_losses(ways), self._at_losses, strict=True)
+        waiting = [size for size, (_, alive) in losses if j in alive]
+        waiting += [self.of(ways, m) for m in self.moments if j in m.alive and m.through != j]
+        return Room(
+            last=limit - max(lasts),
+            carry=limit - max(carries) if carries else None,
+            between=limit - max(waiting) + ways[j].kept,
+        )
 
     def at_losses(self, ways: Sequence[Stretches]) -> list[int]:
         """While each module has its losses."""

@@ -24,10 +24,17 @@ _SMALL = 32  # what is smaller than a stretch's largest value by this factor may
 
 
 class _Moment(NamedTuple):
-    """A moment of a backward through a stretch: the bytes there, and the next save to go."""
+    """A moment of a backward through a stretch.
+
+    Attributes:
+        size: bytes that are there.
+        place: of the next save to go.
+        there: bytes that saves before it hold.
+    """
 
     size: int
     place: int
+    there: int
 
 
 @dataclass(frozen=True)
@@ -56,14 +63,15 @@ class Stretch:
         comes in, and another goes on; and the one that bypasses it.
         """
         there = 0
-        worst = _Moment(-1, -1)
+        worst = _Moment(-1, -1, 0)
         for place, around in zip(self.places, self.around, strict=True):
             size = self.saves[place].size
             needed = there + 3 * size + around
             if needed > worst.size:
-                worst = _Moment(needed, place)
+                worst = _Moment(needed, place, there)
             there += 0 if place in self.made_again else size
-        return max(worst, _Moment(there + 2 * self.output, len(self.saves)), key=itemgetter(0))
+        end = _Moment(there + 2 * self.output, len(self.saves), there)
+        return max(worst, end, key=itemgetter(0))
 
     @cached_property
     def graph(self) -> int:
@@ -129,12 +137,14 @@ class Stretches:
         bypass: bytes of its input's gradient where something bypasses what comes first, or 0.
         anchors: where.
         parts: the stretches.
+        keeps_last: whether the graph of the last stretch is there from the forward on.
     """
 
     module: LocalModule
     bypass: int
     anchors: tuple[InnerPoint, ...]
     parts: tuple[Stretch, ...]
+    keeps_last: bool = False
 
     @classmethod
     def at(cls, module: LocalModule, bypass: int, anchors: tuple[InnerPoint, ...]) -> Stretches:
@@ -149,8 +159,9 @@ class Stretches:
 
     @cached_property
     def kept(self) -> int:
-        """By the anchors and the module's output, while the module is alive."""
-        return self._held[-1] + self.module.output_bytes
+        """By anchors, output and perhaps a graph, while the module is alive."""
+        graph = self.parts[-1].graph if self.keeps_last else 0
+        return self._held[-1] + self.module.output_bytes + graph
 
     @cached_property
     def carry(self) -> int:
@@ -195,14 +206,10 @@ class Stretches:
         return Stretches.at(self.module, self.bypass, self.anchors)
 
     @property
-    def work_without_graph(self) -> int:
-        """What a backward takes for which all is recomputed."""
-        return self._work(self.parts) + self.work_again
-
-    @property
-    def work_in_all(self) -> int:
-        """What a backward takes for which the graph of the last stretch was kept."""
-        return self._work(self.parts[:-1]) + self.work_again
+    def work(self) -> int:
+        """What a backward takes besides its own."""
+        parts = self.parts[:-1] if self.keeps_last else self.parts
+        return self._work(parts) + self.work_again
 
     def _work(self, parts: Sequence[Stretch]) -> int:
         """What running stretches once more takes."""
@@ -239,10 +246,15 @@ class Stretches:
     def _sizes(self, *, is_last: bool) -> list[int]:
         """At the worst time of a backward through each stretch."""
         held = self._held if is_last else self._held[-1:] * len(self.parts)
-        return [
+        sizes = [
             self.module.output_bytes + there + part.worst.size
             for there, part in zip(held, self._parts(is_last=is_last), strict=True)
         ]
+        if self.keeps_last and not is_last:  # the graph stays for the last
+            graph = self.parts[-1].graph
+            sizes[:-1] = [size + graph for size in sizes[:-1]]
+            sizes[-1] += graph - self.parts[-1].worst.there
+        return sizes
 
     def _parts(self, *, is_last: bool) -> tuple[Stretch, ...]:
         """The stretches: the gradient of the module's own input is not needed in the last."""

@@ -203,15 +203,13 @@ class _Search:
             for way in ways:
                 with contextlib.suppress(*refused):
                     tried.extend(self._until_it_fits(strategy.with_settings(recompute=way)))
-            quickest = _quickest(choice for choice in tried if choice.fits)
-            if quickest is not None:
-                return [*tried, *self._with_room(quickest)]
-        return tried
+            if any(choice.fits for choice in tried):
+                break
+        by_blocks = [c for c in tried if c.fits and c.strategy.settings.recompute == "blocks"]
+        return tried + [more for choice in by_blocks for more in self._with_room(choice)]
 
     def _with_room(self, choice: Choice) -> list[Choice]:
         """What fits recomputed by blocks, with as much of the budget used as spares arithmetic."""
-        if choice.strategy.settings.recompute != "blocks":
-            return []
         used, over = [(1.0, choice.peak)], None
         found: list[Choice] = []
         factor = 2.0
