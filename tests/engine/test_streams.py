@@ -78,11 +78,13 @@ WAYS = st.fixed_dictionaries(
         "auxiliary_pool": st.sampled_from([1, 2]),
         "auxiliary_width": st.sampled_from([None, 3]),
         "recompute": st.sampled_from(["never", "once", "blocks"]),
+        "recompute_budget": st.sampled_from([1, 1.3, 2, 9]),
     }
 ).filter(
     lambda way: (
         (way["independent"] or way["cascade"] != 1)
         and (way["method"] != "man" or way["auxiliary_width"] is None)  # refused
+        and (way["recompute"] == "blocks" or way["recompute_budget"] == 1)
     )
 )
 
@@ -90,6 +92,7 @@ WAYS = st.fixed_dictionaries(
 @settings(max_examples=12, deadline=None)
 @given(streams=st.integers(2, 6), way=WAYS)
 @example(2, {"method": "dgl", "cascade": DEEP, "independent": False, "recompute": "blocks"})
+@example(2, {"cascade": DEEP, "recompute": "blocks", "recompute_budget": 1.5})
 @example(3, {"method": "dgl", "cascade": 5, "beside": True})
 def test_what_a_stream_reads_is_there_and_stays(streams: int, way: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch, simulated(patch) as races:

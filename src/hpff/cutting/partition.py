@@ -57,6 +57,7 @@ class InnerPoint:
         saved: bytes that the local module saves for its backward up to here, on the example.
         forks: whether several operations read it, so that its gradient is a sum.
         spared: work that no backward needs again if the tensor is kept.
+        work: of the local module's forward up to here.
     """
 
     operation: OperationKey
@@ -65,6 +66,7 @@ class InnerPoint:
     saved: int
     forks: bool = False
     spared: int = 0
+    work: int = 0
 
 
 @dataclass(frozen=True)
@@ -383,6 +385,7 @@ def _inner_points(
 ) -> tuple[InnerPoint, ...]:
     """The points from one cut to the next."""
     saved_before = before.saved if before else 0
+    work = dict(zip(keys, accumulate(seen.work[time - 1] for time in keys), strict=True))
     return tuple(
         InnerPoint(
             operation=keys[point.time],
@@ -391,6 +394,7 @@ def _inner_points(
             saved=point.saved - saved_before,
             forks=point.forks,
             spared=point.spared,
+            work=work[point.time],
         )
         for point in seen.points
         if point.time in keys and not (cut and point.time == cut.written)

@@ -80,7 +80,9 @@ def _kept(ways: Sequence[Stretches], j: int, peaks: StepPeaks, limit: int) -> Ke
     if way.keeps_last:
         start = way.anchors[-1].operation if way.anchors else START
         return Kept(way.anchors, start, way.makers_again, waits=not peaks.is_at_once(j))
-    return Kept(way.anchors, _graph_that_fits(ways, j, peaks, limit), way.makers_again)
+    place = _graph_that_fits(ways, j, peaks, limit)
+    starts = [START, *(anchor.operation for anchor in way.anchors)]
+    return Kept(way.anchors, None if place is None else starts[place], way.makers_again)
 
 
 def _with_room(
@@ -98,9 +100,9 @@ def _with_room(
         backwards = sum(moment.through == j for moment in peaks.moments)
         if backwards:
             heads = [found[j], *options[j][:: max(1, len(options[j]) // _HEADS)], options[j][-1]]
-            least = float(found[j].work)
-            if _graph_that_fits(found, j, peaks, limit) == START:  # one backward runs none of it
-                least -= (found[j].work - found[j].work_again) / backwards
+            place = _graph_that_fits(found, j, peaks, limit)
+            spared = 0 if place is None else found[j].work_from(place)  # in one of the backwards
+            least = found[j].work - spared / backwards
             found[j] = with_room(heads, peaks.room(found, j, limit), least) or found[j]
     for j, way in enumerate(found):
         found[j] = way if way.keeps_last else way.all_waiting()
@@ -175,18 +177,15 @@ def _leaner(ways: Sequence[Stretches], peaks: StepPeaks) -> list[Stretches]:
     return next(each for peak, each in found if peak <= least * (1 + _WORTH))
 
 
-def _graph_that_fits(
-    ways: Sequence[Stretches], j: int, peaks: StepPeaks, limit: int
-) -> OperationKey | None:
-    """After what module j (from 0) keeps everything for a backward that comes at once."""
+def _graph_that_fits(ways: Sequence[Stretches], j: int, peaks: StepPeaks, limit: int) -> int | None:
+    """From which stretch on module j (from 0) keeps all for a backward that comes at once."""
     first = next((m for m in peaks.moments if m.is_first and m.through == j), None)
     if first is None:
         return None
     way = ways[j]
     losses, beside = peaks.at_losses(ways)[j], peaks.beside(ways, first)
-    starts = [START, *(anchor.operation for anchor in way.anchors)]
-    for place, (start, graph) in enumerate(zip(starts, way.graphs, strict=True)):
+    for place, graph in enumerate(way.graphs):
         in_backward = beside + way.with_graph(place, is_last=first.is_last)
         if max(losses + graph, in_backward) <= limit:
-            return start
+            return place
     return None

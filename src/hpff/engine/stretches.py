@@ -208,12 +208,13 @@ class Stretches:
     @property
     def work(self) -> int:
         """What a backward takes besides its own."""
-        parts = self.parts[:-1] if self.keeps_last else self.parts
-        return self._work(parts) + self.work_again
+        spared = self.work_from(len(self.parts) - 1) if self.keeps_last else 0
+        return self.work_from(0) + self.work_again - spared
 
-    def _work(self, parts: Sequence[Stretch]) -> int:
-        """What running stretches once more takes."""
-        return sum(self.module.saves[place].work for part in parts for place in part.places)
+    def work_from(self, first: int) -> int:
+        """What running the stretches from one on once more takes."""
+        before = self.anchors[first - 1].work if first else 0
+        return self.module.work - before - sum(anchor.spared for anchor in self.anchors[first:])
 
     def leaner(self, *, is_last: bool, by: int = 1) -> Stretches | None:
         """The same with more values made again, the best of those there at the worst time.
