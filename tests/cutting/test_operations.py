@@ -108,6 +108,9 @@ def test_what_leads_to_a_kept_tensor_alone_is_spared(rectified: bool) -> None:
     end = "aten.relu.default" if rectified else "aten.add.Tensor"
     spared = [point.spared for point in points if point.operation.name == end]
     assert spared == [last_layer + rest, last_layer + rest]
+    first_layer, branch = 2 * 5 * 8 * 8 + written, 2 * (2 * 5 * 32 * 8) + (4 + 4 + 1) * written
+    works = [point.work for point in points if point.operation.name == end]
+    assert works == [first_layer + branch + rest, first_layer + 2 * (branch + rest)]
 
 
 def test_what_a_saved_tensor_is_made_of_and_the_work_that_takes() -> None:

@@ -219,6 +219,31 @@ def test_a_graph_holds_what_is_saved_beside_anchors_and_output() -> None:
     assert leaner.graphs == [20, 0]
 
 
+def test_stretches_run_again_but_for_what_leads_to_anchors_alone() -> None:
+    """By hand: 2 of the first stretch's 10, 3 of the second's 15."""
+    inner = module(1, [(25, 5), (30, 6), (37, 7)])
+    first, second = inner.inner
+    points = replace(first, work=10, spared=2), replace(second, work=25, spared=3)
+    ways = Stretches.at(replace(inner, work=40), 0, points)
+    assert [ways.work_from(place) for place in range(3)] == [8 + 12 + 15, 12 + 15, 15]
+    assert ways.work == 8 + 12 + 15
+    assert replace(ways, keeps_last=True).work == 8 + 12
+
+
+def test_in_a_carry_a_graph_that_is_kept_stays() -> None:
+    """By hand: output, anchor and 50 of the last stretch, beside three times what goes."""
+    whole = replace(
+        module(1, [(25, 5), (57, 7)]),
+        saves=(Save(20, key(3)), Save(5, key(1)), Save(30, key(4)), Save(20, key(5)), Save(7)),
+        maker=key(2),
+    )
+    ways = replace(Stretches.at(whole, 0, whole.inner), keeps_last=True)
+    assert ways.kept == 7 + 5 + (30 + 20 + 7)
+    assert ways.carry == 7 + 5 + (30 + 20 + 7) + 3 * 30
+    assert replace(ways, keeps_last=False).carry == 7 + 5 + 30 + 3 * 20
+    assert ways.last == replace(ways, keeps_last=False).last
+
+
 def test_a_value_as_large_as_the_output_is_not_the_output() -> None:
     """A transformer's block ends with a sum, which is saved nowhere."""
     whole = replace(module(1, [(12, 7)]), saves=(Save(5, key(1)), Save(7, key(2))), maker=key(3))
