@@ -92,8 +92,8 @@ class LocalSettings:
             tensor, bit for bit the same: "once", "blocks" or "repeatedly", from more memory to
             less; see :mod:`hpff.engine.recomputation`. With backprop, which is one module,
             "once" is "never", and "blocks" takes the least. Not with compiled blocks.
-        recompute_budget: of "blocks": how many times the least memory of a step may be used, to
-            recompute less; parameters, their gradients and the optimizer's states are left out.
+        recompute_budget: of "blocks": about how many times the least memory of a step may be used,
+            to recompute less; parameters, gradients and the optimizer's states are left out.
         streams: on a CUDA device, how many streams take the modules' work in turns, so that a
             module's local work runs beside the forward of those after it: the same numbers in less
             time and more memory. It pays where kernels are small, and the step is recorded as a

@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
-from hpff import LocalLearner, LocalSettings, check_gradients, models
+from hpff import LocalSettings
 from hpff.cutting.partition import InnerPoint, LocalModule, OperationKey, Partition, Save
 from hpff.engine import anchors
 from hpff.engine.anchors import START, kept_inside
 from hpff.engine.reach import Reach
+from hpff.engine.room import Room, with_room
 from hpff.engine.step_peaks import StepPeaks
 from hpff.engine.stretches import Stretch, Stretches, stretches_of
 from hpff.features import Vectors
@@ -230,6 +230,24 @@ def test_stretches_run_again_but_for_what_leads_to_anchors_alone() -> None:
     assert replace(ways, keeps_last=True).work == 8 + 12
 
 
+def test_before_a_graph_that_is_kept_anchors_that_spare_work_are_worth_their_room() -> None:
+    """By hand: with both points as anchors 3 of the first stretch's 10 need not run again."""
+    inner = module(1, [(25, 5), (30, 6), (37, 7)])
+    first, second = inner.inner
+    points = replace(first, work=10, spared=3), replace(second, work=25, spared=2)
+    whole = replace(inner, inner=points, work=40)
+    few, many = (Stretches.at(whole, 0, anchors) for anchors in ((), points))
+    roomy = Room(last=10_000, carry=None, between=(7 + 5 + 6) + 37)
+    found = with_room([few, many], roomy, few.work)
+    assert found is not None
+    assert (found.anchors, found.work) == (points, (10 - 3) + (25 - 10 - 2))
+    tight = roomy._replace(between=roomy.between - 1)
+    assert with_room([few, many], tight, few.work) == replace(
+        Stretches.at(whole, 0, points[1:]), keeps_last=True
+    )
+    assert with_room([few, many], roomy._replace(between=0), few.work) is None
+
+
 def test_in_a_carry_a_graph_that_is_kept_stays() -> None:
     """By hand: output, anchor and 50 of the last stretch, beside three times what goes."""
     whole = replace(
@@ -356,39 +374,3 @@ def test_what_is_made_again_does_not_wait_for_the_backward_that_comes_at_once(
 
     first_stage_map = 64 * 16 * 32 * 32 * 4
     assert round((peak_with(0.2) - peak_with(0.5)) / first_stage_map, 3) == 1
-
-
-@pytest.mark.parametrize("method", ["dgl", "predsim", "infopro", "auglocal"])
-def test_narrow_networks_on_pooled_maps_train_by_the_same_rule(method: str) -> None:
-    torch.manual_seed(0)
-    images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
-    learner = LocalLearner(
-        models.create("resnet20", width=8).double(),
-        modules=4,
-        example=images[:2],
-        num_classes=10,
-        method=method,
-        auxiliary_width=12,
-        auxiliary_pool=2,
-    )
-    assert not check_gradients(learner, images, torch.arange(4))
-    seen = [context.features[0] for context in learner.auxiliary_networks.contexts.values()]
-    assert max(seen) == 12
-
-
-def test_a_narrow_network_does_not_grow_with_its_features() -> None:
-    def parameters(width: int | None) -> int:
-        model = nn.Sequential(nn.Conv2d(3, 512, 3, padding=1), nn.ReLU(), nn.Flatten())
-        model.append(nn.Linear(512 * 64, 10))
-        learner = LocalLearner(
-            model,
-            modules=["1"],
-            example=torch.zeros(2, 3, 8, 8),
-            num_classes=10,
-            cascade=1,
-            auxiliary_width=width,
-        )
-        return sum(p.numel() for p in learner.independent_auxiliary.parameters())
-
-    assert parameters(None) > 8_000_000
-    assert parameters(32) < 60_000

@@ -6,6 +6,7 @@ import copy
 import gc
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -228,6 +229,30 @@ def test_a_value_that_is_written_over_afterwards_is_made_again(recompute: Recomp
     with tape.backward(last=True):
         (gradient,) = torch.autograd.grad(loss, weight)
     assert torch.equal(gradient, x.tanh())
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d(6),
+        nn.BatchNorm2d(6, affine=False),
+        nn.BatchNorm2d(6, momentum=None),
+        nn.BatchNorm2d(6, track_running_stats=False),
+        nn.BatchNorm2d(6).eval(),
+    ],
+    ids=["usual", "no weights", "cumulative", "no statistics", "frozen"],
+)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_batch_norm_runs_again_as_it_ran(norm: nn.BatchNorm2d, bf16: bool) -> None:
+    def build() -> nn.Module:
+        blocks = [
+            nn.Sequential(nn.Conv2d(3 if not i else 6, 6, 3, padding=1), deepcopy(norm), nn.ReLU())
+            for i in range(5)
+        ]
+        return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(6 * 64, 10))
+
+    assert_recomputed_is_exact(build, (4, 3, 8, 8), modules=3, bf16=bf16)
+    assert_recomputed_is_exact(build, (4, 3, 8, 8), modules=1, method="bp", bf16=bf16)
 
 
 @pytest.mark.parametrize("recompute", ["blocks", "once", "repeatedly"])

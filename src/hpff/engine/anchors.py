@@ -4,13 +4,15 @@ For one module that is gradient checkpointing (Chen et al., "Training Deep Nets 
 Memory Cost", 2016), here for unequal blocks. Where a module's first backward comes right after its
 forward, the graph of its last stretches is not let go of as long as that raises no peak: it need
 not run again. Where backwards take the most, large values that are cheap to make do not
-wait for their use, but are made again, as long as that takes little work.
+wait for their use, but are made again, as long as that takes little work. Where a step may take
+more than the least, graphs stay to a module's last backward: see :mod:`hpff.engine.room`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hpff.cutting.partition import InnerPoint, OperationKey, Partition
 from hpff.engine.reach import Reach
@@ -35,8 +37,8 @@ class Kept:
 
     Attributes:
         anchors: after which operations it keeps what they give until its last backward.
-        graph_after: after which of these operations it keeps everything until its next backward;
-            ``START`` for all of it, None for nothing.
+        graph_after: after which of these operations it keeps everything, but what is made again,
+            until its next backward; ``START`` for all of it, None for nothing.
         made_again: no result of these operations waits in a backward for its use: it is made
             again when its turn comes.
         waits: whether what it keeps until its next backward stays until its last.
@@ -68,21 +70,49 @@ def kept_inside(
     ]
     starts = [*(_chosen(leanest, peaks, size) for size in _FIRST_SIZES), _fewest(leanest)]
     ways = min((_leaner(start, peaks) for start in starts), key=peaks.peak)
-    limit = int(budget * peaks.peak(ways))
+    least = peaks.peak(ways)
+    plans = [_Plan.of(ways, peaks, least)]
     if budget > 1:
-        ways = _with_room(ways, peaks, limit, leanest)
-    return tuple(_kept(ways, j, peaks, limit) for j in range(len(cut)))
+        limit = int(budget * least)
+        plans.append(_Plan.of(_with_room(ways, peaks, limit, leanest), peaks, limit))
+    return min(plans, key=lambda plan: plan.work).kept
 
 
-def _kept(ways: Sequence[Stretches], j: int, peaks: StepPeaks, limit: int) -> Kept:
-    """What module j (from 0) keeps, where a step may take so much."""
-    way = ways[j]
-    if way.keeps_last:
-        start = way.anchors[-1].operation if way.anchors else START
-        return Kept(way.anchors, start, way.makers_again, waits=not peaks.is_at_once(j))
-    place = _graph_that_fits(ways, j, peaks, limit)
+class _Plan(NamedTuple):
+    """What modules keep, and what a step then takes besides the backwards' own work."""
+
+    kept: tuple[Kept, ...]
+    work: int
+
+    @classmethod
+    def of(cls, ways: Sequence[Stretches], peaks: StepPeaks, limit: int) -> _Plan:
+        """With graphs for backwards that come at once, where a step may take so much."""
+        places = [_graph_that_fits(ways, j, peaks, limit) for j in range(len(ways))]
+        kept = (
+            _kept(way, place, waits=not peaks.is_at_once(j))
+            for j, (way, place) in enumerate(zip(ways, places, strict=True))
+        )
+        work = sum(ways[moment.through].work for moment in peaks.moments)
+        return cls(tuple(kept), work - sum(map(_spared, ways, places)))
+
+
+def _kept(way: Stretches, place: int | None, *, waits: bool) -> Kept:
+    """What a module keeps.
+
+    Args:
+        way: it is cut.
+        place: of the first stretch whose graph is kept for a backward that comes at once.
+        waits: whether graphs that stay to the end wait for other modules.
+    """
     starts = [START, *(anchor.operation for anchor in way.anchors)]
+    if way.keeps_last:
+        return Kept(way.anchors, starts[-1], way.makers_again, waits)
     return Kept(way.anchors, None if place is None else starts[place], way.makers_again)
+
+
+def _spared(way: Stretches, place: int | None) -> int:
+    """Work that a backward which comes at once does not need."""
+    return 0 if place is None or way.keeps_last else way.work_from(place)
 
 
 def _with_room(
@@ -100,8 +130,7 @@ def _with_room(
         backwards = sum(moment.through == j for moment in peaks.moments)
         if backwards:
             heads = [found[j], *options[j][:: max(1, len(options[j]) // _HEADS)], options[j][-1]]
-            place = _graph_that_fits(found, j, peaks, limit)
-            spared = 0 if place is None else found[j].work_from(place)  # in one of the backwards
+            spared = _spared(found[j], _graph_that_fits(found, j, peaks, limit))
             least = found[j].work - spared / backwards
             found[j] = with_room(heads, peaks.room(found, j, limit), least) or found[j]
     for j, way in enumerate(found):

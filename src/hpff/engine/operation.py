@@ -83,8 +83,11 @@ class Operation:
             View, lambda view: view.of(given[view.value]), (self.arguments, self.keywords)
         )
         traits = traits_of(self.function)
-        if traits.moves_statistics and arguments[5]:  # in training it gives the same without them
-            arguments = (*arguments[:3], None, None, *arguments[5:])
+        if traits.moves_statistics and arguments[5]:
+            # In training they change nothing but types, which weights have, too.
+            left_out = arguments[1] is not None
+            moved = (None if left_out or each is None else each.clone() for each in arguments[3:5])
+            arguments = (*arguments[:3], *moved, *arguments[5:])
         with random_as(self.random), torch.set_grad_enabled(traits.for_gradients):
             leaves = leaves_of(self.function(*arguments, **keywords))
         whole |= {value: whole_of(leaves[place]) for place, value in self.makes.items()}

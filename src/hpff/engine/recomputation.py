@@ -157,6 +157,8 @@ class Tape(TorchDispatchMode):
             yield
         finally:
             self._demand = _Demand()
+            if last:
+                self._waiting.clear()
 
     def rest(self) -> None:
         """No backward comes for a while: let go of what can be recomputed, and is not to wait."""

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from hpff.engine.stretches import Stretches
+from hpff.cutting.partition import InnerPoint
+from hpff.engine.stretches import Stretches, some_points
 
 
 class Room(NamedTuple):
@@ -39,21 +40,26 @@ def with_room(ways: Sequence[Stretches], room: Room, least: float) -> Stretches 
         least: work.
     """
     best = None
-    for begun in _beginnings(ways):
-        found = _made_to_fit(begun, room, least)
+    for head, begins in _beginnings(ways):
+        before = 0 if begins is None else begins.work - sum(a.spared for a in (*head, begins))
+        if before >= least:
+            continue
+        anchors = head if begins is None else (*head, begins)
+        way = replace(Stretches.at(ways[0].module, ways[0].bypass, anchors), keeps_last=True)
+        found = _made_to_fit(way, room, least)
         if found is not None:
             best, least = found, found.work
     return best
 
 
-def _beginnings(ways: Sequence[Stretches]) -> Iterator[Stretches]:
-    """With a last stretch from each point on, the longest first, where all values wait."""
-    module, bypass = ways[0].module, ways[0].bypass
-    yield replace(Stretches.at(module, bypass, ()), keeps_last=True)
-    for point in module.inner:
+def _beginnings(
+    ways: Sequence[Stretches],
+) -> Iterator[tuple[tuple[InnerPoint, ...], InnerPoint | None]]:
+    """Anchors, and the point after them from which on a graph is kept; the longest graph first."""
+    yield (), None
+    for point in some_points(ways[0].module):
         heads = (tuple(a for a in way.anchors if a.saved < point.saved) for way in ways)
-        for head in dict.fromkeys(heads):
-            yield replace(Stretches.at(module, bypass, (*head, point)), keeps_last=True)
+        yield from ((head, point) for head in dict.fromkeys(heads))
 
 
 def _made_to_fit(way: Stretches, room: Room, work: float) -> Stretches | None:

@@ -8,6 +8,7 @@ of what is there then: a ReLU's output of the BatchNorm's input, and that by a c
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -293,8 +294,13 @@ def _places(module: LocalModule, anchors: Sequence[InnerPoint]) -> Iterator[tupl
     ends: list[tuple[int, OperationKey | None]] = [(a.output_bytes, a.operation) for a in anchors]
     ends.append((module.output_bytes, module.maker))
     for (start, end), (output, maker) in zip(bounds, ends, strict=True):
-        places = [i for i in range(len(saves)) if start <= before[i] < end]
+        places = range(bisect_left(before, start), bisect_left(before, end, hi=len(saves)))
         yield tuple(i for i in places if maker is None or saves[i][:2] != (output, maker))
+
+
+def some_points(module: LocalModule) -> tuple[InnerPoint, ...]:
+    """Of a module's points as many as can be tried."""
+    return module.inner[:: len(module.inner) // _POINTS + 1]
 
 
 def stretches_of(module: LocalModule, bypass: int) -> list[Stretches]:
@@ -302,7 +308,7 @@ def stretches_of(module: LocalModule, bypass: int) -> list[Stretches]:
 
     They come in an order of their own, as of two that are equally good the first is chosen.
     """
-    points = module.inner[:: len(module.inner) // _POINTS + 1]
+    points = some_points(module)
     ends = [0, *(point.saved for point in points), module.saved]
     lengths = sorted({b - a for i, a in enumerate(ends) for b in ends[i + 1 :]})
     step = max(1, len(lengths) // _TRIALS)
