@@ -38,6 +38,7 @@ HERE = Path(__file__).parent
 _WAYS = ("eager", "graph", "compiled")
 DGL, HPFF = Strategy.of("dgl"), Strategy.of("dgl", 2, 2)
 LEAN = Strategy.of("dgl", 2, 2, recompute="blocks", **LIGHT)
+BY_BLOCKS = (RECOMPUTED, *(RECOMPUTED.with_settings(recompute_budget=each) for each in (2, 3)))
 ACCURATE = Strategy(LocalSettings(preset="accurate"))
 QUICK = (DGL, HPFF, ACCURATE.with_settings(recompute="never"))  # No recomputation.
 STREAMED = (
@@ -69,13 +70,13 @@ NETWORKS = {
     "resnet101": Network(
         Workload("resnet101", 4, balance="memory", image=(3, 224, 224), num_classes=1000),
         64,
-        (Strategy.of(), Strategy.of(segment=2), RECOMPUTED, *RENTED),
+        (Strategy.of(), Strategy.of(segment=2), *BY_BLOCKS, *RENTED),
         _WAYS[:2],
     ),
     "vit_b16": Network(
         Workload(partial(_vit), 12, image=(3, 224, 224), num_classes=1000),
         64,
-        (Strategy.of(), Strategy.of(segment=1), RECOMPUTED, *RENTED),
+        (Strategy.of(), Strategy.of(segment=1), *BY_BLOCKS, *RENTED),
         _WAYS[:2],
     ),
 }
