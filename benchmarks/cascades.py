@@ -26,7 +26,7 @@ from memory_tables import gib, peak, table, write
 from short_runs import error_of
 
 from hpff import models
-from hpff.cutting.partition import Partition
+from hpff.cutting.local_modules import Partition
 from hpff.engine.reach import within
 from hpff.memory import Strategy, Workload, plan
 from hpff.recipes import files as recipe_files

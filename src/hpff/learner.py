@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hpff.auxiliary.patches import PatchNorm
 from hpff.cutting.balance import Balance
-from hpff.cutting.partition import Partition, partition
+from hpff.cutting.local_modules import Partition
+from hpff.cutting.partition import partition
 from hpff.engine.anchors import Kept, kept_inside
 from hpff.engine.arguments import (
     check_classes,

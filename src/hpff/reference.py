@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from hpff.auxiliary import PatchAware
-from hpff.cutting.partition import LocalModule, Partition, partition
+from hpff.cutting.local_modules import LocalModule, Partition
+from hpff.cutting.partition import partition
 from hpff.cutting.trace import restored_state
 from hpff.engine.auxiliary_networks import PatchSizes, image_of, sides_of
 from hpff.engine.level_weights import Level

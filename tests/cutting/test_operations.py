@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from hpff import models
-from hpff.cutting.partition import InnerPoint, OperationKey, partition
+from hpff.cutting.local_modules import InnerPoint, OperationKey
+from hpff.cutting.partition import partition
 from hpff.cutting.trace import trace
 from hpff.torch_support.fake_tensors import FakeTensors, fake_model
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpff import LocalSettings
-from hpff.cutting.partition import InnerPoint, LocalModule, OperationKey, Partition, Save
+from hpff.cutting.local_modules import InnerPoint, LocalModule, OperationKey, Partition, Save
 from hpff.engine import anchors
 from hpff.engine.anchors import START, kept_inside
 from hpff.engine.reach import Reach

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpff import LocalLearner, check_gradients, models
-from hpff.cutting.partition import InnerPoint, OperationKey
+from hpff.cutting.local_modules import InnerPoint, OperationKey
 from hpff.engine.anchors import Kept
 from hpff.engine.phase import Phase
 from hpff.engine.recomputation import FreedTensors, Recompute, Tape

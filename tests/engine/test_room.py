@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpff import LocalLearner, LocalSettings, check_gradients, models
-from hpff.cutting.partition import LocalModule, partition
+from hpff.cutting.local_modules import LocalModule
+from hpff.cutting.partition import partition
 from hpff.engine.room import Room, with_room
 from hpff.engine.stretches import Stretches, stretches_of
 from hpff.errors import UserError

@@ -9,7 +9,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hpff import models
-from hpff.cutting.partition import Partition, partition
+from hpff.cutting.local_modules import Partition
+from hpff.cutting.partition import partition
 from hpff.errors import UserError
 from hpff.memory import Workload
 

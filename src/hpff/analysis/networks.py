@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from hpff.cutting.partition import LocalModule, Partition, partition
+from hpff.cutting.local_modules import LocalModule, Partition
+from hpff.cutting.partition import partition
 from hpff.engine.auxiliary_networks import image_of, sides_of
 from hpff.errors import UserError
 from hpff.features import FeatureKind, Finder, Vectors, mask_of

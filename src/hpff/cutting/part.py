@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from hpff.cutting.partition import Partition
+from hpff.cutting.local_modules import Partition
 from hpff.cutting.trace import undisturbed
 from hpff.errors import UserError
 from hpff.torch_support.model_io import call_model, logits_of, mapped, replaced, tensor_at

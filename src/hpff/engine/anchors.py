@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hpff.cutting.partition import InnerPoint, OperationKey, Partition
+from hpff.cutting.local_modules import InnerPoint, OperationKey, Partition
 from hpff.engine.reach import Reach
 from hpff.engine.room import with_room
 from hpff.engine.step_peaks import StepPeaks

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from hpff.cutting.partition import Partition
+from hpff.cutting.local_modules import Partition
 from hpff.cutting.trace import is_compiled
 from hpff.engine.auxiliary_networks import AuxiliaryNetworks
 from hpff.errors import UserError, shown

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hpff.auxiliary import PatchFusion, narrowed
 from hpff.auxiliary.patches import PatchNorm, graph_bytes, overwrites_inputs
-from hpff.cutting.partition import LocalModule, Partition
+from hpff.cutting.local_modules import LocalModule, Partition
 from hpff.cutting.trace import restored_state
 from hpff.engine.auxiliary_networks import (
     AuxiliaryNetworks,

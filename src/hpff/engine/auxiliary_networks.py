@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hpff.auxiliary import PatchFusion, patches_in_force
 from hpff.auxiliary.pooling import average_blocks
-from hpff.cutting.partition import Partition
+from hpff.cutting.local_modules import Partition
 from hpff.engine.level_weights import Level, LevelWeights
 from hpff.features import FeatureKind
 from hpff.methods import AuxiliaryContext, Criterion, Method

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from hpff.cutting.partition import Partition
+from hpff.cutting.local_modules import Partition
 from hpff.engine.auxiliary_networks import AuxiliaryNetworks
 from hpff.engine.reach import Reach
 from hpff.errors import UserError

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpff.cutting.local_modules import LocalModule
 from hpff.cutting.part import Part, PartEnd
-from hpff.cutting.partition import LocalModule
 from hpff.engine.schedule import Step
 from hpff.engine.step import HookedStep
 from hpff.errors import UserError

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hpff.cutting.partition import OperationKey
+from hpff.cutting.local_modules import OperationKey
 from hpff.engine.anchors import START, Kept
 from hpff.engine.leaves import leaves_of, mapped, tensors_in
 from hpff.engine.operation import (

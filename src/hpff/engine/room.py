@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from hpff.cutting.partition import InnerPoint
+from hpff.cutting.local_modules import InnerPoint
 from hpff.engine.stretches import Stretches, some_points
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
-from hpff.cutting.partition import LocalModule
+from hpff.cutting.local_modules import LocalModule
 from hpff.cutting.trace import is_compiled
 from hpff.engine.anchors import Kept
 from hpff.engine.auxiliary_networks import AuxiliaryNetworks, image_of

@@ -17,7 +17,7 @@ from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
-from hpff.cutting.partition import InnerPoint, LocalModule, OperationKey, Save
+from hpff.cutting.local_modules import InnerPoint, LocalModule, OperationKey, Save
 
 _TRIALS = 48  # stretches of a module that are tried as its longest
 _POINTS = 128  # of a module that are tried at most

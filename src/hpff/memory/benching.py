@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpff.cutting.partition import Partition
+from hpff.cutting.local_modules import Partition
 from hpff.errors import UserError
 from hpff.memory.planning import BEST, default_strategies
 from hpff.memory.rehearsal import Stage, best_checkpointing, count

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hpff.cutting.partition import Partition, partition
+from hpff.cutting.local_modules import Partition
+from hpff.cutting.partition import partition
 from hpff.cutting.trace import restored_state
 from hpff.memory.counting import AllocationCounter
 from hpff.torch_support.model_io import call_model

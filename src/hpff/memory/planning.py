@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpff import methods as known_methods
-from hpff.cutting.partition import Partition
+from hpff.cutting.local_modules import Partition
 from hpff.engine.reach import Cascade
 from hpff.engine.recomputation import Recompute
 from hpff.errors import UserError

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hpff.cutting.balance import Balance
-from hpff.cutting.partition import Partition
+from hpff.cutting.local_modules import Partition
 from hpff.cutting.trace import Traces, traces_kept
 from hpff.engine.streams import streams_on
 from hpff.errors import UserError

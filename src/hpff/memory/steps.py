@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from hpff import methods, models
 from hpff.cutting.balance import Balance
-from hpff.cutting.partition import Partition, partition
+from hpff.cutting.local_modules import Partition
+from hpff.cutting.partition import partition
 from hpff.engine.phase import Phase
 from hpff.engine.reach import Cascade
 from hpff.errors import UserError, did_you_mean

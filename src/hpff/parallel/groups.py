@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hpff.cutting.balance import lightest
-from hpff.cutting.partition import Partition
+from hpff.cutting.local_modules import Partition
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
 from hpff.methods import Method, name_of

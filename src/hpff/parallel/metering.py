@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
-from hpff.cutting.partition import Partition
+from hpff.cutting.local_modules import Partition
 from hpff.engine.phase import Phase
 from hpff.engine.reach import Reach
 from hpff.learner import LocalLearner

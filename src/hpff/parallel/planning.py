@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpff.cutting.local_modules import Partition
 from hpff.cutting.part import Part, Parts, refused
-from hpff.cutting.partition import Partition
 from hpff.engine.reach import Reach
 from hpff.errors import UserError
 from hpff.learner import LocalLearner
