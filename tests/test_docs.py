@@ -123,6 +123,15 @@ def test_the_readme_is_a_screen_and_a_half() -> None:
     assert len(text_of(ROOT / "README.md").splitlines()) <= 100
 
 
+def test_every_page_is_in_the_navigation() -> None:
+    config = text_of(ROOT / "mkdocs.yml")
+    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")]
+    pages += [f"benchmarks/{page.name}" for page in ROOT.glob("benchmarks/*.md")]
+    pages.remove("benchmarks/README.md")  # index.md
+    missing = [page for page in pages if f"- {page}\n" not in config]
+    assert not missing, f"mkdocs.yml does not show {missing}"
+
+
 def test_nothing_of_the_site_comes_from_elsewhere() -> None:
     config = yaml.safe_load(text_of(ROOT / "mkdocs.yml"))
     assert config["theme"]["font"] is False

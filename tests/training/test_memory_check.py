@@ -110,6 +110,14 @@ def test_what_cannot_be_rehearsed_is_let_through(
         ),
         (
             {
+                "model": {"name": "resnet20", "width": 65536},
+                "recompute": "blocks",
+                "recompute_budget": 3,
+            },
+            "recompute_budget=1, more modules, recompute=repeatedly or precision=bf16",
+        ),
+        (
+            {
                 "method": {"name": "infopro", "head": "2c3f", "hidden": 65536, "widen": 100},
                 "recompute": "repeatedly",
                 "precision": "bf16",

@@ -125,6 +125,8 @@ def _numbers(value: object) -> Iterator[float]:
 def _advice(recipe: Recipe) -> str:
     """What to lower, the easiest first."""
     lower = [f"a smaller batch_size ({recipe.batch_size})", "a smaller image_size or model"]
+    if recipe.local.recompute_budget > 1:
+        lower.append("recompute_budget=1")
     if recipe.local.is_backprop:
         if recipe.local.recompute != "blocks" and not recipe.compile:
             lower.append("recompute=blocks")
