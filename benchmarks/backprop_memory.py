@@ -47,9 +47,7 @@ def main() -> None:
     given = parser.parse_args()
     lines = []
     for name in given.networks.split(","):
-        workload, batch = Workload(name), 1024
-        if name in LARGE:
-            workload, batch = Workload(name, image=(3, 224, 224), num_classes=1000), 128
+        workload, batch = workload_of(name)
         cells = (_cells(replace(workload, precision=precision), batch) for precision in PRECISIONS)
         lines.append((name, *(cell for each in cells for cell in each)))
         print(*lines[-1], sep=" | ", flush=True)
@@ -57,6 +55,13 @@ def main() -> None:
     print(made)
     if given.write:
         write(__file__, __doc__, made)
+
+
+def workload_of(name: str) -> tuple[Workload, int]:
+    """A network's workload, and its batch."""
+    if name in LARGE:
+        return Workload(name, image=(3, 224, 224), num_classes=1000), 128
+    return Workload(name), 1024
 
 
 def _cells(workload: Workload, batch: int) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
-from backprop_memory import LARGE
+from backprop_memory import LARGE, workload_of
 from matplotlib.figure import Figure
 from memory_tables import gib, table, write
 from torch import Tensor
@@ -126,9 +126,7 @@ def main() -> None:
     given = parser.parse_args()
     curves = []
     for name in given.networks.split(","):
-        workload, batch = Workload(name), 1024
-        if name in LARGE:
-            workload, batch = Workload(name, image=(3, 224, 224), num_classes=1000), 128
+        workload, batch = workload_of(name)
         curves.append(_curve(name, Stage(workload), batch))
         print(*curves[-1].cells(), sep=" | ", flush=True)
     made = table(HEADER, (curve.cells() for curve in curves))

@@ -314,6 +314,21 @@ def test_a_module_that_waits_for_another_cascade_begins_from_the_output_of_one_t
     assert peaks.beside(ways, through_first) == 7 + 8, "what the third begins from; its output"
 
 
+def test_the_room_of_a_module_is_what_all_times_leave_at_which_it_is_there() -> None:
+    """By hand, of 100: outputs of 6, 7 and 8, and 30 while a backward goes through a module."""
+    cut = Partition(tuple(module(j, [(10, 5 + j)]) for j in (1, 2, 3)))
+    ways = [Stretches.at(each, 0, ()) for each in cut]
+    whole = StepPeaks(cut, Reach((1, 1, 3)), lambda _: 0)
+    while_the_third_runs = 6 + 7 + (8 + 30)
+    assert whole.room(ways, 0, 100) == Room(100, None, 100 - while_the_third_runs + 6)
+    assert whole.room(ways, 1, 100) == Room(100 - 6, None, 100 - while_the_third_runs + 7)
+    assert [whole.is_at_once(j) for j in range(3)] == [False, False, True]
+    sliding = StepPeaks(cut, Reach((1, 2, 2)), lambda _: 0)
+    between = 100 - (6 + 7 + (8 + 30)) + 7  # as it begins from the first one's output
+    assert sliding.room(ways, 1, 100) == Room(100 - 6, 100 - 6, between)
+    assert not any(sliding.is_at_once(j) for j in range(2))
+
+
 def test_nothing_is_made_again_where_losses_take_more_anyway() -> None:
     wide = Save(90, key(1), work=1), Save(100, key(2), work=10)
     assert made_again(*wide, *REST)

@@ -128,11 +128,10 @@ def _with_room(
     found = list(ways)
     for j in reversed(range(len(found))):
         backwards = sum(moment.through == j for moment in peaks.moments)
-        if backwards:
-            heads = [found[j], *options[j][:: max(1, len(options[j]) // _HEADS)], options[j][-1]]
-            spared = _spared(found[j], _graph_that_fits(found, j, peaks, limit))
-            least = found[j].work - spared / backwards
-            found[j] = with_room(heads, peaks.room(found, j, limit), least) or found[j]
+        spared = _spared(found[j], _graph_that_fits(found, j, peaks, limit))
+        least = found[j].work - spared / backwards
+        heads = [found[j], *options[j][:: max(1, len(options[j]) // _HEADS)], options[j][-1]]
+        found[j] = with_room(heads, peaks.room(found, j, limit), least) or found[j]
     for j, way in enumerate(found):
         found[j] = way if way.keeps_last else way.all_waiting()
         if peaks.peak(found) > limit:

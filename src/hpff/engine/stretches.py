@@ -85,12 +85,14 @@ class Stretch:
         return sum(self._work_of(place) for place in self.made_again)
 
     def leaner(self, by: int = 1, before: int | None = None) -> Stretch | None:
-        """The same with more values made again, of those there at the worst time the best.
+        """The same with more values made again, those first that give most bytes for work.
+
+        None where none is left.
 
         Args:
-            by: bytes that they need not exceed by more than one value; a part of it may be made
-                again, as values that are made of each other are not at once.
-            before: of all up to this place, in place of those there at the worst time.
+            by: no more than it takes to come to so many bytes; perhaps fewer, as of two of which
+                one is made of the other only one goes at a time.
+            before: the place up to which values may go; by default those there at the worst time.
         """
         before = self.worst.place if before is None else before
         least = max((self.saves[place].size for place in self.places), default=0) / _SMALL
@@ -222,7 +224,7 @@ class Stretches:
 
         Args:
             is_last: of the module's last backward; otherwise of one before.
-            by: bytes, as for a stretch.
+            by: how many bytes of them, as for a stretch.
         """
         sizes = self._sizes(is_last=is_last)
         worst = sizes.index(max(sizes))
