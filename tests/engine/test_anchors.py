@@ -248,17 +248,17 @@ def test_before_a_graph_that_is_kept_anchors_that_spare_work_are_worth_their_roo
     assert with_room([few, many], roomy._replace(between=0), few.work) is None
 
 
-def test_in_a_carry_a_graph_that_is_kept_stays() -> None:
-    """By hand: output, anchor and 50 of the last stretch, beside three times what goes."""
+@pytest.mark.parametrize(("first", "carry"), [(20, 57 + 3 * 30), (50, 57 + 3 * 50)])
+def test_in_a_carry_a_graph_that_is_kept_stays(first: int, carry: int) -> None:
+    """By hand: output, anchor and all 57 of the last stretch, beside three times what goes."""
     whole = replace(
-        module(1, [(25, 5), (57, 7)]),
-        saves=(Save(20, key(3)), Save(5, key(1)), Save(30, key(4)), Save(20, key(5)), Save(7)),
+        module(1, [(first + 5, 5), (57, 7)]),
+        saves=(Save(first, key(3)), Save(5, key(1)), Save(20, key(4)), Save(30, key(5)), Save(7)),
         maker=key(2),
     )
     ways = replace(Stretches.at(whole, 0, whole.inner), keeps_last=True)
-    assert ways.kept == 7 + 5 + (30 + 20 + 7)
-    assert ways.carry == 7 + 5 + (30 + 20 + 7) + 3 * 30
-    assert replace(ways, keeps_last=False).carry == 7 + 5 + 30 + 3 * 20
+    assert ways.kept == 7 + 5 + 57
+    assert ways.carry == 7 + 5 + carry
     assert ways.last == replace(ways, keeps_last=False).last
 
 
