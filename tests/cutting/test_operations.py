@@ -201,3 +201,41 @@ def test_what_a_value_is_made_of_lies_in_its_own_module() -> None:
     first, second = partition(model, ["0"], torch.zeros(3, 4))
     assert [save.made_of for save in first.saves] == [()]
     assert [save.made_of for save in second.saves] == [(), (0,)]
+
+
+def coming(*layers: nn.Module, width: int = 8) -> list[tuple[int, int]]:
+    """Of each value of two examples of 5 tokens: numbers of an example, and of what comes to it."""
+    seen = trace(nn.Sequential(*layers, nn.Linear(width, 3)), torch.randn(2, 5, 8))
+    return [(save.size // 40, save.coming // 40) for save in seen.saves]
+
+
+def test_the_gradient_of_a_narrow_output_comes_to_a_wide_layers_input() -> None:
+    """GELU keeps what it reads, so that its output is the second layer's alone."""
+    assert coming(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8)) == [(32, 32), (32, 8), (8, 3)]
+
+
+def test_an_output_that_its_own_operation_may_keep_sees_the_gradient_of_its_own_size() -> None:
+    layers = nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)
+    assert coming(*layers) == [(32, 32), (8, 3)]
+    in_place = nn.Linear(8, 32), nn.ReLU(inplace=True), nn.Linear(32, 8)
+    assert coming(*in_place) == [(32, 32), (8, 3)]
+
+
+def test_the_gradient_of_a_wide_output_comes_to_a_narrow_layers_input() -> None:
+    narrow, wide, *_ = coming(nn.Linear(8, 4), nn.GELU(), nn.Linear(4, 32), width=32)
+    assert (narrow, wide) == ((4, 4), (4, 32))
+
+
+class Attention(nn.Module):
+    """Of one head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = x[:, None].chunk(3, dim=-1)
+        return nn.functional.scaled_dot_product_attention(q, k, v)[:, 0]
+
+
+def test_attentions_own_result_is_there_beside_the_gradient_that_comes_to_it() -> None:
+    """The sums of its rows, one number each, are there twice as well."""
+    operands, sums, result, *_ = coming(nn.Linear(8, 24), Attention())
+    assert operands == (24, 2 * (8 + 1))
+    assert (sums, result) == ((1, 0), (8, 3))

@@ -43,30 +43,30 @@ def test_what_is_chosen_fits_and_works_no_more_than_recomputing_all(
     name: str, in_backward: float, in_carry: float, between: float, *, is_carried: bool
 ) -> None:
     module = whole(name)
-    all_kept = replace(Stretches.at(module, 0, ()), keeps_last=True)
+    all_kept = replace(Stretches.whole(module, 0), keeps_last=True)
     room = Room(
         last=int(in_backward * all_kept.last),
         carry=int(in_carry * all_kept.carry) if is_carried else None,
         between=int(between * all_kept.kept),
     )
-    ways = stretches_of(module, 0)[::4]
-    found = with_room(ways, room, ways[0].work)
+    least = stretches_of(module, 0)[0]
+    found = with_room(least, room, least.work)
     if found is None:
         return
     assert found.last <= room.last
     assert room.carry is None or found.carry <= room.carry
     assert found.kept <= room.between
-    assert found.work < ways[0].work
+    assert found.work < least.work
     if min(in_backward, between, in_carry if is_carried else 1) >= 1:
         assert (found.anchors, found.work) == ((), 0)
 
 
 def test_more_room_is_never_more_work() -> None:
     module = whole("resnet20")
-    ways = stretches_of(module, 0)[::4]
-    rooms = [int(part * Stretches.at(module, 0, ()).last) for part in (0.35, 0.4, 0.6, 0.8, 1)]
+    least = stretches_of(module, 0)[0]
+    rooms = [int(part * Stretches.whole(module, 0).last) for part in (0.35, 0.4, 0.6, 0.8, 1)]
     works = [
-        way.work for room in rooms if (way := with_room(ways, Room(room, None, room), ways[0].work))
+        way.work for room in rooms if (way := with_room(least, Room(room, None, room), least.work))
     ]
     assert len(works) == 5
     assert works == sorted(works, reverse=True)

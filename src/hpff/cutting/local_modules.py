@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple, overload
 
 import torch
@@ -27,12 +29,15 @@ class Save(NamedTuple):
         maker: the operation that made it; None where it was not made in the local module.
         made_of: the places of the tensors among the module's own that lead to it past no other.
         work: that leads from these to it.
+        coming: bytes that come in in a backward while it is there, and will not wait: of a
+            gradient, and of attention's own result.
     """
 
     size: int
     maker: OperationKey | None = None
     made_of: tuple[int, ...] = ()
     work: int = 0
+    coming: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,11 @@ class LocalModule:
     work: int = 0
     inner: tuple[InnerPoint, ...] = ()
     passing: tuple[tuple[str, Path], ...] = ()
+
+    @cached_property
+    def saved_before(self) -> list[int]:
+        """Bytes that its forward has saved before each of its saves, and at its end."""
+        return list(accumulate((save.size for save in self.saves), initial=0))
 
     @property
     def end(self) -> str:

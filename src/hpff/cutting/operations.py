@@ -28,6 +28,7 @@ _DEAR = {
     "_scaled_dot_product_efficient_attention",
     "_scaled_dot_product_cudnn_attention",
 }
+_ATTENTION = "_scaled_dot_product"
 
 
 def is_dear(function: Any) -> bool:
@@ -45,6 +46,8 @@ class Saved(NamedTuple):
         made: after how many operations it has its content; 0 where that was there before.
         made_of: the places of the saved tensors that lead to it past no other.
         work: that leads from these to it.
+        coming: bytes that come to the operations which may save it, in their backward: of a
+            gradient, and of attention's own result.
     """
 
     time: int
@@ -53,6 +56,7 @@ class Saved(NamedTuple):
     made: int = 0
     made_of: tuple[int, ...] = ()
     work: int = 0
+    coming: int = 0
 
 
 class Lifetime(NamedTuple):
@@ -95,6 +99,7 @@ class _Storage:
     leaf: int
     read: int = 0
     reads: int = 0
+    coming: int = 0
     writers: list[int] = field(default_factory=list)
 
 
@@ -166,14 +171,24 @@ class Operations(TorchDispatchMode):
         for save in saves:
             known = self._living.get(save.address)
             if known is None:
-                yield save
+                yield save._replace(coming=save.size)
                 continue
             operations, found = self._way_to(known, places)
+            own = 0 if self._has_what_it_read(known, places) else known.size
             yield save._replace(
                 made=known.written,
                 made_of=tuple(sorted(places[index] for index in found)),
                 work=sum(self._done[time - 1].work for time in operations),
+                coming=max(known.coming, own),
             )
+
+    def _has_what_it_read(self, made: _Storage, there: Container[int]) -> bool:
+        """Whether the operation that made it finds all that it read in some storages.
+
+        If not, it may need what it made instead in its backward, as does one in place.
+        """
+        reads = self._done[made.written - 1].reads
+        return made.index not in reads and all(index in there for index in reads)
 
     def _way_to(self, wanted: _Storage, there: Container[int]) -> tuple[set[int], set[int]]:
         """The times of the operations that lead from some storages to another, and which."""
@@ -212,10 +227,16 @@ class Operations(TorchDispatchMode):
                     reads.add(known.index)
         output = func(*args, **(kwargs or {}))
         changes = func._schema.is_mutable
-        written = 0
+        written = flowing = 0
         for place, leaf in enumerate(tree_leaves(output)):
             if _is_plain(leaf) and leaf.untyped_storage()._cdata not in self._apart:
-                written += self._follow(leaf, place, now, changes=changes)
+                size = self._follow(leaf, place, now, changes=changes)
+                written += size
+                flowing += size if leaf.is_floating_point() else 0
+        if func.overloadpacket.__name__.startswith(_ATTENTION):
+            flowing *= 2  # its result stays beside what it read
+        for index in reads:
+            self._all[index].coming = max(self._all[index].coming, flowing)
         work = arithmetic_of(func, args, kwargs or {}, output) + written * _WORK_OF_A_BYTE
         self._done[now - 1] = _Operation(tuple(reads), work)
         return output

@@ -220,6 +220,7 @@ def _saves(seen: Trace, start: int, end: int, keys: Mapping[int, OperationKey]) 
             keys.get(save.made),
             tuple(place - first for place in save.made_of if first <= place < last),
             save.work,
+            save.coming,
         )
         for save in seen.saves[first:last]
     )

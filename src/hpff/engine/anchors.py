@@ -23,7 +23,6 @@ from hpff.engine.stretches import Stretches, stretches_of
 _SWEEPS = 3
 _MADE_AGAIN = 0.25  # of a forward's work, at most
 _SEARCHED = 1000  # saves of a module, up to which making values again has a say in its anchors
-_HEADS = 6  # of a module's options that are tried before a graph that is kept
 _WORTH = 0.005  # of the peak, which making values again must take off it
 START = OperationKey("", 0)
 _Size = Callable[[Stretches], int]
@@ -70,11 +69,8 @@ def kept_inside(
     ]
     starts = [*(_chosen(leanest, peaks, size) for size in _FIRST_SIZES), _fewest(leanest)]
     ways = min((_leaner(start, peaks) for start in starts), key=peaks.peak)
-    least = peaks.peak(ways)
-    plans = [_Plan.of(ways, peaks, least)]
-    if budget > 1:
-        limit = int(budget * least)
-        plans.append(_Plan.of(_with_room(ways, peaks, limit, leanest), peaks, limit))
+    limit = int(budget * peaks.peak(ways))
+    plans = (_Plan.of(each, peaks, limit) for each in (ways, _with_room(ways, peaks, limit)))
     return min(plans, key=lambda plan: plan.work).kept
 
 
@@ -115,12 +111,7 @@ def _spared(way: Stretches, place: int | None) -> int:
     return 0 if place is None or way.keeps_last else way.work_from(place)
 
 
-def _with_room(
-    ways: Sequence[Stretches],
-    peaks: StepPeaks,
-    limit: int,
-    options: Sequence[Sequence[Stretches]],
-) -> list[Stretches]:
+def _with_room(ways: Sequence[Stretches], peaks: StepPeaks, limit: int) -> list[Stretches]:
     """The same with graphs that stay to the end, and fewer values made again, within a limit.
 
     Of a cascade the last modules come first, whose graphs wait the least.
@@ -130,8 +121,7 @@ def _with_room(
         backwards = sum(moment.through == j for moment in peaks.moments)
         spared = _spared(found[j], _graph_that_fits(found, j, peaks, limit))
         least = found[j].work - spared / backwards
-        heads = [found[j], *options[j][:: max(1, len(options[j]) // _HEADS)], options[j][-1]]
-        found[j] = with_room(heads, peaks.room(found, j, limit), least) or found[j]
+        found[j] = with_room(found[j], peaks.room(found, j, limit), least) or found[j]
     for j, way in enumerate(found):
         found[j] = way if way.keeps_last else way.all_waiting()
         if peaks.peak(found) > limit:

@@ -7,12 +7,14 @@ graph may begin earlier. Of all beginnings the one is taken that leads to the le
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from hpff.cutting.local_modules import InnerPoint
-from hpff.engine.stretches import Stretches, some_points
+from hpff.cutting.local_modules import InnerPoint, LocalModule
+from hpff.engine.stretches import Stretches, some_points, sparing_anchors
+
+_SEARCHED = 1000  # saves of a module, up to which a graph may begin at each of its points
 
 
 class Room(NamedTuple):
@@ -29,37 +31,41 @@ class Room(NamedTuple):
     between: int
 
 
-def with_room(ways: Sequence[Stretches], room: Room, least: float) -> Stretches | None:
+def with_room(way: Stretches, room: Room, least: float) -> Stretches | None:
     """A way to cut a module whose last stretch's graph is kept, with the least work.
 
     None where none fits that takes less than so much work in a backward.
 
     Args:
-        ways: whose anchors are tried before the last stretch.
+        way: to cut it, so far.
         room: for the module.
         least: work.
     """
     best = None
-    for head, begins in _beginnings(ways):
-        before = 0 if begins is None else begins.work - sum(a.spared for a in (*head, begins))
-        if before >= least:
+    for anchors in _beginnings(way.anchors, way.module):
+        if _work_before(anchors) >= least:
             continue
-        anchors = head if begins is None else (*head, begins)
-        way = replace(Stretches.at(ways[0].module, ways[0].bypass, anchors), keeps_last=True)
-        found = _made_to_fit(way, room, least)
-        if found is not None:
-            best, least = found, found.work
+        keeping = replace(way.cut_at(anchors), keeps_last=True)
+        fitting = _made_to_fit(keeping, room, least)
+        if fitting is not None:
+            best, least = fitting, fitting.work
     return best
 
 
 def _beginnings(
-    ways: Sequence[Stretches],
-) -> Iterator[tuple[tuple[InnerPoint, ...], InnerPoint | None]]:
-    """Anchors, and the point after them from which on a graph is kept; the longest graph first."""
-    yield (), None
-    for point in some_points(ways[0].module):
-        heads = (tuple(a for a in way.anchors if a.saved < point.saved) for way in ways)
-        yield from ((head, point) for head in dict.fromkeys(heads))
+    anchors: tuple[InnerPoint, ...], module: LocalModule
+) -> Iterator[tuple[InnerPoint, ...]]:
+    """Anchors, after the last of which a graph is kept; the longest graph first."""
+    yield ()
+    tried = (anchors, *sparing_anchors(module))
+    for point in some_points(module)[:: 1 + len(module.saves) // _SEARCHED]:
+        heads = (tuple(a for a in each if a.saved < point.saved) for each in tried)
+        yield from ((*head, point) for head in dict.fromkeys(heads))
+
+
+def _work_before(anchors: tuple[InnerPoint, ...]) -> int:
+    """What running the stretches before the last anchor once more takes."""
+    return anchors[-1].work - sum(anchor.spared for anchor in anchors) if anchors else 0
 
 
 def _made_to_fit(way: Stretches, room: Room, work: float) -> Stretches | None:

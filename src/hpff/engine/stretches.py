@@ -15,13 +15,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from hpff.cutting.local_modules import InnerPoint, LocalModule, OperationKey, Save
 
 _TRIALS = 48  # stretches of a module that are tried as its longest
+_HEADS = 6  # the same before a graph that is kept
+_PRICES = 3  # of work in bytes, at which anchors are chosen
 _POINTS = 128  # of a module that are tried at most
 _SMALL = 32  # what is smaller than a stretch's largest value by this factor may wait
+
+_Value = TypeVar("_Value")
 
 
 class _Moment(NamedTuple):
@@ -60,14 +64,14 @@ class Stretch:
     def worst(self) -> _Moment:
         """Of its backward.
 
-        What is saved goes in reverse order. There are gradients of the size of what goes: one
-        comes in, and another goes on; and the one that bypasses it.
+        What is saved goes in reverse order. There is the gradient that comes in, and one of the
+        size of what goes, which goes on; and the one that bypasses it.
         """
         there = 0
         worst = _Moment(-1, -1, 0)
         for place, around in zip(self.places, self.around, strict=True):
-            size = self.saves[place].size
-            needed = there + 3 * size + around
+            size, coming = self.saves[place].size, self.saves[place].coming
+            needed = there + 2 * size + coming + around
             if needed > worst.size:
                 worst = _Moment(needed, place, there)
             there += 0 if place in self.made_again else size
@@ -122,13 +126,16 @@ class Stretch:
         """What leads to a value, past others that do not wait, or have gone by its turn."""
         found = {place}
         waiting = [place]
+        work = 0
         while waiting:
-            for source in self.saves[waiting.pop()].made_of:
+            save = self.saves[waiting.pop()]
+            work += save.work
+            for source in save.made_of:
                 gone = source in self.made_again or source > place
                 if gone and source not in found:
                     found.add(source)
                     waiting.append(source)
-        return sum(self.saves[p].work for p in found)
+        return work
 
 
 @dataclass(frozen=True)
@@ -137,28 +144,37 @@ class Stretches:
 
     Attributes:
         module: which is cut into stretches.
-        bypass: bytes of its input's gradient where something bypasses what comes first, or 0.
+        around: for each of its saves the bytes of a gradient that waits meanwhile.
         anchors: where.
         parts: the stretches.
         keeps_last: whether the graph of the last stretch is there from the forward on.
     """
 
     module: LocalModule
-    bypass: int
+    around: tuple[int, ...]
     anchors: tuple[InnerPoint, ...]
     parts: tuple[Stretch, ...]
     keeps_last: bool = False
 
     @classmethod
-    def at(cls, module: LocalModule, bypass: int, anchors: tuple[InnerPoint, ...]) -> Stretches:
-        """A module cut at anchors, where all values wait."""
+    def whole(cls, module: LocalModule, bypass: int) -> Stretches:
+        """A module without anchors.
+
+        Args:
+            module: any.
+            bypass: bytes of its input's gradient where something bypasses what comes first, or 0.
+        """
+        return cls(module, tuple(_around(module, bypass)), (), ()).cut_at(())
+
+    def cut_at(self, anchors: tuple[InnerPoint, ...]) -> Stretches:
+        """The same module cut at anchors, where all values wait."""
+        module, around = self.module, self.around
         outputs = [*(anchor.output_bytes for anchor in anchors), module.output_bytes]
-        around = _around(module, bypass)
         parts = tuple(
             Stretch(module.saves, places, output, tuple(around[place] for place in places))
             for places, output in zip(_places(module, anchors), outputs, strict=True)
         )
-        return cls(module, bypass, anchors, parts)
+        return Stretches(module, around, anchors, parts)
 
     @cached_property
     def kept(self) -> int:
@@ -206,7 +222,7 @@ class Stretches:
 
     def all_waiting(self) -> Stretches:
         """The same with nothing made again."""
-        return Stretches.at(self.module, self.bypass, self.anchors)
+        return self.cut_at(self.anchors)
 
     @property
     def work(self) -> int:
@@ -266,9 +282,11 @@ class Stretches:
 
     @cached_property
     def _parts_at_last(self) -> tuple[Stretch, ...]:
-        around = _around(self.module, 0)
         first = self.parts[0]
-        return (replace(first, around=tuple(around[p] for p in first.places)), *self.parts[1:])
+        start = min((point.saved for point in self.module.inner), default=self.module.saved)
+        begun = bisect_left(self.module.saved_before, start)
+        around = (self.around[place] if place >= begun else 0 for place in first.places)
+        return (replace(first, around=tuple(around)), *self.parts[1:])
 
 
 def _around(module: LocalModule, bypass: int) -> list[int]:
@@ -291,7 +309,7 @@ def _around(module: LocalModule, bypass: int) -> list[int]:
 def _places(module: LocalModule, anchors: Sequence[InnerPoint]) -> Iterator[tuple[int, ...]]:
     """Of each stretch the saves that are neither its anchor nor the module's output."""
     saves = module.saves
-    before = list(accumulate((save.size for save in saves), initial=0))
+    before = module.saved_before
     bounds = pairwise([0, *(anchor.saved for anchor in anchors), module.saved])
     ends: list[tuple[int, OperationKey | None]] = [(a.output_bytes, a.operation) for a in anchors]
     ends.append((module.output_bytes, module.maker))
@@ -310,25 +328,51 @@ def stretches_of(module: LocalModule, bypass: int) -> list[Stretches]:
 
     They come in an order of their own, as of two that are equally good the first is chosen.
     """
+    found = {_fewest(module, longest) for longest in _lengths(module, _TRIALS)}
+    ordered = sorted(found, key=lambda anchors: (len(anchors), [-a.saved for a in anchors]))
+    whole = Stretches.whole(module, bypass)
+    return [whole.cut_at(anchors) for anchors in ordered]
+
+
+def sparing_anchors(module: LocalModule) -> list[tuple[InnerPoint, ...]]:
+    """Anchors for some longest stretches, few of them or many that spare work."""
+    ratios = {point.output_bytes / point.spared for point in some_points(module) if point.spared}
+    worth = [0.0, *_some(sorted(ratios), _PRICES)]
+    lengths = _lengths(module, _HEADS)
+    return list(dict.fromkeys(_fewest(module, each, price) for price in worth for each in lengths))
+
+
+def _lengths(module: LocalModule, count: int) -> list[int]:
+    """So many of all lengths of stretches, the longest among them."""
+    ends = [0, *(point.saved for point in some_points(module)), module.saved]
+    return _some(sorted({b - a for i, a in enumerate(ends) for b in ends[i + 1 :]}), count)
+
+
+def _some(values: Sequence[_Value], count: int) -> list[_Value]:
+    """About so many of the values, the last among them."""
+    return list(dict.fromkeys((*values[:: max(1, len(values) // count)], *values[-1:])))
+
+
+def _fewest(module: LocalModule, longest: int, price: float = 0.0) -> tuple[InnerPoint, ...]:
+    """The anchors with the fewest bytes of which no stretch is too long, where that can be.
+
+    Of those with as few, what spares the most work.
+
+    Args:
+        module: to be cut.
+        longest: bytes that a stretch may save.
+        price: bytes that may be taken to spare a unit of work.
+    """
     points = some_points(module)
     ends = [0, *(point.saved for point in points), module.saved]
-    lengths = sorted({b - a for i, a in enumerate(ends) for b in ends[i + 1 :]})
-    step = max(1, len(lengths) // _TRIALS)
-    tried = (*lengths[::step], lengths[-1])
-    found = {_fewest(points, module.saved, longest) for longest in tried}
-    ordered = sorted(found, key=lambda anchors: (len(anchors), [-a.saved for a in anchors]))
-    return [Stretches.at(module, bypass, anchors) for anchors in ordered]
-
-
-def _fewest(points: Sequence[InnerPoint], saved: int, longest: int) -> tuple[InnerPoint, ...]:
-    """The anchors with the fewest bytes of which no stretch is too long, where that can be."""
-    ends = [0, *(point.saved for point in points), saved]
     longest = max(longest, *(end - start for start, end in pairwise(ends)))
-    cost, before = [0], [0]
+    cost, before = [(0.0, 0)], [0]
     for i, end in enumerate(ends[1:], start=1):
         best = min((b for b in range(i) if end - ends[b] <= longest), key=cost.__getitem__)
         before.append(best)
-        cost.append(cost[best] + (points[i - 1].output_bytes if i <= len(points) else 0))
+        for point in points[i - 1 : i]:
+            size, spared = cost[best]
+            cost.append((size + point.output_bytes - price * point.spared, spared - point.spared))
     chosen, i = [], before[-1]
     while i > 0:
         chosen.append(points[i - 1])
