@@ -38,6 +38,7 @@ from hpff.methods import Criterion, Method, TaskName, criterion_of
 from hpff.presets import PresetName, takes_preset
 from hpff.settings import LocalSettings
 
+_USUAL_BATCH = 128  # what steps are given is not known when the learner is made
 _COMPILED_VARIANTS = 64
 OWN_HEAD_WEIGHT = 0.4
 
@@ -227,7 +228,13 @@ class LocalLearner(nn.Module):
                 self.reach,
                 lambda j: self.auxiliary_networks.bytes_at(j, self.example),
                 settings.recompute_budget,
+                self._gradient_bytes(),
             )
+
+    def _gradient_bytes(self) -> int:
+        """Of all parameters' gradients, for the example as a part of a usual batch."""
+        trained = (parameter for parameter in self.parameters() if parameter.requires_grad)
+        return sum(p.nbytes for p in trained) * self.partition[0].samples // _USUAL_BATCH
 
     @property
     def partition(self) -> Partition:

@@ -220,6 +220,24 @@ def test_the_gradient_that_comes_in_is_as_large_as_it_is(coming: int, worst: int
     assert Stretch(saves, (0, 1), output=1, around=(0, 0)).worst[0] == 30 + worst
 
 
+def test_an_anchor_that_its_own_operation_may_need_stays_until_that_is_done() -> None:
+    """By hand: a ReLU's output of 5 is there beside both gradients; a convolution's is not."""
+    end = replace(module(1, [(5, 5), (1, 1)]), saves=(save(5, key(1)), save(1)))
+    assert Stretches.whole(end, 0).cut_at(end.inner).last == 1 + 3 * 5
+    end = replace(end, saves=(save(5, key(1), coming=4), save(1)))
+    assert Stretches.whole(end, 0).cut_at(end.inner).last == 1 + 2 * 5
+
+
+def test_gradients_of_parameters_take_the_room_of_graphs() -> None:
+    """By hand: the third module needs 600, so that the first may keep its graph for the second."""
+    first, second, third = ([(10, 10)] * 4, [(10, 10)], [(200, 10)])
+    made = enumerate((first, second, third), start=1)
+    cut = Partition(tuple(replace(module(j, sizes), work=10) for j, sizes in made))
+    for gradients, waits in ((0, True), (9, True), (500, True), (590, False)):
+        kept, *_ = kept_inside(cut, Reach((1, 2, 1)), lambda _: 0, gradients=gradients)
+        assert kept.waits == waits
+
+
 def test_of_anchors_that_take_as_much_those_are_tried_that_spare_more_work() -> None:
     """By hand: of six blocks of two halves, after the whole ones and not in their midst."""
     whole = module(1, [(50, 1), (50, 1)] * 6)

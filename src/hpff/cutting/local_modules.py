@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
+from math import prod
 from typing import NamedTuple, overload
 
 import torch
@@ -119,10 +120,20 @@ class LocalModule:
     inner: tuple[InnerPoint, ...] = ()
     passing: tuple[tuple[str, Path], ...] = ()
 
+    @property
+    def samples(self) -> int:
+        """How many the example has."""
+        return self.output_bytes // (prod(self.output_shape) * self.dtype.itemsize)
+
     @cached_property
     def saved_before(self) -> list[int]:
         """Bytes that its forward has saved before each of its saves, and at its end."""
         return list(accumulate((save.size for save in self.saves), initial=0))
+
+    @cached_property
+    def needed_by_makers(self) -> frozenset[tuple[int, OperationKey | None]]:
+        """Sizes and makers of what it saves that the operation which made it may need itself."""
+        return frozenset((save.size, save.maker) for save in self.saves if save.coming >= save.size)
 
     @property
     def end(self) -> str:

@@ -24,6 +24,7 @@ _SWEEPS = 3
 _MADE_AGAIN = 0.25  # of a forward's work, at most
 _SEARCHED = 1000  # saves of a module, up to which making values again has a say in its anchors
 _WORTH = 0.005  # of the peak, which making values again must take off it
+_SLIGHT = 0.02  # of the peak, by which gradients of parameters may raise it unseen
 START = OperationKey("", 0)
 _Size = Callable[[Stretches], int]
 # Turns end where no module alone would change: from many anchors, and from few.
@@ -50,7 +51,11 @@ class Kept:
 
 
 def kept_inside(
-    cut: Partition, reach: Reach, auxiliary_bytes: Callable[[int], int], budget: float = 1.0
+    cut: Partition,
+    reach: Reach,
+    auxiliary_bytes: Callable[[int], int],
+    budget: float = 1.0,
+    gradients: int = 0,
 ) -> tuple[Kept, ...]:
     """For each module what to keep inside it, by bytes on the example.
 
@@ -59,6 +64,8 @@ def kept_inside(
         reach: how far the cascades go.
         auxiliary_bytes: what the losses at module j take; 0 where there are none.
         budget: how many times the least that a step can take it may take, to recompute less.
+        gradients: bytes of all parameters' gradients, for a batch as large as the example. They
+            come one after the other, so that what takes more late in a step takes that besides.
     """
     peaks = StepPeaks(cut, reach, auxiliary_bytes)
     carried = {moment.through for moment in peaks.moments if not moment.is_last}
@@ -70,7 +77,9 @@ def kept_inside(
     starts = [*(_chosen(leanest, peaks, size) for size in _FIRST_SIZES), _fewest(leanest)]
     ways = min((_leaner(start, peaks) for start in starts), key=peaks.peak)
     limit = int(budget * peaks.peak(ways))
-    plans = (_Plan.of(each, peaks, limit) for each in (ways, _with_room(ways, peaks, limit)))
+    counted = gradients if gradients > _SLIGHT * limit else 0
+    roomy = _with_room(ways, peaks, limit - counted)
+    plans = (_Plan.of(each, peaks, limit) for each in (ways, roomy))
     return min(plans, key=lambda plan: plan.work).kept
 
 
@@ -123,8 +132,9 @@ def _with_room(ways: Sequence[Stretches], peaks: StepPeaks, limit: int) -> list[
         least = found[j].work - spared / backwards
         found[j] = with_room(found[j], peaks.room(found, j, limit), least) or found[j]
     for j, way in enumerate(found):
+        before = peaks.around(found, j)
         found[j] = way if way.keeps_last else way.all_waiting()
-        if peaks.peak(found) > limit:
+        if peaks.around(found, j) > max(before, limit):
             found[j] = way
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -89,7 +88,6 @@ class AuxiliaryNetworks:
         module = self.partition[j - 1]
         if not any(at == j for _, at in self.contexts):
             return 0
-        samples = module.output_bytes // (math.prod(module.output_shape) * module.dtype.itemsize)
         output = torch.zeros(2, *module.output_shape, dtype=module.dtype, device=module.device)
         image = image_of(example)
         pair = None if image is None else image[:1].expand(2, -1, -1, -1)
@@ -99,7 +97,7 @@ class AuxiliaryNetworks:
             for network in self.at_module(j)
         ]
         gradients = 2 * features.nbytes  # of the levels
-        return int((max(needed) + gradients) * samples // 2)
+        return int((max(needed) + gradients) * module.samples // 2)
 
     def _bytes_of(self, network: PatchFusion, features: Tensor, images: Sequence[Tensor]) -> int:
         """What a network's graph holds at a time; networks that look alike are run once."""

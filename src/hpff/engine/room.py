@@ -1,4 +1,4 @@
-"""What to keep where a step may take more than the least: what spares the most work.
+"""What to keep where a step may take more than it does: what spares the most work.
 
 A module keeps its graph from some point on to its last backward, while others are at work too.
 Before that point are anchors; after it values that are cheap to make are made again, so that the
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from hpff.cutting.local_modules import InnerPoint, LocalModule
 from hpff.engine.stretches import Stretches, some_points, sparing_anchors
 
-_SEARCHED = 1000  # saves of a module, up to which a graph may begin at each of its points
+_LARGE = 1000  # saves of a module, from which on a graph may begin at some of its points only
 
 
 class Room(NamedTuple):
@@ -58,7 +58,7 @@ def _beginnings(
     """Anchors, after the last of which a graph is kept; the longest graph first."""
     yield ()
     tried = (anchors, *sparing_anchors(module))
-    for point in some_points(module)[:: 1 + len(module.saves) // _SEARCHED]:
+    for point in some_points(module)[:: 1 + len(module.saves) // _LARGE]:
         heads = (tuple(a for a in each if a.saved < point.saved) for each in tried)
         yield from ((*head, point) for head in dict.fromkeys(heads))
 

@@ -59,6 +59,12 @@ class StepPeaks:
         """At the worst of all times."""
         return max(*self.at_losses(ways), *(self.of(ways, moment) for moment in self.moments))
 
+    def around(self, ways: Sequence[Stretches], j: int) -> int:
+        """At the worst of the times at which module j (from 0) is there."""
+        losses = zip(self.at_losses(ways), self._at_losses, strict=True)
+        there = [size for size, (_, alive) in losses if j in alive]
+        return max(*there, *(self.of(ways, moment) for moment in self.moments if j in moment.alive))
+
     def worst(self, ways: Sequence[Stretches]) -> Moment:
         """The backward that takes the most."""
         return max(self.moments, key=lambda moment: self.of(ways, moment))

@@ -75,8 +75,13 @@ class Stretch:
             if needed > worst.size:
                 worst = _Moment(needed, place, there)
             there += 0 if place in self.made_again else size
-        end = _Moment(there + 2 * self.output, len(self.saves), there)
+        end = _Moment(self.at_end, len(self.saves), there)
         return max(worst, end, key=itemgetter(0))
+
+    @property
+    def at_end(self) -> int:
+        """As the gradient of what it passes on comes in, and another goes on."""
+        return self.graph + 2 * self.output
 
     @cached_property
     def graph(self) -> int:
@@ -266,15 +271,23 @@ class Stretches:
     def _sizes(self, *, is_last: bool) -> list[int]:
         """At the worst time of a backward through each stretch."""
         held = self._held if is_last else self._held[-1:] * len(self.parts)
+        stay = self._stay if is_last else [0] * len(self.parts)
         sizes = [
-            self.module.output_bytes + there + part.worst.size
-            for there, part in zip(held, self._parts(is_last=is_last), strict=True)
+            self.module.output_bytes + there + max(part.worst.size, part.at_end + own)
+            for there, part, own in zip(held, self._parts(is_last=is_last), stay, strict=True)
         ]
         if self.keeps_last and not is_last:  # the graph stays for the last
             graph = self.parts[-1].graph
             sizes[:-1] = [size + graph for size in sizes[:-1]]
             sizes[-1] += graph - self.parts[-1].worst.there
         return sizes
+
+    @cached_property
+    def _stay(self) -> list[int]:
+        """Of the anchor after each stretch the bytes that the operation which made it may need."""
+        made = self.module.needed_by_makers
+        found = ((anchor.output_bytes, anchor.operation) for anchor in self.anchors)
+        return [*(each[0] if each in made else 0 for each in found), 0]
 
     def _parts(self, *, is_last: bool) -> tuple[Stretch, ...]:
         """The stretches: the gradient of the module's own input is not needed in the last."""
