@@ -219,6 +219,10 @@ def test_an_output_that_its_own_operation_may_keep_sees_the_gradient_of_its_own_
     assert coming(*layers) == [(32, 32), (8, 3)]
     in_place = nn.Linear(8, 32), nn.ReLU(inplace=True), nn.Linear(32, 8)
     assert coming(*in_place) == [(32, 32), (8, 3)]
+    seen = trace(nn.Sequential(*layers), torch.randn(2, 8))
+    assert [save.own for save in seen.saves] == [True]
+    seen = trace(nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8)), torch.randn(2, 8))
+    assert [save.own for save in seen.saves] == [False, False]
 
 
 def test_the_gradient_of_a_wide_output_comes_to_a_narrow_layers_input() -> None:
@@ -231,7 +235,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = x[:, None].chunk(3, dim=-1)
-        return nn.functional.scaled_dot_product_attention(q, k, v)[:, 0]
+        return nn.functional.scaled_dot_product_attention(q, k, v).squeeze(1)
 
 
 def test_attentions_own_result_is_there_beside_the_gradient_that_comes_to_it() -> None:
@@ -239,3 +243,15 @@ def test_attentions_own_result_is_there_beside_the_gradient_that_comes_to_it() -
     operands, sums, result, *_ = coming(nn.Linear(8, 24), Attention())
     assert operands == (24, 2 * (8 + 1))
     assert (sums, result) == ((1, 0), (8, 3))
+
+
+class Parts(nn.Module):
+    """Multiplies three parts of what a layer gave, each taken by its number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.unflatten(-1, (3, 8)).movedim(-2, 0).contiguous()
+        return parts[0] * parts[1] * parts[2]
+
+
+def test_the_gradient_of_a_part_is_made_as_large_as_the_whole() -> None:
+    assert (24, 24 + 8) in coming(nn.Linear(8, 24), Parts())

@@ -164,7 +164,7 @@ def test_anchors_are_chosen_with_what_is_made_again_in_mind(
 
     with_it_in_mind = peak_of_backprop()
     monkeypatch.setattr(anchors, "_SEARCHED", 0)
-    assert with_it_in_mind < 0.98 * peak_of_backprop()
+    assert with_it_in_mind < 0.99 * peak_of_backprop()
 
 
 def test_few_anchors_are_tried_where_values_made_again_do_more(
@@ -220,11 +220,11 @@ def test_the_gradient_that_comes_in_is_as_large_as_it_is(coming: int, worst: int
     assert Stretch(saves, (0, 1), output=1, around=(0, 0)).worst[0] == 30 + worst
 
 
-def test_an_anchor_that_its_own_operation_may_need_stays_until_that_is_done() -> None:
+def test_an_anchor_that_its_own_operation_needs_stays_until_that_is_done() -> None:
     """By hand: a ReLU's output of 5 is there beside both gradients; a convolution's is not."""
-    end = replace(module(1, [(5, 5), (1, 1)]), saves=(save(5, key(1)), save(1)))
+    end = replace(module(1, [(5, 5), (1, 1)]), saves=(save(5, key(1), own=True), save(1)))
     assert Stretches.whole(end, 0).cut_at(end.inner).last == 1 + 3 * 5
-    end = replace(end, saves=(save(5, key(1), coming=4), save(1)))
+    end = replace(end, saves=(save(5, key(1)), save(1)))
     assert Stretches.whole(end, 0).cut_at(end.inner).last == 1 + 2 * 5
 
 
@@ -362,6 +362,15 @@ def test_a_module_that_waits_for_another_cascade_begins_from_the_output_of_one_t
     through_first = next(m for m in peaks.moments if m.end == 3 and m.through == 0)
     assert through_first.alive == (0, 2)
     assert peaks.beside(ways, through_first) == 7 + 8, "what the third begins from; its output"
+
+
+def test_the_last_cascade_goes_on_through_modules_whose_own_losses_wait() -> None:
+    """By hand: through the second module twice, as its own gradient does not go on to the first."""
+    cut = Partition(tuple(module(j, [(10, 5 + j)]) for j in (1, 2, 3)))
+    for losses, through in ((1, [(2, True), (1, False), (1, True), (0, True)]), (0, [2, 1, 0])):
+        peaks = StepPeaks(cut, Reach((1, 1, 3)), lambda j, losses=losses: losses if j < 3 else 0)
+        found = [(m.through, m.is_last) for m in peaks.moments if m.end == 3]
+        assert found == (through if losses else [(j, True) for j in through])
 
 
 def test_the_room_of_a_module_is_what_all_times_leave_at_which_it_is_there() -> None:

@@ -32,6 +32,7 @@ class Save(NamedTuple):
         work: that leads from these to it.
         coming: bytes that come in in a backward while it is there, and will not wait: of a
             gradient, and of attention's own result.
+        own: whether the operation that made it needs it in its own backward, as a ReLU does.
     """
 
     size: int
@@ -39,6 +40,7 @@ class Save(NamedTuple):
     made_of: tuple[int, ...] = ()
     work: int = 0
     coming: int = 0
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,8 @@ class LocalModule:
 
     @cached_property
     def needed_by_makers(self) -> frozenset[tuple[int, OperationKey | None]]:
-        """Sizes and makers of what it saves that the operation which made it may need itself."""
-        return frozenset((save.size, save.maker) for save in self.saves if save.coming >= save.size)
+        """Sizes and makers of what it saves that the operation which made it needs itself."""
+        return frozenset((save.size, save.maker) for save in self.saves if save.own)
 
     @property
     def end(self) -> str:

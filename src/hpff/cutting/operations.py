@@ -29,6 +29,23 @@ _DEAR = {
     "_scaled_dot_product_cudnn_attention",
 }
 _ATTENTION = "_scaled_dot_product"
+_PARTS = {"select", "slice"}
+_NEED_THEIR_RESULT = {
+    "relu",
+    "threshold",
+    "leaky_relu_",
+    "elu_",
+    "celu_",
+    "selu",
+    "sigmoid",
+    "tanh",
+    "exp",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "_softmax",
+    "_log_softmax",
+}
 
 
 def is_dear(function: Any) -> bool:
@@ -48,6 +65,7 @@ class Saved(NamedTuple):
         work: that leads from these to it.
         coming: bytes that come to the operations which may save it, in their backward: of a
             gradient, and of attention's own result.
+        own: whether the operation that made it needs it in its own backward.
     """
 
     time: int
@@ -57,6 +75,7 @@ class Saved(NamedTuple):
     made_of: tuple[int, ...] = ()
     work: int = 0
     coming: int = 0
+    own: bool = False
 
 
 class Lifetime(NamedTuple):
@@ -174,21 +193,14 @@ class Operations(TorchDispatchMode):
                 yield save._replace(coming=save.size)
                 continue
             operations, found = self._way_to(known, places)
-            own = 0 if self._has_what_it_read(known, places) else known.size
+            own = _needs_its_result(self.names[known.written - 1])
             yield save._replace(
                 made=known.written,
                 made_of=tuple(sorted(places[index] for index in found)),
                 work=sum(self._done[time - 1].work for time in operations),
-                coming=max(known.coming, own),
+                coming=max(known.coming, known.size if own else 0),
+                own=own,
             )
-
-    def _has_what_it_read(self, made: _Storage, there: Container[int]) -> bool:
-        """Whether the operation that made it finds all that it read in some storages.
-
-        If not, it may need what it made instead in its backward, as does one in place.
-        """
-        reads = self._done[made.written - 1].reads
-        return made.index not in reads and all(index in there for index in reads)
 
     def _way_to(self, wanted: _Storage, there: Container[int]) -> tuple[set[int], set[int]]:
         """The times of the operations that lead from some storages to another, and which."""
@@ -233,10 +245,9 @@ class Operations(TorchDispatchMode):
                 size = self._follow(leaf, place, now, changes=changes)
                 written += size
                 flowing += size if leaf.is_floating_point() else 0
-        if func.overloadpacket.__name__.startswith(_ATTENTION):
-            flowing *= 2  # its result stays beside what it read
         for index in reads:
-            self._all[index].coming = max(self._all[index].coming, flowing)
+            read = self._all[index]
+            read.coming = max(read.coming, _coming(func, output, flowing, read.size))
         work = arithmetic_of(func, args, kwargs or {}, output) + written * _WORK_OF_A_BYTE
         self._done[now - 1] = _Operation(tuple(reads), work)
         return output
@@ -289,6 +300,29 @@ class Operations(TorchDispatchMode):
         """After how many operations the last of these tensors is there, but for one of them."""
         known = (self._living.get(save.address) for save in saves if save.address != but)
         return max((storage.written for storage in known if storage is not None), default=0)
+
+
+def _needs_its_result(operation: str) -> bool:
+    """Whether an operation's backward reads what the operation gave."""
+    name = operation.split(".")[1]
+    return name in _NEED_THEIR_RESULT or name.removesuffix("_") in _NEED_THEIR_RESULT
+
+
+def _coming(function: Any, output: Any, flowing: int, size: int) -> int:
+    """Bytes that come in an operation's backward, beside a gradient of the size of what it read.
+
+    Args:
+        function: the operation.
+        output: of it.
+        flowing: bytes of its gradient.
+        size: of what it read.
+    """
+    name = function.overloadpacket.__name__
+    if name.startswith(_ATTENTION):
+        return 2 * flowing  # its result stays beside what it read
+    if name in _PARTS:
+        return size + int(output.nbytes)  # each part's gradient is made as large as the whole
+    return flowing
 
 
 def _is_view(function: Any) -> bool:

@@ -221,6 +221,7 @@ def _saves(seen: Trace, start: int, end: int, keys: Mapping[int, OperationKey]) 
             tuple(place - first for place in save.made_of if first <= place < last),
             save.work,
             save.coming,
+            save.own,
         )
         for save in seen.saves[first:last]
     )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hpff.auxiliary import PatchFusion, patches_in_force
 from hpff.auxiliary.pooling import average_blocks
 from hpff.cutting.local_modules import Partition
+from hpff.cutting.trace import restored_state
 from hpff.engine.level_weights import Level, LevelWeights
 from hpff.features import FeatureKind
 from hpff.methods import AuxiliaryContext, Criterion, Method
@@ -103,7 +104,8 @@ class AuxiliaryNetworks:
         """What a network's graph holds at a time; networks that look alike are run once."""
         likeness = str(network), features.shape, features.stride(), features.dtype
         if likeness not in self._needed:
-            self._needed[likeness] = network.bytes_at_once(features, *images)
+            with restored_state(network):
+                self._needed[likeness] = network.bytes_at_once(features, *images)
         return self._needed[likeness]
 
     def features(self, j: int, output: Tensor, image: Tensor | None, mask: Tensor | None) -> Tensor:

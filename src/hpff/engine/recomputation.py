@@ -9,9 +9,10 @@ Three ways are offered:
 
 - "once" lets go of a module's values only while other modules are at work, so the graphs of one
   module are there at a time. Each operation runs once more.
-- "blocks" keeps some outputs of blocks inside a module, its anchors, and nothing else: in a
-  backward the values between two anchors are there at a time. An operation runs once more for each
-  backward: once in the modules that no cascade is carried through, twice in the others.
+- "blocks" keeps some outputs of blocks inside a module, its anchors: in a backward the values
+  between two anchors are there at a time. An operation runs once more for each backward: once in
+  the modules that no cascade is carried through, twice in the others. Where there is room, what
+  comes last is kept from the forward on, and does not run again.
   Values that give many bytes for little work do not wait for their use, but are made once more.
 - "repeatedly" keeps, while a backward runs, what convolutions and matrix products read from its
   making to its last use; anything else goes at once, to be made again from those, and so does the

@@ -47,7 +47,7 @@ class StepPeaks:
     def __init__(self, cut: Partition, reach: Reach, auxiliary_bytes: Callable[[int], int]) -> None:
         self._outputs = [module.output_bytes for module in cut]
         self._losses = [auxiliary_bytes(module.index) for module in cut]
-        self.moments = list(_moments(reach))
+        self.moments = list(_moments(reach, self._losses))
         self._anyway = {m: self._there_anyway(m.end, m.alive) for m in self.moments}
         self._at_losses = []
         for j, (losses, output) in enumerate(zip(self._losses, self._outputs, strict=True), 1):
@@ -107,12 +107,14 @@ class StepPeaks:
         return begun + sum(self._outputs[j] for j in alive if j + 1 < end and self._losses[j])
 
 
-def _moments(reach: Reach) -> Iterator[Moment]:
+def _moments(reach: Reach, losses: Sequence[int]) -> Iterator[Moment]:
     for end, length in enumerate(reach.lengths, start=1):
         alive = [i - 1 for i in reach.alive(end)]
         for j in range(end - 1, end - length - 1, -1):
             done = reach.last_use[j] == end
-            if j > end - length and end < len(reach.lengths):
+            # The gradient of a module's own loss waits for the last backward, and does not go on.
+            goes_on = end < len(reach.lengths) or (j < end - 1 and losses[j] > 0)
+            if j > end - length and goes_on:
                 yield Moment(end, j, False, tuple(alive))
             if done:
                 yield Moment(end, j, True, tuple(alive))

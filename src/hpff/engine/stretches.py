@@ -22,6 +22,7 @@ from hpff.cutting.local_modules import InnerPoint, LocalModule, OperationKey, Sa
 _TRIALS = 48  # stretches of a module that are tried as its longest
 _HEADS = 6  # the same before a graph that is kept
 _PRICES = 3  # of work in bytes, at which anchors are chosen
+_AT_LEAST = 1.001  # times a price, or what is just worth it is lost by rounding
 _POINTS = 128  # of a module that are tried at most
 _SMALL = 32  # what is smaller than a stretch's largest value by this factor may wait
 
@@ -249,7 +250,9 @@ class Stretches:
         """
         sizes = self._sizes(is_last=is_last)
         worst = sizes.index(max(sizes))
-        return self._with_part(worst, self._parts(is_last=is_last)[worst].leaner(by))
+        part = self._parts(is_last=is_last)[worst]
+        at_end = is_last and part.at_end + self._stay[worst] > part.worst.size
+        return self._with_part(worst, part.leaner(by, len(part.saves) if at_end else None))
 
     def with_leaner_graph(self, by: int) -> Stretches | None:
         """The same with more values of the last stretch made again, as many as come to so much."""
@@ -284,7 +287,7 @@ class Stretches:
 
     @cached_property
     def _stay(self) -> list[int]:
-        """Of the anchor after each stretch the bytes that the operation which made it may need."""
+        """Of the anchor after each stretch the bytes, if the operation which made it needs it."""
         made = self.module.needed_by_makers
         found = ((anchor.output_bytes, anchor.operation) for anchor in self.anchors)
         return [*(each[0] if each in made else 0 for each in found), 0]
@@ -350,9 +353,10 @@ def stretches_of(module: LocalModule, bypass: int) -> list[Stretches]:
 def sparing_anchors(module: LocalModule) -> list[tuple[InnerPoint, ...]]:
     """Anchors for some longest stretches, few of them or many that spare work."""
     ratios = {point.output_bytes / point.spared for point in some_points(module) if point.spared}
-    worth = [0.0, *_some(sorted(ratios), _PRICES)]
+    worth = [0.0, *(ratio * _AT_LEAST for ratio in _some(sorted(ratios), _PRICES))]
     lengths = _lengths(module, _HEADS)
-    return list(dict.fromkeys(_fewest(module, each, price) for price in worth for each in lengths))
+    tried = (_fewest(module, each, price) for price in worth for each in lengths)
+    return list(dict.fromkeys(tried))
 
 
 def _lengths(module: LocalModule, count: int) -> list[int]:
