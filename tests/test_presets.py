@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from naive.rule import random_chain
+from torch import nn
 
-from hpff import LocalLearner, LocalSettings, check_gradients
+from hpff import LocalLearner, LocalSettings, check_gradients, models
 from hpff.errors import UserError
 from hpff.experiments import comparison
 from hpff.presets import NAMES, PRESETS
@@ -106,3 +107,17 @@ def test_a_packaged_recipe_of_a_preset_has_the_published_rest() -> None:
     assert found.local == LocalSettings(preset="accurate", modules=16)
     published = files.load("cifar10/resnet32-k16-dgl")
     assert dataclasses.replace(found, local=published.local) == published
+
+
+def test_a_learner_that_recomputes_draws_no_random_numbers_of_its_own() -> None:
+    """What auxiliary networks take is measured as it is made, and here they have dropout."""
+    sizes = {"img_size": 16, "patch_size": 4, "depth": 4, "proj_drop_rate": 0.5}
+    model = models.create("timm/vit_tiny_patch16_224", num_classes=10, **sizes)
+    drawn = []
+    for recompute in ("never", "blocks"):
+        torch.manual_seed(0)
+        made = {"example": torch.zeros(2, 3, 16, 16), "num_classes": 10, "modules": 4}
+        local = LocalLearner(model, method="auglocal", recompute=recompute, **made)
+        assert any(isinstance(each, nn.Dropout) for each in local.independent_auxiliary.modules())
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
