@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpff import LocalLearner, LocalSettings, check_gradients, models
@@ -33,6 +33,7 @@ def whole(name: str) -> LocalModule:
     return module
 
 
+@settings(max_examples=30)
 @given(
     name=st.sampled_from(["resnet20", "mobilenet_v2"]),
     in_backward=st.floats(0, 1.2),

@@ -30,7 +30,7 @@ class Save(NamedTuple):
         maker: the operation that made it; None where it was not made in the local module.
         made_of: the places of the tensors among the module's own that lead to it past no other.
         work: that leads from these to it.
-        coming: bytes that come in in a backward while it is there, and will not wait: of a
+        coming: bytes that come to the operations which may save it, in their backward: of a
             gradient, and of attention's own result.
         own: whether the operation that made it needs it in its own backward, as a ReLU does.
     """
