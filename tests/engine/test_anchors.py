@@ -17,7 +17,8 @@ from hpff.engine.anchors import START, kept_inside
 from hpff.engine.reach import Reach
 from hpff.engine.room import Room, with_room
 from hpff.engine.step_peaks import StepPeaks
-from hpff.engine.stretches import Stretch, Stretches, sparing_anchors, stretches_of
+from hpff.engine.stretches import Stretch, Stretches
+from hpff.engine.tried_anchors import sparing_anchors, stretches_of
 from hpff.features import Vectors
 from hpff.memory import Strategy, Workload
 from hpff.memory.rehearsal import Rehearsal, Stage

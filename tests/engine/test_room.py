@@ -16,7 +16,8 @@ from hpff import LocalLearner, LocalSettings, check_gradients, models
 from hpff.cutting.local_modules import LocalModule
 from hpff.cutting.partition import partition
 from hpff.engine.room import Room, with_room
-from hpff.engine.stretches import Stretches, stretches_of
+from hpff.engine.stretches import Stretches
+from hpff.engine.tried_anchors import stretches_of
 from hpff.errors import UserError
 from hpff.memory import RECOMPUTED, Strategy, Workload
 from hpff.memory.rehearsal import Rehearsal, Stage, best_checkpointing

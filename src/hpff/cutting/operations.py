@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hpff.cutting.backwards import comes_beside, needs_its_result
 from hpff.torch_support.arithmetic import arithmetic_of
 
 _WORK_OF_A_BYTE = 16  # writing it takes about as long as so many multiplications and additions
@@ -27,24 +28,6 @@ _DEAR = {
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_efficient_attention",
     "_scaled_dot_product_cudnn_attention",
-}
-_ATTENTION = "_scaled_dot_product"
-_PARTS = {"select", "slice"}
-_NEED_THEIR_RESULT = {
-    "relu",
-    "threshold",
-    "leaky_relu_",
-    "elu_",
-    "celu_",
-    "selu",
-    "sigmoid",
-    "tanh",
-    "exp",
-    "sqrt",
-    "rsqrt",
-    "reciprocal",
-    "_softmax",
-    "_log_softmax",
 }
 
 
@@ -193,7 +176,7 @@ class Operations(TorchDispatchMode):
                 yield save._replace(coming=save.size)
                 continue
             operations, found = self._way_to(known, places)
-            own = _needs_its_result(self.names[known.written - 1])
+            own = needs_its_result(self.names[known.written - 1])
             yield save._replace(
                 made=known.written,
                 made_of=tuple(sorted(places[index] for index in found)),
@@ -247,7 +230,7 @@ class Operations(TorchDispatchMode):
                 flowing += size if leaf.is_floating_point() else 0
         for index in reads:
             read = self._all[index]
-            read.coming = max(read.coming, _coming(func, output, flowing, read.size))
+            read.coming = max(read.coming, comes_beside(func, output, flowing, read.size))
         work = arithmetic_of(func, args, kwargs or {}, output) + written * _WORK_OF_A_BYTE
         self._done[now - 1] = _Operation(tuple(reads), work)
         return output
@@ -300,29 +283,6 @@ class Operations(TorchDispatchMode):
         """After how many operations the last of these tensors is there, but for one of them."""
         known = (self._living.get(save.address) for save in saves if save.address != but)
         return max((storage.written for storage in known if storage is not None), default=0)
-
-
-def _needs_its_result(operation: str) -> bool:
-    """Whether an operation's backward reads what the operation gave."""
-    name = operation.split(".")[1]
-    return name in _NEED_THEIR_RESULT or name.removesuffix("_") in _NEED_THEIR_RESULT
-
-
-def _coming(function: Any, output: Any, flowing: int, size: int) -> int:
-    """Bytes that come in an operation's backward, beside a gradient of the size of what it read.
-
-    Args:
-        function: the operation.
-        output: of it.
-        flowing: bytes of its gradient.
-        size: of what it read.
-    """
-    name = function.overloadpacket.__name__
-    if name.startswith(_ATTENTION):
-        return 2 * flowing  # its result stays beside what it read
-    if name in _PARTS:
-        return size + int(output.nbytes)  # each part's gradient is made as large as the whole
-    return flowing
 
 
 def _is_view(function: Any) -> bool:

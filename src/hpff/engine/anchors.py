@@ -18,7 +18,8 @@ from hpff.cutting.local_modules import InnerPoint, OperationKey, Partition
 from hpff.engine.reach import Reach
 from hpff.engine.room import with_room
 from hpff.engine.step_peaks import StepPeaks
-from hpff.engine.stretches import Stretches, stretches_of
+from hpff.engine.stretches import Stretches
+from hpff.engine.tried_anchors import stretches_of
 
 _SWEEPS = 3
 _MADE_AGAIN = 0.25  # of a forward's work, at most

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from hpff.cutting.local_modules import InnerPoint, LocalModule
-from hpff.engine.stretches import Stretches, some_points, sparing_anchors
+from hpff.engine.stretches import Stretches
+from hpff.engine.tried_anchors import some_points, sparing_anchors
 
 _LARGE = 1000  # saves of a module, from which on a graph may begin at some of its points only
 

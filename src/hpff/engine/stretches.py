@@ -15,18 +15,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from operator import itemgetter
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from hpff.cutting.local_modules import InnerPoint, LocalModule, OperationKey, Save
 
-_TRIALS = 48  # stretches of a module that are tried as its longest
-_HEADS = 6  # the same before a graph that is kept
-_PRICES = 3  # of work in bytes, at which anchors are chosen
-_AT_LEAST = 1.001  # times a price, or what is just worth it is lost by rounding
-_POINTS = 128  # of a module that are tried at most
 _SMALL = 32  # what is smaller than a stretch's largest value by this factor may wait
-
-_Value = TypeVar("_Value")
 
 
 class _Moment(NamedTuple):
@@ -288,9 +281,9 @@ class Stretches:
     @cached_property
     def _stay(self) -> list[int]:
         """Of the anchor after each stretch the bytes, if the operation which made it needs it."""
-        made = self.module.needed_by_makers
-        found = ((anchor.output_bytes, anchor.operation) for anchor in self.anchors)
-        return [*(each[0] if each in made else 0 for each in found), 0]
+        needed = self.module.needed_by_makers
+        sizes = ((anchor.output_bytes, anchor.operation) for anchor in self.anchors)
+        return [*(size if (size, maker) in needed else 0 for size, maker in sizes), 0]
 
     def _parts(self, *, is_last: bool) -> tuple[Stretch, ...]:
         """The stretches: the gradient of the module's own input is not needed in the last."""
@@ -332,66 +325,3 @@ def _places(module: LocalModule, anchors: Sequence[InnerPoint]) -> Iterator[tupl
     for (start, end), (output, maker) in zip(bounds, ends, strict=True):
         places = range(bisect_left(before, start), bisect_left(before, end, hi=len(saves)))
         yield tuple(i for i in places if maker is None or saves[i][:2] != (output, maker))
-
-
-def some_points(module: LocalModule) -> tuple[InnerPoint, ...]:
-    """Of a module's points as many as can be tried."""
-    return module.inner[:: len(module.inner) // _POINTS + 1]
-
-
-def stretches_of(module: LocalModule, bypass: int) -> list[Stretches]:
-    """Ways to cut a module: for each longest stretch the one whose anchors take the least.
-
-    They come in an order of their own, as of two that are equally good the first is chosen.
-    """
-    found = {_fewest(module, longest) for longest in _lengths(module, _TRIALS)}
-    ordered = sorted(found, key=lambda anchors: (len(anchors), [-a.saved for a in anchors]))
-    whole = Stretches.whole(module, bypass)
-    return [whole.cut_at(anchors) for anchors in ordered]
-
-
-def sparing_anchors(module: LocalModule) -> list[tuple[InnerPoint, ...]]:
-    """Anchors for some longest stretches, few of them or many that spare work."""
-    ratios = {point.output_bytes / point.spared for point in some_points(module) if point.spared}
-    worth = [0.0, *(ratio * _AT_LEAST for ratio in _some(sorted(ratios), _PRICES))]
-    lengths = _lengths(module, _HEADS)
-    tried = (_fewest(module, each, price) for price in worth for each in lengths)
-    return list(dict.fromkeys(tried))
-
-
-def _lengths(module: LocalModule, count: int) -> list[int]:
-    """So many of all lengths of stretches, the longest among them."""
-    ends = [0, *(point.saved for point in some_points(module)), module.saved]
-    return _some(sorted({b - a for i, a in enumerate(ends) for b in ends[i + 1 :]}), count)
-
-
-def _some(values: Sequence[_Value], count: int) -> list[_Value]:
-    """About so many of the values, the last among them."""
-    return list(dict.fromkeys((*values[:: max(1, len(values) // count)], *values[-1:])))
-
-
-def _fewest(module: LocalModule, longest: int, price: float = 0.0) -> tuple[InnerPoint, ...]:
-    """The anchors with the fewest bytes of which no stretch is too long, where that can be.
-
-    Of those with as few, what spares the most work.
-
-    Args:
-        module: to be cut.
-        longest: bytes that a stretch may save.
-        price: bytes that may be taken to spare a unit of work.
-    """
-    points = some_points(module)
-    ends = [0, *(point.saved for point in points), module.saved]
-    longest = max(longest, *(end - start for start, end in pairwise(ends)))
-    cost, before = [(0.0, 0)], [0]
-    for i, end in enumerate(ends[1:], start=1):
-        best = min((b for b in range(i) if end - ends[b] <= longest), key=cost.__getitem__)
-        before.append(best)
-        for point in points[i - 1 : i]:
-            size, spared = cost[best]
-            cost.append((size + point.output_bytes - price * point.spared, spared - point.spared))
-    chosen, i = [], before[-1]
-    while i > 0:
-        chosen.append(points[i - 1])
-        i = before[i]
-    return tuple(reversed(chosen))
