@@ -255,3 +255,11 @@ class Parts(nn.Module):
 
 def test_the_gradient_of_a_part_is_made_as_large_as_the_whole() -> None:
     assert (24, 24 + 8) in coming(nn.Linear(8, 24), Parts())
+
+
+def test_indices_carry_no_gradient() -> None:
+    """A quarter of a map comes to what was pooled by two, and not its indices of eight bytes."""
+    layers = nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 49, 10)
+    pooled, *_ = trace(nn.Sequential(*layers), torch.zeros(2, 3, 16, 16)).saves
+    assert pooled.size == 2 * 8 * 14 * 14 * 4
+    assert pooled.coming == pooled.size // 4
