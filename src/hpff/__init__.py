@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hpff.learner import LocalLearner
     from hpff.reference import check_gradients, reference_gradients
     from hpff.settings import LocalSettings
+    from hpff.torch_support.compiled_blocks import compile_options
     from hpff.torch_support.cuda_graph import Replayed
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "Losses",
     "Replayed",
     "check_gradients",
+    "compile_options",
     "models",
     "reference_gradients",
 ]
@@ -36,6 +38,7 @@ _HOMES = {
     "Losses": "hpff.engine.step",
     "Replayed": "hpff.torch_support.cuda_graph",
     "check_gradients": "hpff.reference",
+    "compile_options": "hpff.torch_support.compiled_blocks",
     "reference_gradients": "hpff.reference",
 }
 

@@ -156,6 +156,7 @@ class LocalLearner(nn.Module):
         self.method = self.settings.create_method()
         self.example = example
         self.phase = Phase()
+        self._recomputes_itself = False
         self.around_step: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._set_up(features)
 
@@ -248,16 +249,25 @@ class LocalLearner(nn.Module):
     def compile(self, **options: Any) -> None:
         """Compile what training runs, in place: each block, and each auxiliary network.
 
-        With backprop that is the model as a whole. The model's ``state_dict`` stays as it is.
+        With backprop that is the model as a whole; where it is recomputed by blocks, compiled code
+        does that, as by :func:`hpff.compile_options`, and its rounding is not eager code's. The
+        model's ``state_dict`` stays as it is.
 
         Args:
             options: of ``torch.compile``.
 
         Raises:
-            UserError: modules are recomputed, by single operations.
+            UserError: local modules are recomputed, by single operations.
         """
-        if self.settings.recompute != "never":
-            raise UserError("compiled blocks cannot be recomputed; use recompute='never'")
+        settings = self.settings
+        if not self.method.local and settings.recompute == "blocks":
+            self._compile_in_less_memory(options)
+            return
+        if settings.recompute != "never":
+            raise UserError(
+                "compiled blocks cannot be recomputed; use recompute='never', or method='bp' with "
+                "recompute='blocks'"
+            )
         mode = options.get("mode")
         if self.settings.streams > 1 and mode in ("reduce-overhead", "max-autotune"):
             raise UserError(
@@ -278,6 +288,18 @@ class LocalLearner(nn.Module):
                     blocks[name].compile(**options)
             for network in self.auxiliary_networks.at_module(module.index):
                 (network if network.together else network.network).compile(**options)
+
+    def _compile_in_less_memory(self, options: dict[str, Any]) -> None:
+        """Compile the model so that its backward runs most of the forward again."""
+        if options.get("backend", "inductor") != "inductor":
+            raise UserError("recompute='blocks' is compiled by backend='inductor' only")
+        from hpff.torch_support.compiled_blocks import compile_options  # slow to import
+
+        mode, given = options.get("mode"), options.get("options") or {}
+        chosen = torch._inductor.list_mode_options(mode) if mode else {}
+        ours = compile_options(self.settings.recompute_budget)
+        self.model.compile(**options | {"mode": None, "options": {**chosen, **given, **ours}})
+        self._recomputes_itself, self.kept = True, ()
 
     def backward(
         self,
@@ -313,7 +335,7 @@ class LocalLearner(nn.Module):
             self.auxiliary_networks,
             self.reach,
             backbone_parameters(self.model, self.partition),
-            recompute=self.settings.recompute,
+            recompute="never" if self._recomputes_itself else self.settings.recompute,
             kept=self.kept,
             phase=self.phase,
             streams=self.phase.streams_on(targets.device, self.settings.streams),

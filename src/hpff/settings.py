@@ -91,7 +91,8 @@ class LocalSettings:
         recompute: instead of keeping modules' graphs, recompute them in the backwards, tensor by
             tensor, bit for bit the same: "once", "blocks" or "repeatedly", from more memory to
             less; see :mod:`hpff.engine.recomputation`. With backprop, which is one module,
-            "once" is "never", and "blocks" takes the least. Not with compiled blocks.
+            "once" is "never", and "blocks" takes the least. Of what is compiled only backprop, by
+            "blocks".
         recompute_budget: of "blocks": about how many times the least memory of a step may be used,
             to recompute less; parameters, gradients and the optimizer's states are left out.
         streams: on a CUDA device, how many streams take the modules' work in turns, so that a

@@ -104,10 +104,16 @@ def pasted_method(python: str, recipe: str, model: str) -> str:
 
 
 def test_a_method_that_was_asked_for_is_the_only_one(own: tuple[str, ...], hpff: Hpff) -> None:
-    answer = hpff("fit", *own, "--budget", "1kB", "--method", "predsim")
+    answer = hpff("fit", *own, "--budget", "200kB", "--method", "predsim")
     labels = {line.split("  ")[0] for line in answer.out.splitlines() if "  no" in line}
     assert {label.partition("+")[0] for label in labels} == {"bp", "bp recompute=blocks", "predsim"}
     assert "Nothing that was tried fits" in answer.out
+
+
+def test_where_parameters_alone_do_not_fit_it_says_so(own: tuple[str, ...], hpff: Hpff) -> None:
+    answer = hpff("fit", *own, "--budget", "1kB", "--optimizer", "adamw")
+    assert "No way of training fits: parameters, and what adamw keeps of them, take" in answer.out
+    assert "Nothing that was tried fits" not in answer.out
 
 
 def test_fit_as_json_is_the_same(own: tuple[str, ...], hpff: Hpff) -> None:

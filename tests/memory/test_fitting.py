@@ -93,7 +93,8 @@ def test_presets_with_longer_cascades_than_there_are_blocks_are_left_out() -> No
         blocks = block(3), *(block(8) for _ in range(3))
         return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(8 * 64, 10))
 
-    found = fit(Workload(shallow, image=(3, 8, 8)), batch=8, budget=1)
+    found = fit(Workload(shallow, image=(3, 8, 8)), batch=8, budget=2**16)
+    assert found.best is None
     assert {choice.preset for choice in found.tried} == {"light", None}
 
 
@@ -113,6 +114,15 @@ def test_where_nothing_fits_it_says_which_batch_would() -> None:
     assert found.best is None
     assert found.largest_batch is not None
     assert 2 <= found.largest_batch < 512
+
+
+def test_no_local_learning_is_tried_where_parameters_alone_do_not_fit() -> None:
+    model = SMALL.build()
+    standing = sum(p.nbytes for p in (*model.parameters(), *model.parameters(), *model.buffers()))
+    found = fit(SMALL, batch=8, budget=standing - 1, presets=("light",))
+    assert (found.tried, found.nearest, found.largest_batch) == ((), None, 0)
+    assert found.standing == standing == found.to_plain()["standing_bytes"]
+    assert fit(SMALL, batch=8, budget=standing, presets=("light",)).tried
 
 
 def test_wrong_workloads_are_refused() -> None:

@@ -82,7 +82,14 @@ def _caption(given: FitOptions, found: Fit) -> str:
 
 def _advice(given: FitOptions, found: Fit) -> Iterator[str]:
     nearest, best = found.nearest, found.best
-    if nearest is None and best is None:
+    if found.standing > found.budget:
+        unit = unit_for(found.standing)
+        yield (
+            f"No way of training fits: parameters, and what {given.optimizer} keeps of them, take "
+            f"{unit.of(found.standing)} {unit.name} alone. A smaller model or another --optimizer "
+            "may take less."
+        )
+    elif nearest is None and best is None:
         largest = found.largest_batch
         what = f"a batch of {largest} does" if largest else "no batch does either"
         yield (

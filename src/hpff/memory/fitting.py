@@ -74,6 +74,8 @@ class Fit:
             where backprop does not fit and that does, also with more of the budget used.
         tried: local learning, in the order in which it was tried.
         largest_batch: of the leanest way that was tried; where nothing fits.
+        standing: bytes of the model's parameters and buffers and the optimizer's state, which no
+            way of training does without. If they do not fit, no local learning was tried.
     """
 
     workload: Workload
@@ -82,6 +84,7 @@ class Fit:
     baselines: tuple[Choice, ...]
     tried: tuple[Choice, ...]
     largest_batch: int | None
+    standing: int = 0
 
     @property
     def best(self) -> Choice | None:
@@ -106,6 +109,7 @@ class Fit:
             "best": self.best.to_plain() if self.best else None,
             "nearest": self.nearest.to_plain() if self.nearest else None,
             "largest_batch": self.largest_batch,
+            "standing_bytes": self.standing,
         }
 
 
@@ -146,6 +150,8 @@ def fit(
         raise UserError("method is 'bp'; expected one of local learning: backprop is tried anyway")
     search = _Search(workload, batch, budget, observe)
     baselines = search.baselines()
+    if search.standing > budget:
+        return Fit(workload, batch, budget, baselines, (), 0, search.standing)
     tried: list[Choice] = []
     for name in presets:
         if any(choice.fits for choice in (*baselines, *tried)):
@@ -155,7 +161,7 @@ def fit(
     every = (*baselines, *tried)
     fits = any(choice.fits for choice in every)
     largest = None if fits else search.largest_batch(every)
-    return Fit(workload, batch, budget, baselines, tuple(tried), largest)
+    return Fit(workload, batch, budget, baselines, tuple(tried), largest, search.standing)
 
 
 def _quickest(choices: Iterable[Choice]) -> Choice | None:
@@ -172,12 +178,14 @@ class _Search:
         self._batch, self._budget, self._observe = batch, budget, observe
         self._base = 1
         self._blocks = 1
+        self.standing = 0
 
     def baselines(self) -> tuple[Choice, ...]:
         """Backprop, with checkpointing, and recomputed by blocks."""
         self._observe("backprop")
         plain = Rehearsal(self._stage, Strategy.of())
         self._blocks = len(plain.step.partition)
+        self.standing = sum(tensor.nbytes for _, tensor in plain.step.standing())
         _, self._base = plain.cost(self._batch)
         ways = [plain]
         self._observe("checkpointing")
