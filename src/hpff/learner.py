@@ -275,7 +275,7 @@ class LocalLearner(nn.Module):
                 "use cuda_graph or hpff.Replayed, or streams=1"
             )
         if not self.method.local:
-            self.model.compile(**options)
+            self._compile_whole(options)
             return
         from torch._dynamo import config  # slow to import
 
@@ -289,6 +289,16 @@ class LocalLearner(nn.Module):
             for network in self.auxiliary_networks.at_module(module.index):
                 (network if network.together else network.network).compile(**options)
 
+    def _compile_whole(self, options: dict[str, Any]) -> None:
+        """Compile the model in place."""
+        model = self.model
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return model._call_impl(*args, **kwargs)
+
+        # By itself an nn.Sequential would be compiled block by block: PyTorch skips its own frames.
+        model._compiled_call_impl = torch.compile(call, **options)
+
     def _compile_in_less_memory(self, options: dict[str, Any]) -> None:
         """Compile the model so that its backward runs most of the forward again."""
         if options.get("backend", "inductor") != "inductor":
@@ -298,7 +308,7 @@ class LocalLearner(nn.Module):
         mode, given = options.get("mode"), options.get("options") or {}
         chosen = torch._inductor.list_mode_options(mode) if mode else {}
         ours = compile_options(self.settings.recompute_budget)
-        self.model.compile(**options | {"mode": None, "options": {**chosen, **given, **ours}})
+        self._compile_whole({**options, "mode": None, "options": {**chosen, **given, **ours}})
         self._recomputes_itself, self.kept = True, ()
 
     def backward(

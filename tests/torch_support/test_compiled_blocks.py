@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from naive.rule import flat_gradients
 from torch import Tensor, fx, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.backends.debugging import boxed_nop
 from torch._functorch.aot_autograd import aot_module
 from torch._functorch.partitioners import min_cut_rematerialization_partition
@@ -24,9 +25,7 @@ from hpff.torch_support.compiled_blocks import BlockPartitioner
 from hpff.torch_support.graph_memory import graph_peak, graph_work
 
 # The compiler looks at it.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor", "ignore:.*treespec, LeafSpec.*:FutureWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 IMAGES = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(0)).double()
 TARGETS = torch.arange(8) % 4
 BUDGETS = (1.0, 1.5, 10.0)
@@ -59,6 +58,50 @@ def of_squares() -> nn.Module:
     torch.manual_seed(0)
     layers = [layer for _ in range(32) for layer in (nn.Linear(16, 16), nn.Tanh())]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 256, 4)).double()
+
+
+class Attention(nn.Module):
+    """Self-attention over positions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.three = nn.Linear(channels, 3 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.three(self.norm(x)).unflatten(-1, (3, 2, -1)).unbind(2)
+        found = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)))
+        return x + found.transpose(1, 2).flatten(2)
+
+
+def of_attention() -> nn.Module:
+    torch.manual_seed(0)
+    blocks = [part for _ in range(4) for part in (Attention(16), nn.Linear(16, 16), nn.GELU())]
+    return nn.Sequential(nn.Flatten(1, 2), *blocks, nn.Flatten(), nn.Linear(1024, 4)).double()
+
+
+class Skipping(nn.Module):
+    """U-shaped: early results are read again late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.down = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))
+        self.up = nn.ModuleList(nn.Conv2d(8, 4, 3, padding=1) for _ in range(4))
+        self.head = nn.Linear(4 * 16 * 16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = []
+        for layer in self.down:
+            x = F.relu(layer(x))
+            kept.append(x)
+        for layer in self.up:
+            x = F.relu(layer(torch.cat((x, kept.pop()), 1)))
+        return self.head(x.flatten(1))
+
+
+def u_shaped() -> nn.Module:
+    return Skipping().double()
 
 
 def compiled(model: nn.Module, partition: Callable[..., Any]) -> tuple[nn.Module, Graphs]:
@@ -95,8 +138,10 @@ def peak(model: nn.Module) -> int:
     return counter.peak
 
 
-@pytest.mark.parametrize("budget", [1.0, 1.5])
-@pytest.mark.parametrize("make", [deep, of_squares])
+@pytest.mark.parametrize(
+    ("make", "budget"),
+    [(deep, 1.0), (deep, 1.5), (of_squares, 1.0), (of_attention, 1.0), (u_shaped, 1.0)],
+)
 def test_gradients_and_statistics_are_the_models(
     make: Callable[[], nn.Module], budget: float
 ) -> None:
@@ -105,7 +150,7 @@ def test_gradients_and_statistics_are_the_models(
     torch.testing.assert_close(list(other.buffers()), list(plain.buffers()))
 
 
-@pytest.mark.parametrize("make", [deep, of_squares])
+@pytest.mark.parametrize("make", [deep, pytest.param(of_squares, marks=pytest.mark.long)])
 def test_it_takes_less_than_pytorchs_partition_at_any_of_its_budgets(
     make: Callable[[], nn.Module],
 ) -> None:
@@ -126,6 +171,7 @@ def test_it_grows_with_depth_as_checkpointing_does() -> None:
     assert long < 2.3 * short, "about twice for four times the blocks"
 
 
+@pytest.mark.long
 def test_more_room_is_less_work() -> None:
     found = []
     for budget in BUDGETS:
@@ -166,6 +212,7 @@ def test_a_graphs_peak_by_hand() -> None:
     assert graph_work(graph) == 2 * 2 * 32**3
 
 
+@pytest.mark.long
 def test_what_draws_random_numbers_is_not_drawn_again() -> None:
     model, graphs = compiled(deep(dropout=0.5), BlockPartitioner())
     assert peak(model) < 0.7 * peak(compiled(deep(dropout=0.5), _all_kept)[0])
@@ -180,6 +227,25 @@ def test_what_draws_random_numbers_is_not_drawn_again() -> None:
 
 def _all_kept(*args: Any, **settings: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
     return min_cut_rematerialization_partition(*args, **settings)
+
+
+def test_sizes_that_are_dynamic_stay_so() -> None:
+    torch._dynamo.reset()
+    partitions = []
+
+    def noted(*args: Any, **settings: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
+        partitions.append(BlockPartitioner()(*args, **settings))
+        return partitions[-1]
+
+    plain, trained = of_squares(), of_squares()
+    backend = aot_autograd(fw_compiler=boxed_nop, bw_compiler=boxed_nop, partition_fn=noted)
+    model = torch.compile(trained, backend=backend, dynamic=True)
+    for batch in (8, 6, 3):
+        for each in (model, plain):
+            each.zero_grad()
+            F.cross_entropy(each(IMAGES[:batch].clone()), TARGETS[:batch]).backward()
+        torch.testing.assert_close(flat_gradients(trained), flat_gradients(plain))
+    assert len(partitions) == 1
 
 
 def test_budgets_below_one_are_refused() -> None:
@@ -198,8 +264,18 @@ def test_a_learner_refuses_other_backends_and_local_methods() -> None:
 
 
 @pytest.mark.long
-def test_a_learner_that_is_compiled_gives_backprops_gradients() -> None:
+def test_a_learner_that_is_compiled_gives_backprops_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     torch._dynamo.reset()
+    calls = []
+    partition = BlockPartitioner.__call__
+
+    def noted(self: BlockPartitioner, *args: Any, **settings: Any) -> Any:
+        calls.append(partition(self, *args, **settings))
+        return calls[-1]
+
+    monkeypatch.setattr(BlockPartitioner, "__call__", noted)
     plain = deep(6)
     learner = LocalLearner(
         deep(6), method="bp", example=IMAGES[:2], num_classes=4, recompute="blocks"
@@ -212,3 +288,4 @@ def test_a_learner_that_is_compiled_gives_backprops_gradients() -> None:
         losses = learner.backward(IMAGES, TARGETS)
     assert torch.isfinite(losses.total)
     torch.testing.assert_close(flat_gradients(learner.model), flat_gradients(plain))
+    assert len(calls) == 1, "the model is one graph"

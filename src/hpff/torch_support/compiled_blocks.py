@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -94,10 +95,10 @@ class BlockPartitioner(CustomPartitionerFn):
     ) -> Iterator[Partition]:
         for budget in _OWN_LEAST if self._budget == 1 else (*_OWN_MORE, *_OWN_LEAST):
             with config.patch(activation_memory_budget=budget):
-                yield _partition(copy.deepcopy(gm), inputs, settings)
+                yield _partition(_copied(gm), inputs, settings)
         tried = set()
         for narrow, gradients in _CUTS:
-            marked = copy.deepcopy(gm)
+            marked = _copied(gm)
             pieces = Pieces.of(marked.graph, settings["num_fwd_outputs"], narrow=narrow)
             anchors = pieces.anchors(self._budget, gradients)
             places = tuple(point.place for point in anchors)
@@ -110,6 +111,12 @@ class BlockPartitioner(CustomPartitionerFn):
         """What compiled graphs are kept by."""
         files = (__file__, graph_memory.__file__, graph_pieces.__file__)
         return get_hash_for_files(files, extra=str(self._budget))
+
+
+def _copied(gm: fx.GraphModule) -> fx.GraphModule:
+    with warnings.catch_warnings():  # of how PyTorch describes arguments to itself
+        warnings.simplefilter("ignore", FutureWarning)
+        return copy.deepcopy(gm)
 
 
 def _mark(pieces: Pieces, kept: set[fx.Node], end: int) -> None:

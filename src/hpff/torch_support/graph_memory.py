@@ -14,7 +14,7 @@ from torch.utils.flop_counter import flop_registry
 def bytes_of(node: fx.Node) -> int:
     """Of a tensor that an operation gives; 0 of anything else."""
     value = node.meta.get("val")
-    return int(value.numel()) * value.element_size() if isinstance(value, Tensor) else 0
+    return _number(value.numel()) * value.element_size() if isinstance(value, Tensor) else 0
 
 
 def makers(nodes: Iterable[fx.Node]) -> dict[fx.Node, fx.Node]:
@@ -81,7 +81,12 @@ def _work(node: fx.Node) -> int:
         return 0
     values = fx.map_arg((node.args, node.kwargs), lambda each: each.meta.get("val"))
     args, keywords = values
-    return int(flop_registry[packet](*args, **keywords, out_val=node.meta.get("val")))
+    return _number(flop_registry[packet](*args, **keywords, out_val=node.meta.get("val")))
+
+
+def _number(size: int | torch.SymInt) -> int:
+    """A size, of tensors like those of the first call where it is dynamic."""
+    return size if isinstance(size, int) else int(size.node.hint or 1)
 
 
 def _packet(node: fx.Node) -> Any:
