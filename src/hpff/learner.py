@@ -156,7 +156,7 @@ class LocalLearner(nn.Module):
         self.method = self.settings.create_method()
         self.example = example
         self.phase = Phase()
-        self._recomputes_itself = False
+        self._compiled_in_less = False
         self.around_step: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._set_up(features)
 
@@ -306,10 +306,12 @@ class LocalLearner(nn.Module):
         from hpff.torch_support.compiled_blocks import compile_options  # slow to import
 
         mode, given = options.get("mode"), options.get("options") or {}
+        if (mode and given) or "custom_partitioner_fn" in given:
+            raise UserError("recompute='blocks' takes mode or options, and sets the partitioner")
         chosen = torch._inductor.list_mode_options(mode) if mode else {}
         ours = compile_options(self.settings.recompute_budget)
         self._compile_whole({**options, "mode": None, "options": {**chosen, **given, **ours}})
-        self._recomputes_itself, self.kept = True, ()
+        self._compiled_in_less = True
 
     def backward(
         self,
@@ -340,13 +342,15 @@ class LocalLearner(nn.Module):
         check_inputs(inputs)
         check_not_wrapped(self.model)
         torch.clear_autocast_cache()  # an optimizer may have stepped since
+        # A copy of a compiled model is not compiled.
+        by_itself = self._compiled_in_less and self.model._compiled_call_impl is not None
         step = HookedStep(
             self.model,
             self.auxiliary_networks,
             self.reach,
             backbone_parameters(self.model, self.partition),
-            recompute="never" if self._recomputes_itself else self.settings.recompute,
-            kept=self.kept,
+            recompute="never" if by_itself else self.settings.recompute,
+            kept=() if by_itself else self.kept,
             phase=self.phase,
             streams=self.phase.streams_on(targets.device, self.settings.streams),
         )

@@ -26,14 +26,19 @@ from torch.utils.checkpoint import CheckpointPolicy
 from hpff.errors import UserError
 from hpff.torch_support import graph_memory, graph_pieces
 from hpff.torch_support.graph_memory import graph_peak, graph_work
-from hpff.torch_support.graph_pieces import Pieces
+from hpff.torch_support.graph_pieces import Pieces, is_opaque
 
 __all__ = ["compile_options"]
 
-_OWN_LEAST = (0.5, 0.1)  # budgets of PyTorch's partitioner, of which one may take the least
-_OWN_MORE = (1.0, 0.3)  # and those that matter where more is allowed
+_OWN_LEAST = (
+    0.5,
+    0.4,
+    0.2,
+    0.1,
+)  # budgets of PyTorch's partitioner, of which one may take the least
+_OWN_MORE = (1.0, 0.7)  # and those that matter where more is allowed
 _CUTS = ((True, 2), (True, 4), (True, 6), (False, 4))  # narrow, and gradients: see Pieces
-_AS_LITTLE = 1.05  # peaks so near are as good
+_AS_LITTLE = 1.05  # peaks so near, which are estimates, are as good
 
 
 def compile_options(recompute_budget: float = 1.0) -> dict[str, Any]:
@@ -41,7 +46,9 @@ def compile_options(recompute_budget: float = 1.0) -> dict[str, Any]:
 
     ``torch.compile(model, options=hpff.compile_options())`` computes most of the forward again in
     the backward, and keeps of it what leads to the least memory that is found. The gradients are
-    those of a compiled model; no learner is needed. For PyTorch's own backend, inductor.
+    those of a compiled model; no learner is needed. For PyTorch's own backend, inductor. Operations
+    that draw random numbers, and those that PyTorch does not know, do not run again. A graph with
+    checkpoints of the model's own (``torch.utils.checkpoint``) is left to them.
 
     Args:
         recompute_budget: how many times the least that a graph can take it may take, to compute
@@ -62,7 +69,8 @@ class Partition(NamedTuple):
 
     Attributes:
         graphs: of forward and backward.
-        peak: bytes of what they make, and of what waits between them, at the worst moment.
+        peak: bytes of what they make, and of what waits between them, at the worst moment: between
+            those with operations fused and one by one, as kernels are not known here.
         work: arithmetic of both.
     """
 
@@ -86,6 +94,8 @@ class BlockPartitioner(CustomPartitionerFn):
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
         """The graphs of forward and backward."""
         gm.graph.eliminate_dead_code()
+        if any("recompute" in node.meta for node in gm.graph.nodes):
+            return min_cut_rematerialization_partition(gm, joint_inputs, **settings)
         found = list(self._partitions(gm, joint_inputs, settings))
         limit = max(_AS_LITTLE, self._budget) * min(each.peak for each in found)
         return min((p for p in found if p.peak <= limit), key=lambda p: (p.work, p.peak)).graphs
@@ -93,13 +103,18 @@ class BlockPartitioner(CustomPartitionerFn):
     def _partitions(
         self, gm: fx.GraphModule, inputs: Sequence[object], settings: dict[str, Any]
     ) -> Iterator[Partition]:
-        for budget in _OWN_LEAST if self._budget == 1 else (*_OWN_MORE, *_OWN_LEAST):
+        outputs = settings["num_fwd_outputs"]
+        if any(is_opaque(node) for node in Pieces.of(gm.graph, outputs).staying):
+            budgets: Sequence[float] = (1.0,)  # below, PyTorch runs again what it does not know
+        else:
+            budgets = _OWN_LEAST if self._budget == 1 else (*_OWN_MORE, *_OWN_LEAST)
+        for budget in budgets:
             with config.patch(activation_memory_budget=budget):
                 yield _partition(_copied(gm), inputs, settings)
         tried = set()
         for narrow, gradients in _CUTS:
             marked = _copied(gm)
-            pieces = Pieces.of(marked.graph, settings["num_fwd_outputs"], narrow=narrow)
+            pieces = Pieces.of(marked.graph, outputs, narrow=narrow)
             anchors = pieces.anchors(self._budget, gradients)
             places = tuple(point.place for point in anchors)
             if places and places not in tried:
@@ -114,20 +129,22 @@ class BlockPartitioner(CustomPartitionerFn):
 
 
 def _copied(gm: fx.GraphModule) -> fx.GraphModule:
+    """The same with a graph of its own."""
     with warnings.catch_warnings():  # of how PyTorch describes arguments to itself
         warnings.simplefilter("ignore", FutureWarning)
-        return copy.deepcopy(gm)
+        return fx.GraphModule(gm, copy.deepcopy(gm.graph))
 
 
 def _mark(pieces: Pieces, kept: set[fx.Node], end: int) -> None:
     """Say what is kept, and what is computed again, as selective checkpointing does."""
     for node in pieces.nodes[:end]:
-        keep = node in kept or node in pieces.random
+        keep = node in kept or node in pieces.staying
         again = CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.MUST_RECOMPUTE
         node.meta.update(recompute=again, ac_graph_id=1)
 
 
 def _partition(gm: fx.GraphModule, inputs: Sequence[object], settings: dict[str, Any]) -> Partition:
     forward, backward = min_cut_rematerialization_partition(gm, inputs, **settings)
-    peak = max(graph_peak(forward.graph), graph_peak(backward.graph))
-    return Partition((forward, backward), peak, graph_work(forward.graph, backward.graph))
+    graphs = (forward.graph, backward.graph)
+    ways = (max(graph_peak(graph, fused=fused) for graph in graphs) for fused in (True, False))
+    return Partition((forward, backward), sum(ways) // 2, graph_work(*graphs))

@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
+
+from hpff.torch_support.arithmetic import arithmetic_of
 
 
 def bytes_of(node: fx.Node) -> int:
@@ -26,16 +29,21 @@ def makers(nodes: Iterable[fx.Node]) -> dict[fx.Node, fx.Node]:
     return made_by
 
 
-def graph_peak(graph: fx.Graph) -> int:
+def graph_peak(graph: fx.Graph, *, fused: bool) -> int:
     """Bytes of tensors at the worst moment of a forward or a backward.
 
     Parameters and the images, which are there anyway, do not count; what the forward keeps for the
-    backward does. What is between two convolutions, matrix products or attentions counts as one
-    kernel: what only elementwise operations read is no tensor, and nothing goes before its end.
+    backward does.
+
+    Args:
+        graph: of a forward or a backward.
+        fused: whether what is between two convolutions, matrix products or attentions counts as one
+            kernel: what only elementwise operations read is no tensor then, and nothing goes before
+            its end. Otherwise operations run one by one.
     """
     nodes = list(graph.nodes)
     made_by = makers(nodes)
-    inlined = {node for node in nodes if is_inlined(node)}
+    inlined = {node for node in nodes if fused and is_inlined(node)}
     last_use: dict[fx.Node, int] = {}
     for place, node in reversed(list(enumerate(nodes))):
         until = last_use.get(made_by[node], place) if node in inlined else place
@@ -48,7 +56,7 @@ def graph_peak(graph: fx.Graph) -> int:
     peak = now
     going = 0
     for place, node in enumerate(nodes):
-        if _packet(node) in flop_registry:
+        if _is_product(node) or not fused:
             now, going = now - going, 0
         makes = node.op == "call_function" and made_by[node] is node and node not in inlined
         if makes and node in last_use:
@@ -76,12 +84,24 @@ def graph_work(*graphs: fx.Graph) -> int:
 
 
 def _work(node: fx.Node) -> int:
-    packet = _packet(node)
-    if packet not in flop_registry:
+    if not _is_product(node):
         return 0
-    values = fx.map_arg((node.args, node.kwargs), lambda each: each.meta.get("val"))
-    args, keywords = values
-    return _number(flop_registry[packet](*args, **keywords, out_val=node.meta.get("val")))
+    given = fx.map_arg((node.args, node.kwargs), lambda each: each.meta.get("val"))
+    args, keywords, output = tree_map(_plain, (*given, node.meta.get("val")))
+    return arithmetic_of(node.target, args, keywords, output)
+
+
+def _is_product(node: fx.Node) -> bool:
+    """Whether it is a convolution, a matrix product or an attention."""
+    packet = _packet(node)
+    return packet in flop_registry or str(packet).startswith("aten._scaled_dot_product")
+
+
+def _plain(value: Any) -> Any:
+    """The like of a value, whose sizes are numbers."""
+    if isinstance(value, Tensor):
+        return torch.empty([_number(n) for n in value.shape], dtype=value.dtype, device="meta")
+    return _number(value) if isinstance(value, torch.SymInt) else value
 
 
 def _number(size: int | torch.SymInt) -> int:

@@ -34,12 +34,12 @@ class Piece(NamedTuple):
 
     Attributes:
         needed: bytes that the backward needs of it, and that may be made again.
-        random: bytes that it needs of what draws random numbers, which stay.
+        staying: bytes that it needs of what does not run again.
         largest: bytes of its largest result.
     """
 
     needed: int
-    random: int
+    staying: int
     largest: int
 
 
@@ -49,13 +49,13 @@ class Pieces:
 
     Attributes:
         nodes: its operations, in order.
-        random: those that may draw random numbers.
+        staying: those that may not run again.
         points: where it may be cut.
         between: the pieces, one more than there are points.
     """
 
     nodes: tuple[fx.Node, ...]
-    random: frozenset[fx.Node]
+    staying: frozenset[fx.Node]
     points: tuple[Point, ...]
     between: tuple[Piece, ...]
 
@@ -72,7 +72,7 @@ class Pieces:
         assert isinstance(given, (list, tuple))
         nodes = _leading_to([n for n in given[:outputs] if isinstance(n, fx.Node)], graph)
         made_by = makers(nodes)
-        random = frozenset(node for node in nodes if _draws(node))
+        staying = frozenset(node for node in nodes if _stays(node))
         there = (made_by[node] is node and not is_inlined(node) for node in nodes)
         sizes = [bytes_of(n) if is_there else 0 for n, is_there in zip(nodes, there, strict=True)]
         asked = {made_by[node] for node in _read_outside(nodes)}
@@ -84,11 +84,11 @@ class Pieces:
         )
         pieces = []
         for start, end in pairwise([0, *(point.place for point in points), len(nodes)]):
-            drawn = [nodes[i] in random for i in range(start, end)]
+            drawn = [nodes[i] in staying for i in range(start, end)]
             needed = asked_sizes[start:end]
             stays = sum(size for size, is_drawn in zip(needed, drawn, strict=True) if is_drawn)
             pieces.append(Piece(sum(needed) - stays, stays, max(sizes[start:end], default=0)))
-        return cls(nodes, random, points, tuple(pieces))
+        return cls(nodes, staying, points, tuple(pieces))
 
     def anchors(self, budget: float, gradients: int) -> list[Point]:
         """After which to cut so that it takes the least, and computes as little again as may be.
@@ -97,13 +97,13 @@ class Pieces:
             budget: how many times the least it may take.
             gradients: how many tensors of its largest's size are there beside a stretch.
         """
-        low, high = 0, _taken(self.between, gradients) + sum(p.random for p in self.between)
+        low, high = 0, _taken(self.between, gradients) + sum(p.staying for p in self.between)
         while low < high:
             middle = (low + high) // 2
             fits = self._cut(middle, len(self.points), gradients) is not None
             low, high = (low, middle) if fits else (middle + 1, high)
         limit = max(low, int(budget * low))
-        stays = list(accumulate((piece.random for piece in self.between), initial=0))
+        stays = list(accumulate((piece.staying for piece in self.between), initial=0))
         for first in range(len(self.points) + 1):
             head = self._cut(limit, first, gradients)
             if head is None:
@@ -111,7 +111,8 @@ class Pieces:
             held = _held(head) + stays[first]
             if held + _taken(self.between[first:], gradients) <= limit:
                 return head
-        return self._cut(limit, len(self.points), gradients) or []
+        ends = (self._cut(each, len(self.points), gradients) for each in (limit, low))
+        return next((found for found in ends if found is not None), [])
 
     def _cut(self, limit: int, last: int, gradients: int) -> list[Point] | None:
         """Few anchors within so many bytes, the last of them before a piece; None if none do.
@@ -127,7 +128,7 @@ class Pieces:
                 return None
             found.append(self.points[end - 1])
             held += sum(bytes_of(node) for node in found[-1].nodes if node not in kept)
-            held += sum(piece.random for piece in self.between[start:end])
+            held += sum(piece.staying for piece in self.between[start:end])
             kept.update(found[-1].nodes)
             start = end
         return found
@@ -138,7 +139,7 @@ class Pieces:
         furthest = start
         for end in range(start, last):
             piece = self.between[end]
-            needed += piece.needed + piece.random
+            needed += piece.needed + piece.staying
             largest = max(largest, piece.largest)
             if needed + gradients * largest > room:
                 break
@@ -148,7 +149,7 @@ class Pieces:
 
 def _taken(pieces: Sequence[Piece], gradients: int) -> int:
     """By a stretch while the backward works on it."""
-    needed = sum(piece.needed + piece.random for piece in pieces)
+    needed = sum(piece.needed + piece.staying for piece in pieces)
     return needed + gradients * max(piece.largest for piece in pieces)
 
 
@@ -156,12 +157,22 @@ def _held(anchors: Sequence[Point]) -> int:
     return sum(map(bytes_of, {node for point in anchors for node in point.nodes}))
 
 
-def _draws(node: fx.Node) -> bool:
-    """Whether it may draw random numbers, or is one of several results of what does."""
+def _stays(node: fx.Node) -> bool:
+    """Whether it may draw random numbers or do more than it says, or is a part of what does."""
     if node.target is operator.getitem:
-        return _draws(node.all_input_nodes[0])
-    draws = torch.Tag.nondeterministic_seeded
-    return isinstance(node.target, torch._ops.OpOverload) and draws in node.target.tags
+        return _stays(node.all_input_nodes[0])
+    if is_opaque(node):
+        return True
+    assert isinstance(node.target, torch._ops.OpOverload)
+    return torch.Tag.nondeterministic_seeded in node.target.tags
+
+
+def is_opaque(node: fx.Node) -> bool:
+    """Whether an operation is not PyTorch's own: of a user, of other ranks, or of operations."""
+    if node.target is operator.getitem:
+        return False
+    known = ("aten", "prims")
+    return not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace not in known
 
 
 def _leading_to(outputs: Sequence[fx.Node], graph: fx.Graph) -> tuple[fx.Node, ...]:
