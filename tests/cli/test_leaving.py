@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,15 @@ def go_on_after(dropping: Dropping, seconds: float = 30) -> None:
         time.sleep(0.001)
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGINT interrupts: a shell that starts tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_gets_through_a_destructor(
     number: signal.Signals, capsys: pytest.CaptureFixture[str]
