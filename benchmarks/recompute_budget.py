@@ -127,7 +127,7 @@ def main() -> None:
     curves = []
     for name in given.networks.split(","):
         workload, batch = workload_of(name)
-        curves.append(curve_of(name, Stage(workload), batch))
+        curves.append(_curve(name, Stage(workload), batch))
         print(*curves[-1].cells(), sep=" | ", flush=True)
     made = table(HEADER, (curve.cells() for curve in curves))
     local = table(LOCAL_HEADER, _of_local_modules())
@@ -137,7 +137,7 @@ def main() -> None:
         _picture(curves).savefig(Path(__file__).with_suffix(".png"), dpi=120)
 
 
-def curve_of(network: str, stage: Stage, batch: int) -> Curve:
+def _curve(network: str, stage: Stage, batch: int) -> Curve:
     base = _cost(Rehearsal(stage, Strategy.of()), stage, batch)
     costs: list[Cost] = []
     budget = 1.0

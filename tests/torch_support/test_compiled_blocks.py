@@ -241,7 +241,7 @@ def test_more_room_is_less_work() -> None:
         taken = peak(model)
         found.append((taken, graph_work(*(part.graph for part in graphs[0]))))
     peaks, work = zip(*found, strict=True)
-    plain, kept = compiled(deep(), _all_kept)
+    plain, kept = compiled(deep(), min_cut_rematerialization_partition)
     step(plain)
     assert list(work) == sorted(work, reverse=True)
     assert work[0] > work[-1] == graph_work(*(part.graph for part in kept[0]))
@@ -259,8 +259,6 @@ def test_the_peak_of_a_graph_is_what_is_counted() -> None:
 
 
 def test_a_graphs_peak_by_hand() -> None:
-    """A product of 4 KiB, and what elementwise kernels make of it: 1 and 2 numbers beside it."""
-
     def chain(x: Tensor) -> Tensor:
         first = x @ x
         return torch.stack((first.exp().tanh() @ first, first))
@@ -269,30 +267,23 @@ def test_a_graphs_peak_by_hand() -> None:
     for node in graph.nodes:
         if node.op == "placeholder":
             node.name = "primals_1"
-    # At its worst: the first product, what goes into the second and comes out, and the stack's two.
+    # At its worst: both products, what goes into the second, and the stack, as large as two.
     assert graph_peak(graph, fused=True) == 5 * 32 * 32 * 4
     assert graph_work(graph) == 2 * 2 * 32**3
 
 
 @pytest.mark.long
 def test_what_draws_random_numbers_is_not_drawn_again() -> None:
-    model, graphs = compiled(deep(dropout=0.5), BlockPartitioner())
-    assert peak(model) < 0.7 * peak(compiled(deep(dropout=0.5), _all_kept)[0])
-    (_, backward), *_ = graphs
-    assert not any(
-        "rand" in str(node.target) for node in backward.graph.nodes if node.op != "placeholder"
-    )
-    kept = compiled(deep(dropout=0.5), _all_kept)[0]
-    again = compiled(deep(dropout=0.5), BlockPartitioner())[0]
+    again, graphs = compiled(deep(dropout=0.5), BlockPartitioner())
+    kept, _ = compiled(deep(dropout=0.5), min_cut_rematerialization_partition)
     torch.testing.assert_close(step(again), step(kept))
+    (_, backward), *_ = graphs
+    assert not any("rand" in str(node.target) for node in _done(backward))
+    assert peak(again) < 0.7 * peak(kept)
 
 
 def _done(graph: fx.GraphModule) -> list[fx.Node]:
     return [node for node in graph.graph.nodes if node.op == "call_function"]
-
-
-def _all_kept(*args: Any, **settings: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
-    return min_cut_rematerialization_partition(*args, **settings)
 
 
 def test_sizes_that_are_dynamic_stay_so() -> None:

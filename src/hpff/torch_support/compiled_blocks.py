@@ -30,13 +30,9 @@ from hpff.torch_support.graph_pieces import Pieces, is_opaque
 
 __all__ = ["compile_options"]
 
-_OWN_LEAST = (
-    0.5,
-    0.4,
-    0.2,
-    0.1,
-)  # budgets of PyTorch's partitioner, of which one may take the least
-_OWN_MORE = (1.0, 0.7)  # and those that matter where more is allowed
+# Budgets of PyTorch's partitioner of which one may take the least; more where more is allowed.
+_OWN_LEAST = (0.5, 0.4, 0.2, 0.1)
+_OWN_MORE = (1.0, 0.7)
 _CUTS = ((True, 2), (True, 4), (True, 6), (False, 4))  # narrow, and gradients: see Pieces
 _AS_LITTLE = 1.05  # peaks so near, which are estimates, are as good
 
